@@ -1,0 +1,203 @@
+//! An ordered map from bytes to bytes with atomic, durable batches. Nothing else.
+//!
+//! Three engines stand behind one trait: LMDB (default), sled, and memory (tests). The trait is
+//! shaped so that PostgreSQL can stand behind it too: asynchronous, owned values, no borrowed
+//! iterators, no closure that runs inside a transaction, pages instead of streams, joins and bulk
+//! reads in one call. No type of any engine leaves this crate.
+//!
+//! Values arrive sealed: what they mean is the ledger's business.
+
+use std::ops::Bound;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+/// A keyspace: keys of different spaces never meet. The number is part of the stored format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Space(pub u8);
+
+/// A key is at most this long, because LMDB keeps keys inside its pages.
+pub const KEY_BYTES_MAX: usize = 500;
+
+/// One key and its value.
+pub type Row = (Bytes, Bytes);
+
+/// Which end of a range a scan starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Smallest key first.
+    Forward,
+    /// Largest key first.
+    Backward,
+}
+
+/// The keys a scan may return, within one space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRange {
+    /// The smallest key.
+    pub from: Bound<Vec<u8>>,
+    /// The largest key.
+    pub to: Bound<Vec<u8>>,
+}
+
+impl KeyRange {
+    /// Every key that starts with `prefix`.
+    pub fn prefix(prefix: &[u8]) -> Self {
+        Self { from: Bound::Included(prefix.to_vec()), to: after_prefix(prefix) }
+    }
+
+    /// From `from` (included) to `to` (excluded).
+    pub fn between(from: &[u8], to: &[u8]) -> Self {
+        Self { from: Bound::Included(from.to_vec()), to: Bound::Excluded(to.to_vec()) }
+    }
+}
+
+/// The upper bound of the keys that start with `prefix`: the prefix, counted up by one.
+fn after_prefix(prefix: &[u8]) -> Bound<Vec<u8>> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.last_mut() {
+        if *last < u8::MAX {
+            *last += 1;
+            return Bound::Excluded(end);
+        }
+        end.pop();
+    }
+    Bound::Unbounded
+}
+
+/// What a scan found, in the order asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// At most `limit` rows.
+    pub rows: Vec<Row>,
+    /// Whether more rows follow in this range.
+    pub more: bool,
+}
+
+/// What a joined scan found: the index row and the row of the target space that it names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JoinedPage {
+    /// The index row, and the target's value if the target has that key.
+    pub rows: Vec<(Row, Option<Bytes>)>,
+    /// Whether more index rows follow in this range.
+    pub more: bool,
+}
+
+/// Reading. On an engine each call sees the newest committed data; on a snapshot all calls agree.
+#[async_trait]
+pub trait Read: Send + Sync {
+    /// The value of one key.
+    async fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
+
+    /// The values of many keys, in the order asked, in one trip.
+    async fn get_many(&self, keys: &[(Space, Vec<u8>)]) -> Result<Vec<Option<Bytes>>, EngineError>;
+
+    /// At most `limit` rows of a range.
+    async fn scan(
+        &self,
+        space: Space,
+        range: &KeyRange,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Page, EngineError>;
+
+    /// A scan of `index` in which the last `suffix_bytes` bytes of each key are a key of `target`;
+    /// returns both, in one trip. Index keys shorter than `suffix_bytes` join nothing.
+    async fn scan_join(
+        &self,
+        index: Space,
+        range: &KeyRange,
+        direction: Direction,
+        limit: usize,
+        target: Space,
+        suffix_bytes: usize,
+    ) -> Result<JoinedPage, EngineError>;
+}
+
+/// An engine: the newest data to read, and the only way to write.
+#[async_trait]
+pub trait Engine: Read + 'static {
+    /// A view on which all reads agree, where the engine can give one ([`Engine::isolates`]). Drop
+    /// it before anything slow: it may pin pages.
+    async fn snapshot(&self) -> Result<Box<dyn Read>, EngineError>;
+
+    /// Whether [`Engine::snapshot`] is isolated from later commits. sled is not: its callers bound
+    /// their reads by a published position.
+    fn isolates(&self) -> bool;
+
+    /// Applies each batch wholly or not at all, in order, and returns when all that were applied
+    /// would survive a power cut. One answer per batch: a batch whose precondition does not hold
+    /// (seen after the batches before it) is left out and answered with a [`Conflict`].
+    ///
+    /// # Errors
+    ///
+    /// On an error nothing is known about the batches: the caller must stop acknowledging. Only
+    /// [`EngineError::Full`] promises that nothing was written.
+    async fn commit(&self, batches: Vec<Batch>) -> Result<Vec<Result<(), Conflict>>, EngineError>;
+
+    /// Facts for metrics and `store stats`.
+    async fn stats(&self) -> Result<Stats, EngineError>;
+
+    /// Writes a consistent copy into the empty folder `to`, while the engine goes on working.
+    async fn copy_to(&self, to: &std::path::Path) -> Result<(), EngineError>;
+}
+
+/// Writes that belong together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// What must hold for the batch to apply.
+    pub preconditions: Vec<Precondition>,
+    /// The writes, in order; the last one to a key wins.
+    pub writes: Vec<Write>,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Sets a key.
+    Put(Space, Vec<u8>, Vec<u8>),
+    /// Removes a key; no error if it is not there.
+    Delete(Space, Vec<u8>),
+}
+
+/// What must hold just before a batch is applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Precondition {
+    /// The key is not there.
+    Absent(Space, Vec<u8>),
+    /// The key is there.
+    Present(Space, Vec<u8>),
+}
+
+/// A batch that was left out, because its precondition number `precondition` did not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// Index into [`Batch::preconditions`].
+    pub precondition: usize,
+}
+
+/// What an engine knows about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+    /// Rows, where the engine knows the number without counting.
+    pub rows: Option<u64>,
+}
+
+/// Why an engine could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No space left; nothing was written. Trying again after making room is safe.
+    #[error("the disk of the store is full; make room, then try again")]
+    Full,
+    /// The stored data is not what the engine wrote.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+    /// A key or value is longer than the engine takes.
+    #[error("a key of {0} bytes is longer than the engine takes")]
+    KeyTooLong(usize),
+    /// The engine or the disk failed; what was being written is in doubt.
+    #[error("the store failed: {0}")]
+    Failed(String),
+}
