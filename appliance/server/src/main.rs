@@ -1,1 +1,23 @@
-fn main() {}
+//! The binary `wardstone`: settings, wiring, lifecycle, journal. Read it like a table of contents.
+
+mod cli;
+mod conformance;
+mod health;
+mod lifecycle;
+mod listen;
+mod net;
+mod serve;
+mod settings;
+mod wiring;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // First of all: whoever asks rustls for a provider later must find this one.
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    if provider.install_default().is_err() {
+        eprintln!("wardstone: another TLS provider was installed first");
+        return ExitCode::FAILURE;
+    }
+    cli::run()
+}

@@ -1,0 +1,89 @@
+//! `serve --conformance`: everything that a public conformance suite needs and a hospital must not
+//! have, in one value.
+//!
+//! The value exists only if the flag was given, so no relaxation can be reached from a settings
+//! file. It shouts at the start, every minute, and in the metrics.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::settings::{Secret, Settings};
+
+/// The room version of a server that a suite runs against, unless the settings name one.
+const ROOM_VERSION: &str = "10";
+
+/// How often the warning is repeated.
+const REMIND: Duration = Duration::from_secs(60);
+
+const WARNING: &str = "CONFORMANCE MODE: this server protects nobody. Plain HTTP on every address, \
+                       open registration, no rate limits, cheap password hashes, federation with \
+                       any host. Never put a patient's data here";
+
+/// The relaxations of `--conformance`. Whoever holds one may relax.
+#[derive(Clone, Debug)]
+pub struct Conformance {
+    /// Plain HTTP on any address.
+    pub plain_http_anywhere: bool,
+    /// Registration with `m.login.dummy`, open to everyone.
+    pub dummy_registration: bool,
+    /// Synapse's `/_synapse/admin/v1/register`, if there is a secret.
+    pub shared_secret_registration: Option<Secret>,
+    /// No rate limits at all.
+    pub no_rate_limits: bool,
+    /// A password hash that costs nothing.
+    pub cheap_password_hash: bool,
+    /// Presence is on.
+    pub presence: bool,
+    /// Federation with any host, private addresses and ports included.
+    pub federation_anywhere: bool,
+    /// Back-off to other servers ends after seconds.
+    pub quick_backoff: bool,
+    /// Policy classes are off.
+    pub policy_off: bool,
+    /// Everybody may publish rooms in the directory.
+    pub directory_open: bool,
+    /// The version of new rooms.
+    pub default_room_version: String,
+    /// A PEM file of certificate authorities to trust beside the usual ones.
+    pub extra_ca_file: Option<PathBuf>,
+    /// A folder of application service registrations.
+    pub appservice_dir: Option<PathBuf>,
+}
+
+impl Conformance {
+    /// All relaxations; `room_version_is_set` tells whether the settings name a room version.
+    pub fn new(settings: &Settings, room_version_is_set: bool) -> Self {
+        let secret = &settings.registration.shared_secret;
+        let path = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+        Self {
+            plain_http_anywhere: true,
+            dummy_registration: true,
+            shared_secret_registration: (!secret.is_empty()).then(|| secret.clone()),
+            no_rate_limits: true,
+            cheap_password_hash: true,
+            presence: true,
+            federation_anywhere: true,
+            quick_backoff: true,
+            policy_off: true,
+            directory_open: true,
+            default_room_version: if room_version_is_set {
+                settings.rooms.default_version.clone()
+            } else {
+                ROOM_VERSION.into()
+            },
+            extra_ca_file: path(&settings.federation.extra_ca_file),
+            appservice_dir: path(&settings.conformance.appservice_dir),
+        }
+    }
+}
+
+/// Warns now and every minute until the jobs stop.
+pub async fn warn_until(stop: CancellationToken) {
+    metrics::gauge!("wardstone_conformance_mode").set(1.0);
+    let mut tick = tokio::time::interval(REMIND);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        tracing::warn!(kind = "server.conformance", "{WARNING}");
+    }
+}

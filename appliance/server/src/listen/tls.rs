@@ -1,0 +1,178 @@
+//! TLS: the certificate, its replacement while running, and the handshake.
+//!
+//! A certificate is read again on SIGHUP and when its files change. A new one that is bad is
+//! reported and the old one stays: an expired-tomorrow certificate serves better than none.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::net::Stream;
+use crate::settings::Tls;
+
+/// A certificate file longer than this is no certificate chain.
+const PEM_BYTES_MAX: u64 = 1_048_576;
+
+/// The certificate of one listener, as read last.
+pub struct Certificate {
+    files: Tls,
+    current: RwLock<Arc<CertifiedKey>>,
+    seen: RwLock<Stamp>,
+}
+
+/// Modification time and length of both files: what tells one version from the next.
+type Stamp = [Option<(SystemTime, u64)>; 2];
+
+/// What [`Certificate::reload_if_changed`] did.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// The files are those we know.
+    Unchanged,
+    /// New connections get the new certificate.
+    Replaced,
+    /// The new files are bad, for the reason given; the old certificate stays.
+    Refused(String),
+}
+
+impl Certificate {
+    /// Reads and checks a certificate and its key.
+    ///
+    /// # Errors
+    ///
+    /// A sentence naming the file: not readable, not PEM, or the two do not belong together.
+    pub fn read(files: Tls) -> Result<Arc<Self>, String> {
+        let seen = stamp(&files);
+        let current = read_pair(&files)?;
+        Ok(Arc::new(Self { files, current: RwLock::new(current), seen: RwLock::new(seen) }))
+    }
+
+    /// The chain and key that new connections get.
+    pub fn current(&self) -> Arc<CertifiedKey> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the files again, and keeps what we have if the new pair is bad.
+    pub fn reload(&self) -> Reload {
+        let now = stamp(&self.files);
+        *self.seen.write().unwrap_or_else(PoisonError::into_inner) = now;
+        match read_pair(&self.files) {
+            Ok(pair) => {
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = pair;
+                Reload::Replaced
+            }
+            Err(reason) => Reload::Refused(reason),
+        }
+    }
+
+    /// [`Certificate::reload`], if the files are not those read last.
+    pub fn reload_if_changed(&self) -> Reload {
+        if stamp(&self.files) == *self.seen.read().unwrap_or_else(PoisonError::into_inner) {
+            return Reload::Unchanged;
+        }
+        self.reload()
+    }
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current())
+    }
+}
+
+fn stamp(files: &Tls) -> Stamp {
+    [&files.certificate_file, &files.key_file].map(|path| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    })
+}
+
+fn read_pair(files: &Tls) -> Result<Arc<CertifiedKey>, String> {
+    let provider = provider()?;
+    let chain = read_chain(&files.certificate_file)?;
+    let key = read_key(&files.key_file)?;
+    let pair = CertifiedKey::from_der(chain, key, &provider).map_err(|error| {
+        format!(
+            "{} and {} do not make a pair: {error}",
+            files.certificate_file.display(),
+            files.key_file.display()
+        )
+    })?;
+    Ok(Arc::new(pair))
+}
+
+fn provider() -> Result<Arc<CryptoProvider>, String> {
+    CryptoProvider::get_default().cloned().ok_or_else(|| "no TLS provider is installed".into())
+}
+
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = read_pem(path)?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match chain {
+        Ok(chain) if !chain.is_empty() => Ok(chain),
+        Ok(_) => Err(format!("{}: no certificate in this file", path.display())),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(&read_pem(path)?)
+        .map_err(|error| format!("{}: no private key in this file ({error})", path.display()))
+}
+
+fn read_pem(path: &Path) -> Result<Vec<u8>, String> {
+    let in_words = |error: io::Error| format!("{}: {error}", path.display());
+    if std::fs::metadata(path).map_err(in_words)?.len() > PEM_BYTES_MAX {
+        return Err(format!("{}: longer than {PEM_BYTES_MAX} bytes", path.display()));
+    }
+    std::fs::read(path).map_err(in_words)
+}
+
+/// Where a TCP stream becomes a TLS stream.
+#[derive(Clone)]
+pub struct TlsDoor {
+    acceptor: TlsAcceptor,
+}
+
+impl TlsDoor {
+    /// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1, and whatever certificate is current.
+    pub fn new(certificate: Arc<Certificate>) -> Result<Self, String> {
+        let mut config = ServerConfig::builder_with_provider(provider()?)
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(|error| error.to_string())?
+            .with_no_client_auth()
+            .with_cert_resolver(certificate);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Two tickets for each of thousands of phones are traffic that nobody uses.
+        config.send_tls13_tickets = 1;
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)) })
+    }
+
+    /// The handshake.
+    ///
+    /// # Errors
+    ///
+    /// The peer spoke no acceptable TLS, or took longer than `patience`.
+    pub async fn open(&self, stream: Stream, patience: Duration) -> io::Result<TlsStream<Stream>> {
+        match tokio::time::timeout(patience, self.acceptor.accept(stream)).await {
+            Ok(accepted) => accepted,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}

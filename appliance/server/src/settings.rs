@@ -1,0 +1,417 @@
+//! What an administrator can set, with the defaults, read once and then taken apart.
+//!
+//! Layers, weakest first: the defaults below, `wardstone.toml`, `conf.d/*.toml` beside it (sorted by
+//! name), `WARDSTONE__SECTION__KEY` variables, and the files of `$CREDENTIALS_DIRECTORY` for secrets.
+//! A list is replaced as a whole, never merged. [`load`] tells where each value came from, refuses
+//! what it does not know, and [`check`] judges the result as a whole.
+//!
+//! Only this crate can name these types: `wiring` hands single values to constructors.
+
+pub mod check;
+pub mod example;
+pub mod load;
+pub mod secret;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use secret::Secret;
+
+/// Everything that can be set.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Who this server is and where it keeps things.
+    pub server: Server,
+    /// Where it listens.
+    pub listeners: Vec<Listener>,
+    /// What one peer may cost.
+    pub limits: Limits,
+    /// The engine under the ledger.
+    pub store: Store,
+    /// Who may create an account.
+    pub registration: Registration,
+    /// Files and how long they live.
+    pub media: Media,
+    /// Defaults for new rooms.
+    pub rooms: Rooms,
+    /// Who is online.
+    pub presence: Presence,
+    /// How often one person or address may ask.
+    pub rate_limits: RateLimits,
+    /// Other servers.
+    pub federation: Federation,
+    /// What is written to the journal.
+    pub log: Log,
+    /// The socket for `wardstone user`, `wardstone store` and their like.
+    pub admin: Admin,
+    /// What only `serve --conformance` looks at.
+    pub conformance: ConformanceSettings,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            server: Server::default(),
+            listeners: vec![
+                Listener::plain(ListenerKind::Client, "127.0.0.1:8008"),
+                Listener::plain(ListenerKind::Metrics, "127.0.0.1:9008"),
+            ],
+            limits: Limits::default(),
+            store: Store::default(),
+            registration: Registration::default(),
+            media: Media::default(),
+            rooms: Rooms::default(),
+            presence: Presence::default(),
+            rate_limits: RateLimits::default(),
+            federation: Federation::default(),
+            log: Log::default(),
+            admin: Admin::default(),
+            conformance: ConformanceSettings::default(),
+        }
+    }
+}
+
+/// Who this server is and where it keeps things.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// The name after the colon in every user ID. Cannot be changed later.
+    pub name: String,
+    /// The folder of the store, the media and the signing key.
+    pub data_dir: PathBuf,
+    /// Where clients reach this server, for `.well-known`; empty: `https://<name>`.
+    pub public_base_url: String,
+    /// The Ed25519 key that signs events; empty: `<data_dir>/signing.key`.
+    pub signing_key_file: PathBuf,
+    /// Addresses of reverse proxies whose `X-Forwarded-For` is believed; `"unix"` for Unix sockets.
+    pub trusted_proxies: Vec<String>,
+    /// How long requests in flight may take to finish after a stop was asked for.
+    pub drain_ms: u64,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            data_dir: "/var/lib/wardstone".into(),
+            public_base_url: String::new(),
+            signing_key_file: PathBuf::new(),
+            trusted_proxies: Vec::new(),
+            drain_ms: 60_000,
+        }
+    }
+}
+
+/// One place to listen.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Who is served here.
+    pub kind: ListenerKind,
+    /// `host:port`, `unix:/path/to.sock`, or `systemd:NAME` for a socket that systemd opened.
+    pub address: String,
+    /// Certificate chain and key in PEM; without it, plain HTTP on loopback or a Unix socket only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+impl Listener {
+    /// A listener without TLS.
+    pub fn plain(kind: ListenerKind, address: &str) -> Self {
+        Self { kind, address: address.into(), tls: None }
+    }
+}
+
+/// Who is served on a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListenerKind {
+    /// People's devices: the Client-Server API.
+    Client,
+    /// Other servers: the Server-Server API.
+    Federation,
+    /// Prometheus: `/metrics`, and nothing else.
+    Metrics,
+}
+
+impl ListenerKind {
+    /// The word in the settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Federation => "federation",
+            Self::Metrics => "metrics",
+        }
+    }
+}
+
+/// A certificate chain and its key, both PEM files.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The server's certificate first, then the intermediates.
+    pub certificate_file: PathBuf,
+    /// The private key: PKCS#8, SEC1 or PKCS#1.
+    pub key_file: PathBuf,
+}
+
+/// What one peer may cost.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Open connections, all listeners together.
+    pub connections_max: usize,
+    /// Open connections from one IPv4 address or one IPv6 /64. A ward behind one NAT counts as one.
+    pub connections_per_ip_max: usize,
+    /// From accept to the end of the TLS handshake.
+    pub handshake_ms: u64,
+    /// From the first byte of a request to the end of its head.
+    pub header_ms: u64,
+    /// Between two pieces of a request's body.
+    pub body_ms: u64,
+    /// Without any request, until the connection is closed; also a response the client does not read.
+    pub idle_ms: u64,
+    /// One request, from its head to the end of its answer. Long-polls and uploads must fit.
+    pub request_ms: u64,
+    /// The head of a request: line and headers together.
+    pub header_bytes_max: usize,
+    /// The body of a request that is not an upload.
+    pub body_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 16_384,
+            connections_per_ip_max: 1_024,
+            handshake_ms: 10_000,
+            header_ms: 10_000,
+            body_ms: 30_000,
+            idle_ms: 75_000,
+            request_ms: 900_000,
+            header_bytes_max: 32_768,
+            body_bytes_max: 1_048_576,
+        }
+    }
+}
+
+/// The engine under the ledger.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// Which engine.
+    pub engine: EngineKind,
+    /// 32 bytes, outside the data folder. The credential `master_key` takes its place.
+    pub master_key_file: PathBuf,
+    /// How large the store may grow (LMDB reserves this much address space, not disk).
+    pub map_bytes_max: u64,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            engine: EngineKind::Lmdb,
+            master_key_file: "/etc/wardstone/master.key".into(),
+            map_bytes_max: 256 * 1024 * 1024 * 1024,
+        }
+    }
+}
+
+/// Which engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    /// LMDB, the default.
+    Lmdb,
+    /// sled 0.34.
+    Sled,
+}
+
+/// Who may create an account.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Registration {
+    /// `closed`: only `wardstone user create`. `token`: also whoever holds one of `tokens`.
+    pub mode: RegistrationMode,
+    /// Registration tokens (`m.login.registration_token`).
+    pub tokens: Vec<Secret>,
+    /// For Synapse's shared-secret registration; answers under `--conformance` only.
+    pub shared_secret: Secret,
+}
+
+impl Default for Registration {
+    fn default() -> Self {
+        Self {
+            mode: RegistrationMode::Closed,
+            tokens: Vec::new(),
+            shared_secret: Secret::default(),
+        }
+    }
+}
+
+/// Who may create an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RegistrationMode {
+    /// Only the administrator.
+    Closed,
+    /// Also whoever holds a token.
+    Token,
+}
+
+/// Files and how long they live.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Media {
+    /// From upload until no endpoint returns the bytes. A room can only make it shorter.
+    pub ttl_ms: u64,
+    /// One upload.
+    pub upload_bytes_max: u64,
+    /// How long a reserved but not yet uploaded file (`/create`) stays reserved.
+    pub unused_ms: u64,
+    /// The most pixels an image may have before a thumbnail of it is refused.
+    pub pixels_max: u64,
+}
+
+impl Default for Media {
+    fn default() -> Self {
+        Self {
+            ttl_ms: 604_800_000,
+            upload_bytes_max: 52_428_800,
+            unused_ms: 86_400_000,
+            pixels_max: 40_000_000,
+        }
+    }
+}
+
+/// Defaults for new rooms.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rooms {
+    /// The version of rooms whose creator names none.
+    pub default_version: String,
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Self { default_version: "11".into() }
+    }
+}
+
+/// Who is online.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Presence {
+    /// Whether people see who is online. Off: it costs much and watches staff.
+    pub enabled: bool,
+}
+
+/// How often one person or address may ask.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateLimits {
+    /// Messages and other writes of one person.
+    pub message: Rate,
+    /// Log-in attempts from one address.
+    pub login: Rate,
+    /// Failed log-in attempts on one account.
+    pub failed_login: Rate,
+    /// Account creations from one address.
+    pub registration: Rate,
+    /// Rooms created, joined or invited to by one person.
+    pub room: Rate,
+    /// Uploads of one person.
+    pub media: Rate,
+}
+
+/// A bucket that holds `burst` and fills with `per_second`.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// How many per second in the long run.
+    pub per_second: f64,
+    /// How many at once.
+    pub burst: u32,
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        Self {
+            message: Rate { per_second: 10.0, burst: 100 },
+            login: Rate { per_second: 1.0, burst: 30 },
+            failed_login: Rate { per_second: 0.1, burst: 5 },
+            registration: Rate { per_second: 0.1, burst: 5 },
+            room: Rate { per_second: 1.0, burst: 30 },
+            media: Rate { per_second: 5.0, burst: 50 },
+        }
+    }
+}
+
+/// Other servers.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Federation {
+    /// Servers that may talk with this one; empty: none.
+    pub allowed_servers: Vec<String>,
+    /// PEM file with certificate authorities that other servers' certificates may come from, beside
+    /// those of the operating system.
+    pub extra_ca_file: PathBuf,
+}
+
+impl Default for Federation {
+    fn default() -> Self {
+        Self { allowed_servers: Vec::new(), extra_ca_file: PathBuf::new() }
+    }
+}
+
+/// What is written to the journal.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,appliance_api=debug`.
+    pub level: String,
+    /// Where lines go and how they look.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Auto }
+    }
+}
+
+/// Where lines go and how they look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// The journal under systemd, otherwise `text`.
+    Auto,
+    /// Readable lines on standard error.
+    Text,
+    /// One JSON object per line on standard error.
+    Json,
+}
+
+/// The socket for administration on this machine.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// A Unix socket; empty: `<data_dir>/admin.sock`. Only root and the server's own user get in.
+    pub socket: PathBuf,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { socket: "/run/wardstone/admin.sock".into() }
+    }
+}
+
+/// What only `serve --conformance` looks at.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConformanceSettings {
+    /// A folder of application service registrations (`*.yaml`).
+    pub appservice_dir: PathBuf,
+}
