@@ -12,12 +12,22 @@ use std::ops::Bound;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+mod layout;
+mod memory;
+
+pub use memory::Memory;
+
 /// A keyspace: keys of different spaces never meet. The number is part of the stored format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Space(pub u8);
 
 /// A key is at most this long, because LMDB keeps keys inside its pages.
 pub const KEY_BYTES_MAX: usize = 500;
+
+/// A value is at most this long. Everything the house keeps in the engine is far smaller (the
+/// largest Matrix event is 64 KB); the limit makes a damaged length field an error instead of a
+/// read of gigabytes.
+pub const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// One key and its value.
 pub type Row = (Bytes, Bytes);
@@ -132,7 +142,12 @@ pub trait Engine: Read + 'static {
     /// # Errors
     ///
     /// On an error nothing is known about the batches: the caller must stop acknowledging. Only
-    /// [`EngineError::Full`] promises that nothing was written.
+    /// [`EngineError::Full`] and [`EngineError::KeyTooLong`] promise that nothing was written and
+    /// that the engine goes on. After any other error every later commit is refused until the
+    /// store is opened again, because a failed sync cannot be repeated: the kernel may already have
+    /// dropped the pages.
+    ///
+    /// Dropping the future does not stop a commit that has begun.
     async fn commit(&self, batches: Vec<Batch>) -> Result<Vec<Result<(), Conflict>>, EngineError>;
 
     /// Facts for metrics and `store stats`.
@@ -194,8 +209,9 @@ pub enum EngineError {
     /// The stored data is not what the engine wrote.
     #[error("the store is damaged: {0}")]
     Damaged(String),
-    /// A key or value is longer than the engine takes.
-    #[error("a key of {0} bytes is longer than the engine takes")]
+    /// A key is longer than [`KEY_BYTES_MAX`] or a value longer than [`VALUE_BYTES_MAX`]; the number
+    /// is its length in bytes. Nothing was written.
+    #[error("a key or value of {0} bytes is longer than the engine takes")]
     KeyTooLong(usize),
     /// The engine or the disk failed; what was being written is in doubt.
     #[error("the store failed: {0}")]
