@@ -1,1 +1,38 @@
+//! The ledger: typed keyspaces, sealed values, and the one lane that writes, numbers, audits and
+//! announces.
+//!
+//! * [`keyspaces`] is the schema on one page, [`rows`] what the rows hold.
+//! * [`View`] reads; a row that fails its seal is an error, never an answer.
+//! * [`Commit`] collects what becomes true together; only a [`appliance_rules::Permit`] opens one.
+//! * [`Lane`] writes: position, rows, audit chain, one sync, then the answer.
+//! * [`state`] keeps every room state ever current as a persistent trie that shares its nodes.
+//!
+//! Whatever was answered survives a power cut; [`open`] refuses a store that has lost its tail.
 
+mod acked;
+mod codec;
+mod events;
+pub mod keyspaces;
+mod lane;
+mod ledger;
+pub mod membership;
+mod names;
+mod number;
+mod open;
+pub mod rows;
+mod seal;
+pub mod state;
+mod touched;
+mod view;
+
+pub use appliance_engine::Direction;
+pub use codec::{KeyPart, Row};
+pub use events::{Event, NewEvent, Stretch};
+pub use keyspaces::Digest;
+pub use lane::{Commit, Lane, LaneStopped, Rows};
+pub use ledger::Ledger;
+pub use open::{OpenError, Openers, open};
+pub use seal::{SecretKey, Unsealable, Vault};
+pub use state::Root;
+pub use touched::{NobodyListens, Observer, Touched};
+pub use view::{Found, View};

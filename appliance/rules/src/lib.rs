@@ -1,1 +1,10 @@
+//! Judgements. No I/O, no async, no clock, no dice: what is judged is handed in, what comes out is
+//! a [`Permit`] or a [`Denial`].
+//!
+//! * [`permit`]: the receipts. Only this crate makes a [`Permit`]; only a permit opens a commit.
+//! * [`event_auth`]: Matrix' authorization rules on the named state.
 
+pub mod event_auth;
+pub mod permit;
+
+pub use permit::{Audit, Denial, Permit};

@@ -1,0 +1,100 @@
+//! The schema, on one page. A test prints it, so that no change slips by.
+
+use std::marker::PhantomData;
+
+use appliance_engine::Space;
+use appliance_model::{DeviceNid, EventNid, Position, RoomNid, StateKeyNid, UserNid};
+
+use crate::rows::{
+    AccountRow, AuditRow, DeviceRow, EventRow, HeadRow, MembershipRow, RoomRow, StateKeyRow,
+    StateNode, StoreRow, TimelineRow, TokenRow, TxnRow, UserRow,
+};
+
+/// The schema's version. Raised with every change that an older binary would not understand.
+pub const SCHEMA_VERSION: u64 = 1;
+
+/// A typed keyspace: which keys, which rows, under which byte.
+pub struct Keyspace<K, V> {
+    /// The byte that keeps its keys apart.
+    pub space: Space,
+    /// Its name, for people.
+    pub name: &'static str,
+    types: PhantomData<fn(K) -> V>,
+}
+
+impl<K, V> Keyspace<K, V> {
+    const fn new(space: u8, name: &'static str) -> Self {
+        Self { space: Space(space), name, types: PhantomData }
+    }
+}
+
+/// A keyed 128-bit digest of a long name ([`crate::Ledger::digest`]).
+pub type Digest = [u8; 16];
+
+macro_rules! keyspaces {
+    ($($(#[$doc:meta])* $name:ident $byte:literal $key:ty => $row:ty;)*) => {
+        $($(#[$doc])* pub const $name: Keyspace<$key, $row> = Keyspace::new($byte, stringify!($name));)*
+
+        /// Every keyspace: byte, name, key, row.
+        pub const ALL: &[(u8, &str, &str, &str)] =
+            &[$(($byte, stringify!($name), stringify!($key), stringify!($row))),*];
+    };
+}
+
+keyspaces! {
+    /// One row: where the store stands.
+    STORE b'0' () => StoreRow;
+    /// Data keys, wrapped by the master key; the row is the 32 bytes of the key.
+    DATA_KEYS b'1' u64 => minicbor::bytes::ByteVec;
+    /// The audit chain.
+    AUDIT b'A' Position => AuditRow;
+
+    /// User ID to number.
+    USER_IDS b'u' Digest => u64;
+    /// Number to user ID.
+    USERS b'U' UserNid => UserRow;
+    /// Local accounts.
+    ACCOUNTS b'a' UserNid => AccountRow;
+    /// Devices of local users, by device ID.
+    DEVICES b'd' (UserNid, String) => DeviceRow;
+    /// Access tokens, by digest.
+    TOKENS b't' Digest => TokenRow;
+
+    /// Room ID to number.
+    ROOM_IDS b'r' Digest => u64;
+    /// Rooms.
+    ROOMS b'R' RoomNid => RoomRow;
+    /// Where each room stands: its forward extremities and current state.
+    HEADS b'h' RoomNid => HeadRow;
+    /// Event ID to number.
+    EVENT_IDS b'i' Digest => u64;
+    /// Events.
+    EVENTS b'e' EventNid => EventRow;
+    /// The order in which this server shows a room's events.
+    TIMELINE b'l' (RoomNid, i64, EventNid) => TimelineRow;
+    /// State event type and state key to number.
+    STATE_KEY_IDS b'k' Digest => u64;
+    /// Number to state event type and state key.
+    STATE_KEYS b'K' StateKeyNid => StateKeyRow;
+    /// Nodes of the rooms' state tries.
+    STATE_NODES b's' (RoomNid, u64) => StateNode;
+    /// Who is what in a room now: membership code, then user.
+    MEMBERS b'M' (RoomNid, u8, UserNid) => u64;
+    /// What a local user is in which room.
+    USER_ROOMS b'w' (UserNid, RoomNid) => MembershipRow;
+    /// Transaction IDs of sent events, by device and digest of path and ID.
+    TXNS b'x' (DeviceNid, Digest) => TxnRow;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_keyspaces_share_a_byte() {
+        let mut bytes: Vec<_> = ALL.iter().map(|(byte, ..)| byte).collect();
+        bytes.sort_unstable();
+        bytes.dedup();
+        assert_eq!(bytes.len(), ALL.len());
+    }
+}

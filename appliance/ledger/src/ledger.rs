@@ -1,0 +1,160 @@
+//! The ledger as its users see it.
+
+use std::sync::Arc;
+
+use appliance_engine::Engine;
+use appliance_model::{Error, Position};
+use appliance_rules::{Denial, Permit};
+use quick_cache::sync::Cache;
+use tokio::sync::watch;
+
+use crate::codec::{KeyPart, Row};
+use crate::events::Event;
+use crate::keyspaces::{Digest, Keyspace};
+use crate::lane::{Commit, LaneDoor};
+use crate::names::Names;
+use crate::number::Numbers;
+use crate::rows::StateNode;
+use crate::seal::Vault;
+use crate::view::{ReadFrom, View, store_error};
+
+/// Events kept in memory: enough for the state of the busy rooms; about 1.5 KB each.
+pub(crate) const EVENTS_CACHED_MAX: usize = 4_000;
+/// Trie nodes kept in memory; at most about 1 KB each.
+pub(crate) const NODES_CACHED_MAX: usize = 4_000;
+
+/// Typed rows to read, commits to make. Cheap to clone.
+#[derive(Clone)]
+pub struct Ledger(Arc<Inner>);
+
+struct Inner {
+    newest: View,
+    engine: Arc<dyn Engine>,
+    vault: Arc<Vault>,
+    numbers: Arc<Numbers>,
+    names: Names,
+    events: Cache<u64, Arc<Event>>,
+    nodes: Cache<u64, Arc<StateNode>>,
+    lane: LaneDoor,
+    published: watch::Receiver<Position>,
+}
+
+impl Ledger {
+    pub(crate) fn new(
+        engine: Arc<dyn Engine>,
+        vault: Arc<Vault>,
+        numbers: Arc<Numbers>,
+        lane: LaneDoor,
+        published: watch::Receiver<Position>,
+    ) -> Self {
+        let newest = View {
+            read: ReadFrom::Newest(engine.clone()),
+            vault: vault.clone(),
+            position: Position(u64::MAX),
+        };
+        Self(Arc::new(Inner {
+            newest,
+            engine,
+            vault,
+            numbers,
+            names: Names::default(),
+            events: Cache::new(EVENTS_CACHED_MAX),
+            nodes: Cache::new(NODES_CACHED_MAX),
+            lane,
+            published,
+        }))
+    }
+
+    /// Reads without a snapshot: each call sees the newest committed data.
+    pub fn newest(&self) -> &View {
+        &self.0.newest
+    }
+
+    /// A look at the store on which all reads agree, complete up to [`View::position`].
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn view(&self) -> Result<View, Error> {
+        // The position first: the snapshot then holds at least that much.
+        let position = self.position();
+        let snapshot = self.0.engine.snapshot().await.map_err(store_error)?;
+        Ok(View {
+            read: ReadFrom::Snapshot(snapshot),
+            vault: self.0.vault.clone(),
+            position,
+        })
+    }
+
+    /// One row of the newest data.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails or the row is damaged.
+    pub async fn get<K: KeyPart, V: Row>(
+        &self,
+        keyspace: &Keyspace<K, V>,
+        key: &K,
+    ) -> Result<Option<V>, Error> {
+        self.0.newest.get(keyspace, key).await
+    }
+
+    /// Begins what `permit` allows.
+    pub fn begin(&self, permit: Permit) -> Commit {
+        Commit::new(self.0.vault.clone(), permit)
+    }
+
+    /// Makes a commit true; returns when it would survive a power cut.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::Unavailable`]: the disk is full or the server is stopping; nothing
+    /// changed.
+    pub async fn commit(&self, commit: Commit) -> Result<Position, Error> {
+        self.0.lane.commit(commit).await
+    }
+
+    /// A refusal is a fact too: it is chained and synced before the caller hears of it.
+    pub async fn refuse(&self, denial: Denial) -> Error {
+        let error = denial.error();
+        let refusal = Commit::new(self.0.vault.clone(), denial.into_permit());
+        self.commit(refusal).await.err().unwrap_or(error)
+    }
+
+    /// The newest position whose commits are all complete.
+    pub fn position(&self) -> Position {
+        *self.0.published.borrow()
+    }
+
+    /// Changes with every published position.
+    pub fn positions(&self) -> watch::Receiver<Position> {
+        self.0.published.clone()
+    }
+
+    /// A number nobody has.
+    pub fn next_number(&self) -> u64 {
+        self.0.numbers.next()
+    }
+
+    /// A keyed digest: a short name for a long one.
+    pub fn digest(&self, parts: &[&[u8]]) -> Digest {
+        self.0.vault.digest(parts)
+    }
+
+    pub(crate) fn names(&self) -> &Names {
+        &self.0.names
+    }
+
+    pub(crate) fn events_cache(&self) -> &Cache<u64, Arc<Event>> {
+        &self.0.events
+    }
+
+    pub(crate) fn nodes_cache(&self) -> &Cache<u64, Arc<StateNode>> {
+        &self.0.nodes
+    }
+
+    /// The engine, for tools that work below the ledger: check, stats, export.
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.0.engine
+    }
+}

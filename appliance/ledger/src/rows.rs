@@ -1,0 +1,280 @@
+//! Rows of the store. A field is never renumbered; a new field is an `Option` at the end.
+
+use appliance_model::Spans;
+use minicbor::{Decode, Encode};
+
+/// Where the store stands. Written with every group of commits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct StoreRow {
+    /// The schema's version.
+    #[n(0)]
+    pub schema_version: u64,
+    /// The position of the newest commit.
+    #[n(1)]
+    pub position: u64,
+    /// All numbers below this may be in use.
+    #[n(2)]
+    pub next_number: u64,
+    /// The newest link of the audit chain.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub audit_link: Vec<u8>,
+    /// The server this store belongs to.
+    #[n(4)]
+    pub server_name: String,
+}
+
+/// Facts of one commit, chained to all before.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct AuditRow {
+    /// Milliseconds since the Unix epoch.
+    #[n(0)]
+    pub at_ms: u64,
+    /// What happened.
+    #[n(1)]
+    pub facts: Vec<AuditFact>,
+    /// SHA-256 of the link before and this row's facts.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub link: Vec<u8>,
+}
+
+/// IDs and verdicts, never content: nothing in here must ever be unsaid.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct AuditFact {
+    /// What was done or refused, e.g. `event.sent`.
+    #[n(0)]
+    pub verb: String,
+    /// Who did it.
+    #[n(1)]
+    pub who: String,
+    /// To what.
+    #[n(2)]
+    pub object: String,
+}
+
+/// A user this server knows of.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct UserRow {
+    /// The full user ID.
+    #[n(0)]
+    pub user_id: String,
+}
+
+/// A local account.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct AccountRow {
+    /// Argon2id, in PHC form; none means that no password opens it.
+    #[n(0)]
+    pub password_hash: Option<String>,
+    /// May use the administration endpoints.
+    #[n(1)]
+    pub administrator: bool,
+    /// No longer in use.
+    #[n(2)]
+    pub deactivated: bool,
+    /// Milliseconds since the Unix epoch.
+    #[n(3)]
+    pub created_ms: u64,
+    /// Global display name.
+    #[n(4)]
+    pub displayname: Option<String>,
+    /// Global avatar.
+    #[n(5)]
+    pub avatar_url: Option<String>,
+}
+
+/// A device of a local user.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct DeviceRow {
+    /// Its number.
+    #[n(0)]
+    pub device: u64,
+    /// Its name.
+    #[n(1)]
+    pub display_name: Option<String>,
+    /// Milliseconds since the Unix epoch.
+    #[n(2)]
+    pub created_ms: u64,
+    /// The digest of its access token, so that logging in again ends the old session.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub token: Vec<u8>,
+}
+
+/// An access token.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct TokenRow {
+    /// Whose.
+    #[n(0)]
+    pub user: u64,
+    /// On which device.
+    #[n(1)]
+    pub device_id: String,
+    /// The device's number.
+    #[n(2)]
+    pub device: u64,
+    /// Milliseconds since the Unix epoch; none means until revoked.
+    #[n(3)]
+    pub expires_ms: Option<u64>,
+}
+
+/// A room this server knows.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct RoomRow {
+    /// The room ID.
+    #[n(0)]
+    pub room_id: String,
+    /// The room version.
+    #[n(1)]
+    pub version: String,
+}
+
+/// Where a room stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct HeadRow {
+    /// The events nothing follows yet.
+    #[n(0)]
+    pub extremities: Vec<String>,
+    /// The largest depth.
+    #[n(1)]
+    pub depth: u64,
+    /// The root of the current state.
+    #[n(2)]
+    pub state_root: u64,
+    /// How many are joined.
+    #[n(3)]
+    pub joined: u64,
+    /// How many are invited.
+    #[n(4)]
+    pub invited: u64,
+}
+
+/// An event.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct EventRow {
+    /// Its ID.
+    #[n(0)]
+    pub event_id: String,
+    /// Its room.
+    #[n(1)]
+    pub room: u64,
+    /// Its place in the timeline, if it has one.
+    #[n(2)]
+    pub position: Option<i64>,
+    /// Canonical JSON, as signed.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub json: Vec<u8>,
+    /// Start and end of content, sender, type, origin_server_ts, state_key, redacts in `json`.
+    #[n(4)]
+    pub spans: Vec<u32>,
+    /// The state before it.
+    #[n(5)]
+    pub state_before: u64,
+    /// Rejected by the authorization rules.
+    #[n(6)]
+    pub rejected: bool,
+    /// The event that redacted it.
+    #[n(7)]
+    pub redacted_by: Option<u64>,
+    /// The device that sent it, and its transaction ID.
+    #[n(8)]
+    pub txn: Option<(u64, String)>,
+    /// The state event it replaced.
+    #[n(9)]
+    pub replaces: Option<u64>,
+}
+
+/// What the timeline says of an event.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct TimelineRow {
+    /// The root of the room's current state once this event was in.
+    #[n(0)]
+    pub state_after: u64,
+    /// Whether it set state.
+    #[n(1)]
+    pub is_state: bool,
+}
+
+/// A state event type and state key.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct StateKeyRow {
+    /// The event type.
+    #[n(0)]
+    pub kind: String,
+    /// The state key.
+    #[n(1)]
+    pub key: String,
+}
+
+/// A node of a state trie.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum StateNode {
+    /// State keys and their events, sorted.
+    #[n(0)]
+    Leaf(#[n(0)] Vec<(u64, u64)>),
+    /// Sixteen subtries by four bits of the mixed state key; zero is empty.
+    #[n(1)]
+    Branch(#[n(0)] Vec<u64>),
+}
+
+/// A local user's place in a room.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct MembershipRow {
+    /// The membership's code ([`crate::membership`]).
+    #[n(0)]
+    pub membership: u8,
+    /// The position of the membership event.
+    #[n(1)]
+    pub position: u64,
+    /// The membership event.
+    #[n(2)]
+    pub event: u64,
+    /// The user has forgotten the room.
+    #[n(3)]
+    pub forgotten: bool,
+    /// The membership before, and since when, if it was `join`: what a leaver may still read.
+    #[n(4)]
+    pub joined_before: bool,
+}
+
+/// What a transaction ID answered.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct TxnRow {
+    /// The event.
+    #[n(0)]
+    pub event_id: String,
+    /// Milliseconds since the Unix epoch.
+    #[n(1)]
+    pub at_ms: u64,
+}
+
+/// Spans as the row keeps them.
+pub fn spans_to_row(spans: &Spans) -> Vec<u32> {
+    [
+        spans.content,
+        spans.sender,
+        spans.kind,
+        spans.origin_server_ts,
+        spans.state_key,
+        spans.redacts,
+    ]
+    .into_iter()
+    .flat_map(|(start, end)| [start, end])
+    .collect()
+}
+
+/// Spans from a row; fields an older row lacks are empty.
+pub fn spans_from_row(row: &[u32]) -> Spans {
+    let at = |index: usize| {
+        (
+            row.get(2 * index).copied().unwrap_or_default(),
+            row.get(2 * index + 1).copied().unwrap_or_default(),
+        )
+    };
+    Spans {
+        content: at(0),
+        sender: at(1),
+        kind: at(2),
+        origin_server_ts: at(3),
+        state_key: at(4),
+        redacts: at(5),
+    }
+}

@@ -1,0 +1,37 @@
+//! Whom a commit concerns, so that only they wake.
+
+use appliance_model::{DeviceNid, Position, RoomNid, UserNid};
+
+/// The commit's own list of those affected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Rooms with new events.
+    pub timelines: Vec<RoomNid>,
+    /// Rooms with new receipts.
+    pub receipts: Vec<RoomNid>,
+    /// Users with something of their own: account data, invites, memberships, device counts.
+    pub users: Vec<UserNid>,
+    /// Devices with new to-device messages.
+    pub devices: Vec<DeviceNid>,
+    /// Local users who joined (`true`) or left a room.
+    pub memberships: Vec<(UserNid, RoomNid, bool)>,
+    /// Users whose device lists or cross-signing keys changed.
+    pub device_lists: Vec<UserNid>,
+    /// Sessions that ended: their waiting requests end too.
+    pub ended_devices: Vec<DeviceNid>,
+}
+
+/// Hears of each commit once it is durable and published, in order, before its caller is answered.
+/// Must only touch memory.
+pub trait Observer: Send + Sync + 'static {
+    /// `touched` changed, up to and including `position`.
+    fn committed(&self, touched: &Touched, position: Position);
+}
+
+/// Hears nothing. For tools that only read or repair.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NobodyListens;
+
+impl Observer for NobodyListens {
+    fn committed(&self, _: &Touched, _: Position) {}
+}

@@ -1,0 +1,30 @@
+//! Who is asking.
+
+use ruma::{OwnedDeviceId, OwnedUserId};
+
+use crate::{DeviceNid, UserNid};
+
+/// A signed-in user on one of their devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The user.
+    pub user_id: OwnedUserId,
+    /// The user, by number.
+    pub user: UserNid,
+    /// The device whose access token was shown.
+    pub device_id: OwnedDeviceId,
+    /// The device, by number.
+    pub device: DeviceNid,
+    /// What kind of account this is.
+    pub role: Role,
+}
+
+/// What an account may do beyond its rooms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// A member of staff.
+    #[default]
+    User,
+    /// May use the administration endpoints.
+    Administrator,
+}
