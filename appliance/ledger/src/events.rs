@@ -268,9 +268,8 @@ impl View {
         limit: usize,
     ) -> Result<Stretch, Error> {
         let bounds = ((room, from), (room, to));
-        let (rows, more) = self
-            .scan_join(&TIMELINE, (&bounds.0, &bounds.1), direction, limit, &EVENTS)
-            .await?;
+        let (rows, more) =
+            self.scan_join(&TIMELINE, (&bounds.0, &bounds.1), direction, limit, &EVENTS).await?;
         type Joined = ((RoomNid, i64, EventNid), (TimelineRow, Option<EventRow>));
         let event = |((_, _, number), (place, row)): Joined| {
             let event = row.and_then(|row| Event::from_row(number, row)).ok_or_else(missing)?;
@@ -279,4 +278,3 @@ impl View {
         Ok(Stretch { events: rows.into_iter().map(event).collect::<Result<_, Error>>()?, more })
     }
 }
-

@@ -45,7 +45,7 @@ impl Rows {
     }
 }
 
-type Stamp = Box<dyn FnOnce(Position, &mut Rows) + Send>;
+type Stamp = Box<dyn FnOnce(Position, &mut Rows) + Send + Sync>;
 
 /// Facts that become true together. Made from a [`Permit`], so nothing is written unjudged.
 #[must_use]
@@ -55,7 +55,7 @@ pub struct Commit {
     positions: u64,
     audit: Vec<Audit>,
     touched: Touched,
-    held: Vec<Box<dyn Any + Send>>,
+    held: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 impl Commit {
@@ -87,7 +87,7 @@ impl Commit {
 
     /// Adds rows that carry their position: `stamp` is called in the lane with a position that is
     /// this call's alone. It must only compute.
-    pub fn stamp(&mut self, stamp: impl FnOnce(Position, &mut Rows) + Send + 'static) {
+    pub fn stamp(&mut self, stamp: impl FnOnce(Position, &mut Rows) + Send + Sync + 'static) {
         self.positions += 1;
         self.stamps.push(Box::new(stamp));
     }
@@ -98,7 +98,7 @@ impl Commit {
     }
 
     /// Keeps `guard` until the answer: a caller who hangs up cannot open the door early.
-    pub fn hold(&mut self, guard: impl Any + Send) {
+    pub fn hold(&mut self, guard: impl Any + Send + Sync) {
         self.held.push(Box::new(guard));
     }
 }
@@ -151,7 +151,7 @@ pub struct LaneStopped(String);
 struct Waiting {
     positions: (Position, Position),
     touched: Touched,
-    held: Vec<Box<dyn Any + Send>>,
+    held: Vec<Box<dyn Any + Send + Sync>>,
     answer: oneshot::Sender<Result<Position, Error>>,
 }
 
@@ -160,8 +160,7 @@ impl Lane {
         let (queue_in, queue) = mpsc::channel(QUEUE_COMMITS_MAX);
         let (published, positions) = watch::channel(Position(parts.store.position));
         let LaneParts { engine, vault, clock, numbers, observer, acked, store } = parts;
-        let lane =
-            Self { engine, vault, clock, numbers, observer, acked, store, published, queue };
+        let lane = Self { engine, vault, clock, numbers, observer, acked, store, published, queue };
         (LaneDoor { queue: queue_in }, positions, lane)
     }
 

@@ -79,11 +79,7 @@ impl Ledger {
         // The position first: the snapshot then holds at least that much.
         let position = self.position();
         let snapshot = self.0.engine.snapshot().await.map_err(store_error)?;
-        Ok(View {
-            read: ReadFrom::Snapshot(snapshot),
-            vault: self.0.vault.clone(),
-            position,
-        })
+        Ok(View { read: ReadFrom::Snapshot(snapshot), vault: self.0.vault.clone(), position })
     }
 
     /// One row of the newest data.

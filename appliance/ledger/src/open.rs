@@ -58,7 +58,9 @@ pub enum OpenError {
         acknowledged: u64,
     },
     /// The store's own row does not open.
-    #[error("the store is damaged ({0}). Run `wardstone store check`, then restore the newest backup")]
+    #[error(
+        "the store is damaged ({0}). Run `wardstone store check`, then restore the newest backup"
+    )]
     Damaged(&'static str),
     /// The engine failed.
     #[error(transparent)]

@@ -170,7 +170,11 @@ impl States<'_> {
     }
 
     async fn node_or_empty(&self, number: u64) -> Result<Arc<StateNode>, Error> {
-        if number == 0 { Ok(Arc::new(StateNode::Leaf(Vec::new()))) } else { self.node(number).await }
+        if number == 0 {
+            Ok(Arc::new(StateNode::Leaf(Vec::new())))
+        } else {
+            self.node(number).await
+        }
     }
 
     async fn node(&self, number: u64) -> Result<Arc<StateNode>, Error> {
@@ -182,7 +186,9 @@ impl States<'_> {
         }
         let node = self.ledger.get(&STATE_NODES, &(self.room, number)).await?;
         let node = node
-            .filter(|node| !matches!(node, StateNode::Branch(children) if children.len() != BRANCHES))
+            .filter(
+                |node| !matches!(node, StateNode::Branch(children) if children.len() != BRANCHES),
+            )
             .ok_or_else(|| Error::internal("a node of a room's state is missing"))?;
         let node = Arc::new(node);
         self.ledger.nodes_cache().insert(number, node.clone());
@@ -222,7 +228,11 @@ fn slot(key: StateKeyNid, depth: u32) -> usize {
 }
 
 /// Both sorted by key.
-fn compare(old: &[(StateKeyNid, EventNid)], new: &[(StateKeyNid, EventNid)], out: &mut Vec<Change>) {
+fn compare(
+    old: &[(StateKeyNid, EventNid)],
+    new: &[(StateKeyNid, EventNid)],
+    out: &mut Vec<Change>,
+) {
     let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
     loop {
         match (old.peek(), new.peek()) {

@@ -97,10 +97,8 @@ impl View {
         direction: Direction,
         limit: usize,
     ) -> Result<Found<K, V>, Error> {
-        let range = KeyRange {
-            from: Bound::Included(from.to_key()),
-            to: Bound::Excluded(to.to_key()),
-        };
+        let range =
+            KeyRange { from: Bound::Included(from.to_key()), to: Bound::Excluded(to.to_key()) };
         self.scan_range(keyspace, &range, direction, limit).await
     }
 

@@ -41,11 +41,7 @@ impl Permit {
     }
 
     /// What the administrator does through the administration socket or endpoints.
-    pub fn administration(
-        verb: &'static str,
-        who: impl ToString,
-        object: impl ToString,
-    ) -> Self {
+    pub fn administration(verb: &'static str, who: impl ToString, object: impl ToString) -> Self {
         Self::audited(verb, who, object)
     }
 

@@ -1,1 +1,42 @@
+//! The use cases: one file per thing a person or a server can do.
+//!
+//! A service reads through the [`Ledger`], asks `rules` for a permit, and commits. It never speaks
+//! HTTP and never names an errcode; those are `api`'s. What it needs from outside (time, chance,
+//! other servers) comes in through [`House`].
 
+pub mod accounts;
+pub mod client_event;
+mod doors;
+mod house;
+pub mod rooms;
+pub mod sync;
+
+use std::sync::Arc;
+
+pub use appliance_ledger::Ledger;
+pub use doors::Doors;
+pub use house::{House, Options, Registration};
+
+/// Everything the outside may ask for.
+pub struct Services {
+    /// What all share.
+    pub house: Arc<House>,
+    /// Accounts, sessions, devices.
+    pub accounts: accounts::Accounts,
+    /// Rooms.
+    pub rooms: rooms::Rooms,
+    /// What is new for whom.
+    pub sync: sync::Sync,
+}
+
+impl Services {
+    /// Wires the services to a house.
+    pub fn new(house: Arc<House>, waiters: Arc<sync::Waiters>) -> Self {
+        Self {
+            accounts: accounts::Accounts::new(house.clone()),
+            rooms: rooms::Rooms::new(house.clone()),
+            sync: sync::Sync::new(house.clone(), waiters),
+            house,
+        }
+    }
+}

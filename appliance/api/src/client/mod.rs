@@ -1,0 +1,14 @@
+//! The client-server API: one file per endpoint or family of endpoints.
+
+mod account;
+mod discovery;
+mod rooms;
+
+use crate::route::Routes;
+
+/// Adds all of it.
+pub(crate) fn add(routes: &mut Routes) {
+    discovery::add(routes);
+    account::add(routes);
+    rooms::add(routes);
+}

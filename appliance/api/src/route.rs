@@ -1,0 +1,316 @@
+//! The one adapter between HTTP and the use cases. Path, method and authentication come from the
+//! Ruma type of the request, so no URL is typed twice.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+
+use appliance_model::ruma::api::auth_scheme::{
+    AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken,
+    NoAuthentication,
+};
+use appliance_model::ruma::api::path_builder::PathBuilder;
+use appliance_model::ruma::api::{IncomingRequest, IncomingRequestExt, OutgoingResponseExt};
+use appliance_model::{Caller, Error, Kind};
+use appliance_services::Services;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{RawPathParams, Request, State};
+use axum::response::Response;
+use axum::routing::{MethodFilter, MethodRouter, on};
+use http::{HeaderMap, Method, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+
+use crate::error::{refuse, respond_to_bad_request};
+use crate::{ClientAddr, cors};
+
+/// Bodies of JSON endpoints. To-device and key uploads of large rooms stay below; media has a limit
+/// of its own.
+const JSON_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Who may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Anyone.
+    Open,
+    /// Anyone; a token says more.
+    Optional,
+    /// Signed-in users.
+    SignedIn,
+}
+
+/// A route that this server serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The method.
+    pub method: Method,
+    /// The path, with its variables in braces.
+    pub path: &'static str,
+    /// Who may call.
+    pub access: Access,
+}
+
+/// How an authentication scheme of Ruma's becomes a caller.
+pub(crate) trait Admission: AuthScheme {
+    const ACCESS: Access;
+}
+
+impl Admission for AccessToken {
+    const ACCESS: Access = Access::SignedIn;
+}
+impl Admission for AccessTokenOptional {
+    const ACCESS: Access = Access::Optional;
+}
+impl Admission for AppserviceTokenOptional {
+    const ACCESS: Access = Access::Open;
+}
+impl Admission for NoAccessToken {
+    const ACCESS: Access = Access::Open;
+}
+impl Admission for NoAuthentication {
+    const ACCESS: Access = Access::Open;
+}
+
+/// A request that has come through the door.
+pub(crate) struct Visit<R> {
+    pub services: Arc<Services>,
+    /// Who asks, if a token was shown.
+    pub visitor: Option<Caller>,
+    /// Where from.
+    pub address: Option<ClientAddr>,
+    /// The request's headers.
+    pub headers: HeaderMap,
+    pub request: R,
+}
+
+impl<R> Visit<R> {
+    /// Who asks, on endpoints for signed-in users.
+    pub fn caller(&self) -> Result<&Caller, Error> {
+        self.visitor.as_ref().ok_or_else(missing_token)
+    }
+}
+
+/// Collects routes.
+pub(crate) struct Routes {
+    services: Arc<Services>,
+    router: Router<Arc<Services>>,
+    list: Vec<Route>,
+}
+
+impl Routes {
+    pub fn new(services: Arc<Services>) -> Self {
+        Self { services, router: Router::new(), list: Vec::new() }
+    }
+
+    /// Serves the endpoint of a Ruma request type, on all its stable paths.
+    pub fn serve<R, F, Answer>(&mut self, handler: F)
+    where
+        R: IncomingRequest + Send + 'static,
+        R::Authentication: Admission,
+        R::PathBuilder: StablePaths,
+        R::OutgoingResponse: Send,
+        F: Fn(Visit<R>) -> Answer + Clone + Send + Sync + 'static,
+        Answer: Future<Output = Result<R::OutgoingResponse, Error>> + Send + 'static,
+    {
+        for path in R::PATH_BUILDER.served_paths() {
+            self.serve_at::<R, _, _>(path, handler.clone());
+        }
+    }
+
+    fn serve_at<R, F, Answer>(&mut self, path: &'static str, handler: F)
+    where
+        R: IncomingRequest + Send + 'static,
+        R::Authentication: Admission,
+        R::OutgoingResponse: Send,
+        F: Fn(Visit<R>) -> Answer + Clone + Send + Sync + 'static,
+        Answer: Future<Output = Result<R::OutgoingResponse, Error>> + Send + 'static,
+    {
+        let endpoint = move |State(services): State<Arc<Services>>,
+                             params: RawPathParams,
+                             request: Request| {
+            let handler = handler.clone();
+            async move {
+                let answer = answer::<R, F, Answer>(services, params, request, handler).await;
+                Ok::<_, Infallible>(answer.unwrap_or_else(|error| refuse(&error)))
+            }
+        };
+        self.route(R::METHOD, path, R::Authentication::ACCESS, |filter| on(filter, endpoint));
+    }
+
+    /// Serves an endpoint that needs more than JSON in, JSON out: media, long polls.
+    pub fn serve_raw<F, Answer>(
+        &mut self,
+        method: Method,
+        path: &'static str,
+        access: Access,
+        handler: F,
+    ) where
+        F: Fn(Visit<RawRequest>) -> Answer + Clone + Send + Sync + 'static,
+        Answer: Future<Output = Result<Response, Error>> + Send + 'static,
+    {
+        let endpoint = move |State(services): State<Arc<Services>>,
+                             params: RawPathParams,
+                             request: Request| {
+            let handler = handler.clone();
+            async move {
+                let answer = answer_raw(services, params, request, access, handler).await;
+                Ok::<_, Infallible>(answer.unwrap_or_else(|error| refuse(&error)))
+            }
+        };
+        self.route(method, path, access, |filter| on(filter, endpoint));
+    }
+
+    fn route(
+        &mut self,
+        method: Method,
+        path: &'static str,
+        access: Access,
+        endpoint: impl FnOnce(MethodFilter) -> MethodRouter<Arc<Services>, Infallible>,
+    ) {
+        let filter = MethodFilter::try_from(method.clone()).expect("Matrix uses plain methods");
+        let router = std::mem::take(&mut self.router);
+        self.router = router.route(path, endpoint(filter));
+        self.list.push(Route { method, path, access });
+    }
+
+    /// The router with everything around it: unknown paths, wrong methods, CORS.
+    pub fn finish(self) -> (Router, Vec<Route>) {
+        // "Servers should … 404 M_UNRECOGNIZED … unknown endpoint; 405 … known endpoint with an
+        // unsupported method" (client-server, common error codes).
+        let unknown = || async {
+            refuse(&Error::new(Kind::Unrecognized, "This server has no such endpoint."))
+        };
+        let wrong_method = || async {
+            refuse(&Error::new(Kind::WrongMethod, "This endpoint does not take that method."))
+        };
+        let router = self
+            .router
+            .fallback(unknown)
+            .method_not_allowed_fallback(wrong_method)
+            .layer(axum::middleware::from_fn(cors::allow))
+            .with_state(self.services);
+        (router, self.list)
+    }
+}
+
+/// The paths of an endpoint that released clients use.
+pub(crate) trait StablePaths: PathBuilder {
+    fn served_paths(&self) -> Vec<&'static str>;
+}
+
+impl StablePaths for appliance_model::ruma::api::path_builder::VersionHistory {
+    fn served_paths(&self) -> Vec<&'static str> {
+        self.stable_paths().map(|(_, path)| path).collect()
+    }
+}
+
+impl StablePaths for appliance_model::ruma::api::path_builder::SinglePath {
+    fn served_paths(&self) -> Vec<&'static str> {
+        self.all_paths().collect()
+    }
+}
+
+/// A request whose body is still to be read.
+pub(crate) struct RawRequest {
+    /// The path's variables, decoded, in order.
+    pub params: Vec<String>,
+    pub uri: http::Uri,
+    pub body: Body,
+}
+
+async fn answer<R, F, Answer>(
+    services: Arc<Services>,
+    params: RawPathParams,
+    request: Request,
+    handler: F,
+) -> Result<Response, Error>
+where
+    R: IncomingRequest,
+    R::Authentication: Admission,
+    F: Fn(Visit<R>) -> Answer,
+    Answer: Future<Output = Result<R::OutgoingResponse, Error>>,
+{
+    let visitor =
+        admit(&services, request.headers(), request.uri(), R::Authentication::ACCESS).await?;
+    let (parts, body) = request.into_parts();
+    let body = read_body(body, JSON_BODY_BYTES_MAX).await?;
+    let params: Vec<&str> = params.iter().map(|(_, value)| value).collect();
+    let address = parts.extensions.get::<ClientAddr>().copied();
+    let headers = parts.headers.clone();
+    let incoming = http::Request::from_parts(parts, body.as_ref());
+    let request = R::try_from_http_request(incoming, &params).map_err(respond_to_bad_request)?;
+    let response = handler(Visit { services, visitor, address, headers, request }).await?;
+    let response = response.try_into_http_response::<Vec<u8>>().map_err(Error::internal)?;
+    Ok(response.map(Body::from))
+}
+
+async fn answer_raw<F, Answer>(
+    services: Arc<Services>,
+    params: RawPathParams,
+    request: Request,
+    access: Access,
+    handler: F,
+) -> Result<Response, Error>
+where
+    F: Fn(Visit<RawRequest>) -> Answer,
+    Answer: Future<Output = Result<Response, Error>>,
+{
+    let visitor = admit(&services, request.headers(), request.uri(), access).await?;
+    let (parts, body) = request.into_parts();
+    let address = parts.extensions.get::<ClientAddr>().copied();
+    let params = params.iter().map(|(_, value)| value.to_owned()).collect();
+    let request = RawRequest { params, uri: parts.uri, body };
+    handler(Visit { services, visitor, address, headers: parts.headers, request }).await
+}
+
+/// Reads a body of at most `bytes_max` bytes.
+pub(crate) async fn read_body(body: Body, bytes_max: usize) -> Result<bytes::Bytes, Error> {
+    match Limited::new(body, bytes_max).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(Error::too_large(format!("The request is larger than {bytes_max} bytes.")))
+        }
+        Err(_) => Err(Error::new(Kind::NotJson, "The request's body did not arrive whole.")),
+    }
+}
+
+async fn admit(
+    services: &Services,
+    headers: &HeaderMap,
+    uri: &http::Uri,
+    access: Access,
+) -> Result<Option<Caller>, Error> {
+    if access == Access::Open {
+        return Ok(None);
+    }
+    match (token(headers, uri), access) {
+        (Some(token), _) => services.accounts.authenticate(&token).await.map(Some),
+        (None, Access::Optional) => Ok(None),
+        (None, _) => Err(missing_token()),
+    }
+}
+
+/// From the `Authorization` header, or from the query as clients of before v1.11 send it.
+fn token(headers: &HeaderMap, uri: &http::Uri) -> Option<String> {
+    if let Some(value) = headers.get(http::header::AUTHORIZATION) {
+        let value = value.to_str().ok()?;
+        let (scheme, token) = value.split_once(' ')?;
+        return scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned());
+    }
+    let query = uri.query()?;
+    form_urlencoded::parse(query.as_bytes())
+        .find_map(|(name, value)| (name == "access_token").then(|| value.into_owned()))
+}
+
+fn missing_token() -> Error {
+    Error::new(Kind::MissingToken, "This endpoint needs an access token. Sign in first.")
+}
+
+/// An answer that is JSON already.
+pub(crate) fn json_response(status: StatusCode, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    let json = http::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, json);
+    response
+}

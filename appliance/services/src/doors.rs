@@ -1,0 +1,53 @@
+//! One writer at a time inside a room (or an account): a lock per number, made when needed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+
+/// Above this many doors, those nobody holds are taken out of the list.
+const DOORS_KEPT_MAX: usize = 4_096;
+
+/// The doors of a house.
+#[derive(Default)]
+pub struct Doors(Mutex<HashMap<u64, Weak<AsyncMutex<()>>>>);
+
+impl Doors {
+    /// Waits until nobody else is inside, then enters. Leaving is dropping the guard.
+    pub async fn enter(&self, number: u64) -> OwnedMutexGuard<()> {
+        let door = {
+            let mut doors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if doors.len() > DOORS_KEPT_MAX {
+                doors.retain(|_, door| door.strong_count() > 0);
+            }
+            let known = doors.get(&number).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let door = Arc::new(AsyncMutex::new(()));
+                doors.insert(number, Arc::downgrade(&door));
+                door
+            })
+        };
+        door.lock_owned().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_at_a_time_through_the_same_door() {
+        let doors = Doors::default();
+        let inside = doors.enter(1).await;
+        let _other_room = doors.enter(2).await;
+        let second = doors.enter(1);
+        tokio::pin!(second);
+        tokio::select! {
+            biased;
+            _ = &mut second => panic!("the door was open"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(inside);
+        second.await;
+    }
+}

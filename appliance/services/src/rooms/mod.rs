@@ -1,0 +1,110 @@
+//! Rooms: entering one, building an event, judging it, adding it.
+
+mod build;
+mod create_room;
+mod membership;
+mod room;
+mod send_event;
+mod state;
+
+use std::sync::Arc;
+
+use appliance_ledger::keyspaces::{HEADS, ROOMS};
+use appliance_model::ruma::room_version_rules::RoomVersionRules;
+use appliance_model::ruma::{RoomId, RoomVersionId};
+use appliance_model::{Error, EventNid, Pdu, RoomNid};
+use quick_cache::sync::Cache;
+
+pub use build::Draft;
+pub use membership::Move;
+pub use room::OpenRoom;
+
+use crate::doors::Doors;
+use crate::house::House;
+
+/// Parsed state events kept in memory: the create, power and member events of the busy rooms; about
+/// 3 KB each.
+const PDUS_CACHED_MAX: usize = 2_000;
+
+/// The rooms of the house.
+pub struct Rooms {
+    pub(crate) house: Arc<House>,
+    doors: Doors,
+    pub(crate) pdus: Cache<EventNid, Arc<Pdu>>,
+}
+
+impl Rooms {
+    pub(crate) fn new(house: Arc<House>) -> Self {
+        Self { house, doors: Doors::default(), pdus: Cache::new(PDUS_CACHED_MAX) }
+    }
+
+    /// Enters a room to write in it. One writer is inside at a time, so what it reads there stays
+    /// true until it commits.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::NotFound`] if this server does not know the room.
+    pub async fn enter(&self, room_id: &RoomId) -> Result<OpenRoom<'_>, Error> {
+        let (room, version) = self.known(room_id).await?;
+        let guard = self.doors.enter(room.0).await;
+        let head = self.house.ledger.get(&HEADS, &room).await?.unwrap_or_default();
+        let rules = rules_of(&version)?;
+        Ok(OpenRoom::new(self, room, room_id.to_owned(), rules, head, guard))
+    }
+
+    /// The number and version of a room this server knows.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::NotFound`] if it does not.
+    pub async fn known(&self, room_id: &RoomId) -> Result<(RoomNid, RoomVersionId), Error> {
+        let unknown = || Error::not_found("This server does not know that room.");
+        let room = self.house.ledger.room(room_id).await?.ok_or_else(unknown)?;
+        let row = self.house.ledger.get(&ROOMS, &room).await?.ok_or_else(unknown)?;
+        let version = RoomVersionId::try_from(row.version)
+            .map_err(|_| Error::internal("a room has a version that is no version"))?;
+        Ok((room, version))
+    }
+
+    /// An event, parsed for judging.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails or lacks it.
+    pub async fn pdu(
+        &self,
+        number: EventNid,
+        version: &RoomVersionRules,
+    ) -> Result<Arc<Pdu>, Error> {
+        if let Some(pdu) = self.pdus.get(&number) {
+            return Ok(pdu);
+        }
+        let event = self.house.ledger.event(number).await?;
+        let room_id = self.house.ledger.room_id(event.room).await?;
+        let mut pdu = Pdu::parse(
+            event.event_id.clone(),
+            room_id,
+            event.json.clone(),
+            version.redaction.content_field_redacts,
+        )
+        .map_err(Error::internal)?;
+        pdu.rejected = event.rejected;
+        let pdu = Arc::new(pdu);
+        self.pdus.insert(number, pdu.clone());
+        Ok(pdu)
+    }
+}
+
+/// The rules of a room version.
+///
+/// # Errors
+///
+/// If this server does not speak it.
+pub fn rules_of(version: &RoomVersionId) -> Result<RoomVersionRules, Error> {
+    version.rules().ok_or_else(|| {
+        Error::new(
+            appliance_model::Kind::UnsupportedRoomVersion,
+            "This server does not support that room version.",
+        )
+    })
+}

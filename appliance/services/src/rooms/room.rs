@@ -1,0 +1,299 @@
+//! Being inside a room: read its state, add events, leave with a commit.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use appliance_ledger::keyspaces::{HEADS, MEMBERS, USER_ROOMS};
+use appliance_ledger::rows::{HeadRow, MembershipRow};
+use appliance_ledger::{Commit, NewEvent, Root, membership};
+use appliance_model::ruma::events::room::member::MembershipState;
+use appliance_model::ruma::events::{StateEventType, TimelineEventType};
+use appliance_model::ruma::room_version_rules::RoomVersionRules;
+use appliance_model::ruma::{OwnedRoomId, UserId};
+use appliance_model::{DeviceNid, Error, EventNid, Pdu, Position, RoomNid};
+use appliance_rules::event_auth::{NamedState, deciding_state, may_send};
+use serde::Deserialize;
+use tokio::sync::OwnedMutexGuard;
+
+use super::Rooms;
+use super::build::{Draft, Place, content_from};
+
+/// "A PDU … at most 20 entries in prev_events" (server-server, PDU fields).
+const PREV_EVENTS_MAX: usize = 20;
+
+/// A room with one writer inside.
+pub struct OpenRoom<'a> {
+    rooms: &'a Rooms,
+    /// Its number.
+    pub room: RoomNid,
+    /// Its ID.
+    pub room_id: OwnedRoomId,
+    /// The rules of its version.
+    pub rules: RoomVersionRules,
+    head: HeadRow,
+    states: appliance_ledger::state::States<'a>,
+    fresh: HashMap<EventNid, Arc<Pdu>>,
+    commit: Option<Commit>,
+    guard: OwnedMutexGuard<()>,
+}
+
+impl<'a> OpenRoom<'a> {
+    pub(super) fn new(
+        rooms: &'a Rooms,
+        room: RoomNid,
+        room_id: OwnedRoomId,
+        rules: RoomVersionRules,
+        head: HeadRow,
+        guard: OwnedMutexGuard<()>,
+    ) -> Self {
+        let states = rooms.house.ledger.states(room);
+        Self {
+            rooms,
+            room,
+            room_id,
+            rules,
+            head,
+            states,
+            fresh: HashMap::new(),
+            commit: None,
+            guard,
+        }
+    }
+
+    /// A current state event.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn state(&self, kind: &StateEventType, key: &str) -> Result<Option<Arc<Pdu>>, Error> {
+        Ok(self.state_entry(kind, key).await?.map(|(_, pdu)| pdu))
+    }
+
+    async fn state_entry(
+        &self,
+        kind: &StateEventType,
+        key: &str,
+    ) -> Result<Option<(EventNid, Arc<Pdu>)>, Error> {
+        let ledger = &self.rooms.house.ledger;
+        let Some(key) = ledger.state_key(kind, key).await? else { return Ok(None) };
+        let Some(number) = self.states.get(Root(self.head.state_root), key).await? else {
+            return Ok(None);
+        };
+        let pdu = match self.fresh.get(&number) {
+            Some(pdu) => pdu.clone(),
+            None => self.rooms.pdu(number, &self.rules).await?,
+        };
+        Ok(Some((number, pdu)))
+    }
+
+    /// A user's current membership.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn membership(&self, user_id: &UserId) -> Result<Option<MembershipState>, Error> {
+        let member = self.state(&StateEventType::RoomMember, user_id.as_str()).await?;
+        Ok(member.as_deref().map(membership_of))
+    }
+
+    /// Builds, judges and adds an event. Nothing is true before [`OpenRoom::leave`].
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::Forbidden`] if the room's rules refuse it: then the refusal is
+    /// recorded and nothing that was added before in this visit becomes true either.
+    pub async fn add(
+        &mut self,
+        draft: Draft,
+        txn: Option<(DeviceNid, String)>,
+    ) -> Result<Arc<Pdu>, Error> {
+        let named = self.named_state(&draft).await?;
+        let is_auth = |kind: &StateEventType| {
+            // Since v12 the room ID names the create event; listing it would be wrong.
+            !(self.rules.authorization.room_create_event_id_as_room_id
+                && *kind == StateEventType::RoomCreate)
+        };
+        let auth_events: Vec<_> = named
+            .iter()
+            .filter(|((kind, _), _)| is_auth(kind))
+            .map(|(_, event)| event.event_id.clone())
+            .collect();
+        let prev_events: Vec<_> = (self.head.extremities.iter().rev().take(PREV_EVENTS_MAX))
+            .filter_map(|id| id.as_str().try_into().ok())
+            .collect();
+        let place = Place {
+            room_id: Some(&self.room_id),
+            prev_events: &prev_events,
+            auth_events: &auth_events,
+            depth: self.head.depth + 1,
+        };
+        let pdu = draft.sign(&self.rooms.house, &self.rules, &place)?;
+        self.judge_and_append(pdu, &named, txn).await
+    }
+
+    /// Judges a signed event on the named state and adds it.
+    pub(super) async fn judge_and_append(
+        &mut self,
+        pdu: Pdu,
+        named: &NamedState,
+        txn: Option<(DeviceNid, String)>,
+    ) -> Result<Arc<Pdu>, Error> {
+        let ledger = &self.rooms.house.ledger;
+        let permit = match may_send(&pdu, named, &self.rules.authorization) {
+            Ok(permit) => permit,
+            Err(denial) => return Err(ledger.refuse(denial).await),
+        };
+        let mut commit = match self.commit.take() {
+            Some(mut commit) => {
+                commit.also(permit);
+                commit
+            }
+            None => ledger.begin(permit),
+        };
+        let pdu = Arc::new(pdu);
+        self.append(&pdu, txn, &mut commit).await?;
+        self.commit = Some(commit);
+        Ok(pdu)
+    }
+
+    async fn append(
+        &mut self,
+        pdu: &Arc<Pdu>,
+        txn: Option<(DeviceNid, String)>,
+        commit: &mut Commit,
+    ) -> Result<(), Error> {
+        let ledger = &self.rooms.house.ledger;
+        let number = EventNid(ledger.next_number());
+        let before = Root(self.head.state_root);
+        let (mut after, mut replaces) = (before, None);
+        if let Some((kind, key)) = pdu.state_pair() {
+            let old = self.state_entry(&kind, &key).await?;
+            let key_number = ledger.state_key_in(&kind, &key, commit).await?;
+            after = self.states.set(before, key_number, number, commit).await?;
+            replaces = old.as_ref().map(|(number, _)| *number);
+            if kind == StateEventType::RoomMember {
+                let old = old.map(|(_, pdu)| membership_of(&pdu));
+                self.move_member(pdu, number, &key, old, commit).await?;
+            }
+        }
+        let new = NewEvent {
+            number,
+            pdu,
+            room: self.room,
+            state_before: before,
+            state_after: after,
+            txn,
+            replaces,
+        };
+        commit.append(ledger, new);
+        self.fresh.insert(number, pdu.clone());
+        self.head.extremities = vec![pdu.event_id.to_string()];
+        self.head.depth = self.head.depth.max(pdu.depth);
+        self.head.state_root = after.0;
+        Ok(())
+    }
+
+    /// Keeps the current-membership indexes in step with a member event.
+    async fn move_member(
+        &mut self,
+        pdu: &Pdu,
+        number: EventNid,
+        user_id: &str,
+        old: Option<MembershipState>,
+        commit: &mut Commit,
+    ) -> Result<(), Error> {
+        let ledger = &self.rooms.house.ledger;
+        let user_id = UserId::parse(user_id)
+            .map_err(|_| Error::invalid_param("The state key of a member event is a user ID."))?;
+        let user = ledger.user_in(&user_id, commit).await?;
+        let new = membership_of(pdu);
+        let old_code = old.as_ref().map(membership::code);
+        let new_code = membership::code(&new);
+        if let Some(old_code) = old_code {
+            commit.delete(&MEMBERS, &(self.room, old_code, user));
+        }
+        commit.put(&MEMBERS, &(self.room, new_code, user), &number.0);
+        for (code, count) in [
+            (membership::JOIN, &mut self.head.joined),
+            (membership::INVITE, &mut self.head.invited),
+        ] {
+            *count = (*count + u64::from(new_code == code))
+                .saturating_sub(u64::from(old_code == Some(code)));
+        }
+        if self.rooms.house.is_ours(&user_id) {
+            let (room, joined_before) = (self.room, old_code == Some(membership::JOIN));
+            commit.stamp(move |position, rows| {
+                let row = MembershipRow {
+                    membership: new_code,
+                    position: position.0,
+                    event: number.0,
+                    forgotten: false,
+                    joined_before,
+                };
+                rows.put(&USER_ROOMS, &(user, room), &row);
+            });
+            commit.touched().users.push(user);
+            commit.touched().memberships.push((user, room, new_code == membership::JOIN));
+        }
+        Ok(())
+    }
+
+    async fn named_state(&self, draft: &Draft) -> Result<NamedState, Error> {
+        let content = content_json(draft)?;
+        let wanted = deciding_state(
+            &draft.kind,
+            &draft.sender,
+            draft.state_key.as_deref(),
+            &content,
+            &self.rules.authorization,
+        )
+        .map_err(Error::bad_json)?;
+        let mut named = NamedState::new();
+        for (kind, key) in wanted {
+            if let Some(event) = self.state(&kind, &key).await? {
+                named.insert((kind, key), event);
+            }
+        }
+        Ok(named)
+    }
+
+    /// Adds rows of the caller's to what will become true with the events.
+    pub fn commit_mut(&mut self) -> Option<&mut Commit> {
+        self.commit.as_mut()
+    }
+
+    /// Makes true what was added. The lock travels inside the commit and opens when it is durable.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::Unavailable`] if the disk did not confirm; then nothing is true.
+    pub async fn leave(self) -> Result<Position, Error> {
+        let ledger = &self.rooms.house.ledger;
+        let Some(mut commit) = self.commit else { return Ok(ledger.position()) };
+        commit.put(&HEADS, &self.room, &self.head);
+        commit.hold(self.guard);
+        ledger.commit(commit).await
+    }
+}
+
+/// The membership a member event sets; `leave` if it is unreadable (a redacted one still has it).
+pub fn membership_of(pdu: &Pdu) -> MembershipState {
+    #[derive(Deserialize)]
+    struct Content {
+        membership: MembershipState,
+    }
+    debug_assert_eq!(pdu.kind, TimelineEventType::RoomMember);
+    serde_json::from_str::<Content>(pdu.content.get())
+        .map_or(MembershipState::Leave, |content| content.membership)
+}
+
+fn content_json(draft: &Draft) -> Result<Box<serde_json::value::RawValue>, Error> {
+    serde_json::value::to_raw_value(&draft.content).map_err(Error::internal)
+}
+
+/// A member event's content.
+pub(crate) fn member_content(
+    content: &appliance_model::ruma::events::room::member::RoomMemberEventContent,
+) -> Result<appliance_model::ruma::CanonicalJsonObject, Error> {
+    content_from(content)
+}

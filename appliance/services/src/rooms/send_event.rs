@@ -1,0 +1,64 @@
+//! `PUT /rooms/{roomId}/send/{eventType}/{txnId}` ([spec]): one person says one thing in one room.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid
+
+use appliance_ledger::keyspaces::TXNS;
+use appliance_ledger::rows::TxnRow;
+use appliance_model::ruma::api::client::message::send_message_event::v3::Request;
+use appliance_model::ruma::events::TimelineEventType;
+use appliance_model::ruma::{EventId, OwnedEventId};
+use appliance_model::{Caller, Error};
+
+use super::Rooms;
+use super::build::{Draft, content_of};
+
+impl Rooms {
+    /// Adds one message event to a room; returns when the event would survive a power cut.
+    ///
+    /// The event, its timeline place, the transaction ID, the outgoing federation work and the
+    /// audit entry are one commit: after a crash all of them exist or none does. Repeating `txn_id`
+    /// from the same device, room and event type returns the first event ID and writes nothing.
+    /// The limit is [`appliance_model::EVENT_BYTES_MAX`] bytes of canonical JSON.
+    ///
+    /// # Errors
+    ///
+    /// * [`appliance_model::Kind::NotFound`]: this server does not know the room.
+    /// * [`appliance_model::Kind::BadJson`]: the content is no canonical JSON object.
+    /// * [`appliance_model::Kind::TooLarge`]: the signed event exceeds the limit.
+    /// * [`appliance_model::Kind::Forbidden`]: the room's rules or the house policy refuse it. Only
+    ///   the refusal is recorded, in the audit trail.
+    /// * [`appliance_model::Kind::Unavailable`]: the disk did not confirm. Retrying with the same
+    ///   `txn_id` is safe.
+    pub async fn send_event(
+        &self,
+        caller: &Caller,
+        request: &Request,
+    ) -> Result<OwnedEventId, Error> {
+        let kind = request.event_type.to_string();
+        // Only one writer is inside a room at a time, so what we read below stays true.
+        let mut room = self.enter(&request.room_id).await?;
+        let txn = self.txn_digest(&[b"send", request.room_id.as_bytes(), kind.as_bytes()], request);
+        let txn_key = (caller.device, txn);
+        if let Some(row) = self.house.ledger.get(&TXNS, &txn_key).await? {
+            return EventId::parse(row.event_id).map_err(Error::internal);
+        }
+        let content = content_of(&request.body)?;
+        let draft = Draft {
+            at: request.timestamp,
+            ..Draft::message(caller.user_id.clone(), TimelineEventType::from(kind), content)
+        };
+        let txn_id = request.txn_id.to_string();
+        let event = room.add(draft, Some((caller.device, txn_id))).await?;
+        let row = TxnRow { event_id: event.event_id.to_string(), at_ms: self.house.clock.now_ms() };
+        if let Some(commit) = room.commit_mut() {
+            commit.put(&TXNS, &txn_key, &row);
+        }
+        room.leave().await?;
+        Ok(event.event_id.clone())
+    }
+
+    fn txn_digest(&self, path: &[&[u8]], request: &Request) -> appliance_ledger::Digest {
+        let parts = [path, &[request.txn_id.as_bytes()]].concat();
+        self.house.ledger.digest(&parts)
+    }
+}
