@@ -63,6 +63,7 @@ impl Clock for SystemClock {
 pub struct OsDice;
 
 impl Dice for OsDice {
+    #[expect(clippy::disallowed_methods, reason = "this is the door by which randomness comes in")]
     fn fill(&self, bytes: &mut [u8]) {
         // Without randomness there are no keys and no tokens: going on would be unsafe.
         getrandom::fill(bytes).expect("the operating system gives randomness");
