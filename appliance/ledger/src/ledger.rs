@@ -110,6 +110,13 @@ impl Ledger {
         self.0.lane.commit(commit).await
     }
 
+    /// Returns when everything queued before this call is on disk.
+    pub async fn drained(&self) {
+        // An empty commit takes its place behind all others.
+        let last = Commit::new(self.0.vault.clone(), Permit::housekeeping());
+        let _ = self.commit(last).await;
+    }
+
     /// A refusal is a fact too: it is chained and synced before the caller hears of it.
     pub async fn refuse(&self, denial: Denial) -> Error {
         let error = denial.error();

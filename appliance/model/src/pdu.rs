@@ -44,6 +44,8 @@ pub struct Pdu {
     pub spans: Spans,
     /// It failed the authorization rules on the events it names.
     pub rejected: bool,
+    /// The event names its room itself: all but the create events of room version 12 and later do.
+    pub names_room: bool,
 }
 
 /// Byte ranges in an event's JSON, so that the form for clients is cut out, not parsed again.
@@ -82,6 +84,8 @@ struct Parts<'a> {
     state_key: Option<&'a RawValue>,
     #[serde(borrow)]
     redacts: Option<&'a RawValue>,
+    #[serde(borrow)]
+    room_id: Option<&'a RawValue>,
     #[serde(default)]
     prev_events: Vec<OwnedEventId>,
     #[serde(default)]
@@ -151,6 +155,7 @@ impl Pdu {
             spans,
             json: json.clone(),
             rejected: false,
+            names_room: parts.room_id.is_some(),
         })
     }
 
@@ -175,7 +180,7 @@ impl ruma::state_res::Event for Pdu {
         &self.event_id
     }
     fn room_id(&self) -> Option<&RoomId> {
-        Some(&self.room_id)
+        self.names_room.then_some(&*self.room_id)
     }
     fn sender(&self) -> &UserId {
         &self.sender

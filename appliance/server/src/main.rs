@@ -3,6 +3,7 @@
 mod cli;
 mod conformance;
 mod health;
+mod keys;
 mod lifecycle;
 mod listen;
 mod net;

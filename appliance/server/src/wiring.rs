@@ -3,22 +3,33 @@
 //! Everything that the shell (listeners, lifecycle, command line) needs from the house is asked for
 //! here and nowhere else.
 
-use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
+use appliance_ledger::{Ledger, Openers};
+use appliance_model::ruma::{OwnedServerName, RoomVersionId, ServerName};
+use appliance_model::{OsDice, SystemClock};
+use appliance_services::sync::Waiters;
+use appliance_services::{Options, Registration, Services};
 use axum::Router;
+use tokio::sync::watch;
+
+pub use appliance_api::ClientAddr;
 
 use crate::conformance::Conformance;
+use crate::keys;
 use crate::lifecycle::Tasks;
-use crate::settings::Settings;
+use crate::settings::{RegistrationMode, Settings};
 
-/// The address of the person who asks, in the extensions of every request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientAddr(pub IpAddr);
+/// The lane ends when the last sender is gone; requests and jobs have ended before.
+const LANE_DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// The house: everything behind the listeners.
 pub struct House {
+    services: Arc<Services>,
     client: Router,
-    federation: Router,
+    lane_ended: watch::Receiver<bool>,
 }
 
 impl House {
@@ -28,11 +39,26 @@ impl House {
     ///
     /// A sentence for the administrator: what is wrong and what to do.
     pub async fn open(
-        _settings: &Settings,
-        _conformance: Option<&Conformance>,
-        _tasks: &Tasks,
+        settings: &Settings,
+        conformance: Option<&Conformance>,
+        tasks: &Tasks,
     ) -> Result<Self, String> {
-        Ok(Self { client: Router::new(), federation: Router::new() })
+        let server_name = server_name(settings)?;
+        let signing_key = keys::read_signing_key(&settings.server.signing_key_file)?;
+        let waiters = Arc::new(Waiters::default());
+        let (ledger, lane_ended) =
+            open_ledger(settings, &server_name, waiters.clone(), tasks).await?;
+        let house = Arc::new(appliance_services::House {
+            ledger,
+            clock: Arc::new(SystemClock),
+            dice: Arc::new(OsDice),
+            server_name,
+            signing_key,
+            options: options(settings, conformance)?,
+        });
+        let services = Arc::new(Services::new(house, waiters));
+        let (client, _) = appliance_api::router(services.clone());
+        Ok(Self { services, client, lane_ended })
     }
 
     /// What people's devices see.
@@ -42,20 +68,89 @@ impl House {
 
     /// What other servers see.
     pub fn federation(&self) -> Router {
-        self.federation.clone()
+        Router::new()
     }
 
     /// Whether requests can be answered now; the reason if not.
     pub async fn ready(&self) -> Result<(), String> {
-        Ok(())
+        if *self.lane_ended.borrow() {
+            Err("the store does not take writes".into())
+        } else {
+            Ok(())
+        }
     }
 
-    /// The last step: drains the lane and syncs. No request and no job runs any more.
+    /// The last step: what is in the lane is written. No request and no job runs any more.
     ///
     /// # Errors
     ///
     /// The store did not confirm; the next start checks it.
     pub async fn close(&self) -> Result<(), String> {
-        Ok(())
+        // Every answer that was given is on disk already; this waits for those nobody waits for.
+        let ledger = &self.services.house.ledger;
+        let drained = tokio::time::timeout(LANE_DRAIN_MAX, ledger.drained()).await;
+        drained.map_err(|_| "the store did not finish writing in time".to_owned())
     }
+}
+
+async fn open_ledger(
+    settings: &Settings,
+    server_name: &ServerName,
+    waiters: Arc<Waiters>,
+    tasks: &Tasks,
+) -> Result<(Ledger, watch::Receiver<bool>), String> {
+    let master_key = keys::read_master_key(&settings.store.master_key_file)?;
+    let folder: &Path = &settings.server.data_dir;
+    std::fs::create_dir_all(folder)
+        .map_err(|error| format!("cannot create the data folder {}: {error}", folder.display()))?;
+    let engine: Arc<dyn appliance_engine::Engine> = Arc::new(appliance_engine::Memory::default());
+    let openers = Openers {
+        server_name: server_name.as_str(),
+        master_key: &master_key,
+        clock: Arc::new(SystemClock),
+        dice: Arc::new(OsDice),
+        observer: waiters,
+        folder: Some(folder),
+    };
+    let opened = appliance_ledger::open(engine, openers).await;
+    let (ledger, lane) = opened.map_err(|error| error.to_string())?;
+    let (ended, lane_ended) = watch::channel(false);
+    tasks.spawn_vital("lane", async move {
+        if let Err(error) = lane.run().await {
+            tracing::error!(kind = "store.stopped", %error, "the store no longer takes writes");
+        }
+        ended.send_replace(true);
+    });
+    Ok((ledger, lane_ended))
+}
+
+fn server_name(settings: &Settings) -> Result<OwnedServerName, String> {
+    ServerName::parse(settings.server.name.as_str()).map_err(|error| {
+        format!(
+            "`server.name` is {:?}, which is no server name ({error}); set it to the part after \
+             the colon in your user IDs, e.g. \"hospital.example\"",
+            settings.server.name
+        )
+    })
+}
+
+fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Options, String> {
+    let version = conformance.map_or(&settings.rooms.default_version, |c| &c.default_room_version);
+    let default_room_version = RoomVersionId::try_from(version.as_str())
+        .map_err(|_| format!("`rooms.default_version` is {version:?}; use \"6\" to \"12\""))?;
+    let registration = match settings.registration.mode {
+        _ if conformance.is_some_and(|c| c.dummy_registration) => Registration::Open,
+        RegistrationMode::Closed => Registration::Closed,
+        RegistrationMode::Token => Registration::Token(
+            settings.registration.tokens.iter().map(|token| token.reveal().to_owned()).collect(),
+        ),
+    };
+    let url = &settings.server.public_base_url;
+    Ok(Options {
+        registration,
+        default_room_version,
+        public_base_url: (!url.is_empty()).then(|| url.clone()),
+        cheap_password_hash: conformance.is_some_and(|c| c.cheap_password_hash),
+        rate_limits: conformance.is_none_or(|c| !c.no_rate_limits),
+    })
 }

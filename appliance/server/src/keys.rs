@@ -1,0 +1,121 @@
+//! The two keys of a server, in files of their own: the master key that wraps the store's data keys,
+//! and the key that signs events.
+//!
+//! `master.key` is 32 bytes, raw or as Base64 text. `signing.key` is one line, `ed25519 VERSION
+//! BASE64`, where the Base64 is a PKCS#8 document. Both are created readable by the owner alone.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use appliance_ledger::SecretKey;
+use appliance_model::ruma::signatures::Ed25519KeyPair;
+use appliance_model::{Dice, OsDice};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
+
+/// A key version is what peers see beside each signature; six letters do not repeat by accident.
+const VERSION_LETTERS: usize = 6;
+
+/// Reads the master key.
+///
+/// # Errors
+///
+/// A sentence for the administrator.
+pub fn read_master_key(path: &Path) -> Result<SecretKey, String> {
+    let bytes = fs::read(path).map_err(|error| unreadable("master key", path, &error))?;
+    let text = || {
+        let text = std::str::from_utf8(&bytes).ok()?.trim().trim_end_matches('=');
+        SecretKey::from_bytes(&BASE64.decode(text).ok()?)
+    };
+    SecretKey::from_bytes(&bytes).or_else(text).ok_or_else(|| {
+        format!(
+            "the master key in {} is not 32 bytes: restore it from where it was kept at the \
+             installation; without it the store cannot be read",
+            path.display()
+        )
+    })
+}
+
+/// Makes a new master key.
+///
+/// # Errors
+///
+/// A sentence for the administrator; never overwrites a file.
+pub fn create_master_key(path: &Path) -> Result<(), String> {
+    create(path, SecretKey::random(&OsDice).expose())
+}
+
+/// Reads the signing key.
+///
+/// # Errors
+///
+/// A sentence for the administrator.
+pub fn read_signing_key(path: &Path) -> Result<Ed25519KeyPair, String> {
+    let text = fs::read_to_string(path).map_err(|error| unreadable("signing key", path, &error))?;
+    let mut words = text.split_whitespace();
+    let key = match (words.next(), words.next(), words.next()) {
+        (Some("ed25519"), Some(version), Some(document)) => BASE64
+            .decode(document.trim_end_matches('='))
+            .ok()
+            .and_then(|document| Ed25519KeyPair::from_der(&document, version.to_owned()).ok()),
+        _ => None,
+    };
+    key.ok_or_else(|| {
+        format!("the signing key in {} is not one; restore it from a backup", path.display())
+    })
+}
+
+/// Makes a new signing key.
+///
+/// # Errors
+///
+/// A sentence for the administrator; never overwrites a file.
+pub fn create_signing_key(path: &Path) -> Result<(), String> {
+    let version = OsDice.letters(VERSION_LETTERS);
+    let document = BASE64.encode(&*Ed25519KeyPair::generate());
+    create(path, format!("ed25519 a_{version} {document}\n").as_bytes())
+}
+
+fn create(path: &Path, content: &[u8]) -> Result<(), String> {
+    let write = || {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(content)?;
+        file.sync_all()
+    };
+    write().map_err(|error| format!("cannot create {}: {error}", path.display()))
+}
+
+fn unreadable(what: &str, path: &Path, error: &std::io::Error) -> String {
+    format!(
+        "cannot read the {what} {}: {error}. A new server gets its keys from `wardstone init`; an \
+         old one has them in its backup",
+        path.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_back_as_they_were_made_and_are_never_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let (master, signing) = (folder.path().join("m/master.key"), folder.path().join("s.key"));
+        create_master_key(&master).unwrap();
+        create_signing_key(&signing).unwrap();
+        let first = read_master_key(&master).unwrap();
+        assert_eq!(fs::read(&master).unwrap(), first.expose());
+        assert!(create_master_key(&master).is_err());
+        let key = read_signing_key(&signing).unwrap();
+        assert!(key.version().starts_with("a_"));
+        fs::write(&master, BASE64.encode(first.expose()) + "\n").unwrap();
+        assert_eq!(read_master_key(&master).unwrap().expose(), first.expose());
+        fs::write(&master, b"short").unwrap();
+        assert!(read_master_key(&master).unwrap_err().contains("32 bytes"));
+    }
+}
