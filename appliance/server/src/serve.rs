@@ -14,6 +14,8 @@ use crate::listen::connection::{Timeouts, TrustedProxies};
 use crate::listen::tls::{Certificate, Reload, TlsDoor};
 use crate::listen::{self, Listener};
 use crate::net::{Address, Socket};
+use crate::settings::layer::Origin;
+use crate::settings::load::Loaded;
 use crate::settings::{self, Limits, ListenerKind, Settings};
 use crate::wiring::House;
 
@@ -24,7 +26,7 @@ const CLIENT_SOCKET_MODE: u32 = 0o666;
 const CERTIFICATE_POLL: Duration = Duration::from_secs(5);
 
 /// Runs the server. Returns the exit code of the process.
-pub fn run(settings: &Settings, is_conformance: bool) -> ExitCode {
+pub fn run(loaded: &Loaded, is_conformance: bool) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -32,7 +34,7 @@ pub fn run(settings: &Settings, is_conformance: bool) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(serve(settings, is_conformance)) {
+    match runtime.block_on(serve(loaded, is_conformance)) {
         Ok(code) => code,
         Err(reason) => {
             tracing::error!(kind = "server.start_failed", reason, "cannot start");
@@ -42,10 +44,13 @@ pub fn run(settings: &Settings, is_conformance: bool) -> ExitCode {
     }
 }
 
-async fn serve(settings: &Settings, is_conformance: bool) -> Result<ExitCode, String> {
+async fn serve(loaded: &Loaded, is_conformance: bool) -> Result<ExitCode, String> {
+    let settings = &loaded.settings;
     let lifecycle = Lifecycle::new().map_err(|error| format!("signal handlers: {error}"))?;
     let tasks = lifecycle.tasks();
-    let conformance = is_conformance.then(|| Conformance::new(settings, false));
+    let conformance = is_conformance.then(|| {
+        Conformance::new(settings, loaded.origin("rooms.default_version") != Origin::Default)
+    });
     if conformance.is_some() {
         tasks.spawn_vital("conformance", conformance::warn_until(tasks.jobs().clone()));
     }
@@ -112,13 +117,6 @@ fn open_listener(
 ) -> Result<Listener, String> {
     let name = listener.kind.as_str();
     let address: Address = listener.address.parse()?;
-    if listener.tls.is_none() && !address.is_local() && !is_conformance {
-        return Err(format!(
-            "the {name} listener on {address} would speak plain HTTP to the network: add tls = {{ \
-             certificate_file = \"...\", key_file = \"...\" }}, or listen on 127.0.0.1 or a Unix \
-             socket behind a reverse proxy"
-        ));
-    }
     let socket = Socket::bind(&address, CLIENT_SOCKET_MODE)
         .map_err(|error| format!("cannot listen on {address}: {error}"))?;
     let tls = match &listener.tls {

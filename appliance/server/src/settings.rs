@@ -8,9 +8,10 @@
 //! Only this crate can name these types: `wiring` hands single values to constructors.
 
 pub mod check;
-pub mod example;
+pub mod layer;
 pub mod load;
 pub mod secret;
+pub mod shape;
 
 use std::path::PathBuf;
 

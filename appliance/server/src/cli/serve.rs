@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::serve;
+use crate::settings::load::{Sources, load};
 
 /// Run the server until it is told to stop.
 #[derive(clap::Args)]
@@ -21,13 +22,16 @@ pub struct Serve {
 impl Serve {
     /// Serves.
     pub fn run(self) -> ExitCode {
-        let settings = match crate::settings::load::load(self.config.as_deref()) {
-            Ok(settings) => settings,
-            Err(error) => {
-                eprintln!("wardstone: {error}");
+        let sources = Sources::of_this_process(self.config);
+        let loaded = match load(&sources, self.conformance) {
+            Ok(loaded) => loaded,
+            Err(problems) => {
+                for problem in problems {
+                    eprintln!("wardstone: {problem}");
+                }
                 return ExitCode::FAILURE;
             }
         };
-        serve::run(&settings, self.conformance)
+        serve::run(&loaded, self.conformance)
     }
 }

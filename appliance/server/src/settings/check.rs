@@ -1,1 +1,235 @@
+//! Judging settings as a whole: what the types cannot say.
 
+use std::net::IpAddr;
+use std::path::Path;
+
+use ruma::{RoomVersionId, ServerName};
+
+use super::{Listener, ListenerKind, RegistrationMode, Settings};
+use crate::net::Address;
+
+/// Room versions that this server can create.
+const ROOM_VERSIONS: [&str; 7] = ["6", "7", "8", "9", "10", "11", "12"];
+
+/// The smallest store that can hold a server.
+const MAP_BYTES_MIN: u64 = 64 * 1024 * 1024;
+
+/// Everything that is wrong: key and sentence.
+pub fn problems(settings: &Settings, is_conformance: bool) -> Vec<(String, String)> {
+    let mut check = Check { problems: Vec::new() };
+    check.server(settings);
+    check.listeners(settings, is_conformance);
+    check.limits(settings);
+    check.store(settings);
+    check.registration(settings);
+    check.media_and_rooms(settings);
+    check.rates(settings);
+    check.federation(settings);
+    check.log(settings);
+    check.problems
+}
+
+struct Check {
+    problems: Vec<(String, String)>,
+}
+
+impl Check {
+    fn wrong(&mut self, key: &str, message: impl Into<String>) {
+        self.problems.push((key.to_owned(), message.into()));
+    }
+
+    fn require(&mut self, holds: bool, key: &str, message: &str) {
+        if !holds {
+            self.wrong(key, message);
+        }
+    }
+
+    fn within(&mut self, key: &str, value: u64, min: u64, max: u64) {
+        if value < min || value > max {
+            self.wrong(key, format!("{value} is not between {min} and {max}"));
+        }
+    }
+
+    fn server(&mut self, settings: &Settings) {
+        let server = &settings.server;
+        if server.name.is_empty() {
+            self.wrong(
+                "server.name",
+                "is not set: write the name that follows the colon in user IDs, such as \
+                 \"hospital.example\"; it cannot be changed later",
+            );
+        } else if let Err(error) = <&ServerName>::try_from(server.name.as_str()) {
+            self.wrong("server.name", format!("\"{}\" is not a server name: {error}", server.name));
+        }
+        let url = &server.public_base_url;
+        if !url.is_empty() && !is_base_url(url) {
+            let message =
+                format!("\"{url}\" is not a URL such as \"https://matrix.hospital.example\"");
+            self.wrong("server.public_base_url", message);
+        }
+        self.require(server.data_dir.is_absolute(), "server.data_dir", "is not a path");
+        for (index, proxy) in server.trusted_proxies.iter().enumerate() {
+            if proxy != "unix" && proxy.parse::<IpAddr>().is_err() {
+                let key = format!("server.trusted_proxies[{index}]");
+                self.wrong(&key, format!("\"{proxy}\" is neither an IP address nor \"unix\""));
+            }
+        }
+        self.within("server.drain_ms", server.drain_ms, 0, 600_000);
+    }
+
+    fn listeners(&mut self, settings: &Settings, is_conformance: bool) {
+        let listeners = &settings.listeners;
+        let has_client = listeners.iter().any(|l| l.kind == ListenerKind::Client);
+        self.require(has_client, "listeners", "no listener has kind = \"client\"");
+        for (index, listener) in listeners.iter().enumerate() {
+            let key = format!("listeners[{index}]");
+            if listeners[..index].iter().any(|other| other.address == listener.address) {
+                self.wrong(&key, format!("{} is taken by another listener", listener.address));
+            }
+            match listener.address.parse::<Address>() {
+                Err(message) => self.wrong(&format!("{key}.address"), message),
+                Ok(address) => {
+                    if let Err(message) = may_listen(listener, &address, is_conformance) {
+                        self.wrong(&key, message);
+                    }
+                }
+            }
+        }
+    }
+
+    fn limits(&mut self, settings: &Settings) {
+        let limits = &settings.limits;
+        let day_ms = 86_400_000;
+        for (key, value) in [
+            ("limits.handshake_ms", limits.handshake_ms),
+            ("limits.header_ms", limits.header_ms),
+            ("limits.body_ms", limits.body_ms),
+            ("limits.idle_ms", limits.idle_ms),
+            ("limits.request_ms", limits.request_ms),
+        ] {
+            self.within(key, value, 100, day_ms);
+        }
+        let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+        self.within("limits.connections_max", count(limits.connections_max), 1, 1_000_000);
+        let per_ip = count(limits.connections_per_ip_max);
+        self.within("limits.connections_per_ip_max", per_ip, 1, 1_000_000);
+        self.within("limits.header_bytes_max", count(limits.header_bytes_max), 8_192, 1_048_576);
+        // An event of 64 KiB must fit, with room for escapes.
+        self.within("limits.body_bytes_max", count(limits.body_bytes_max), 262_144, 1 << 30);
+    }
+
+    fn store(&mut self, settings: &Settings) {
+        let (store, data_dir) = (&settings.store, &settings.server.data_dir);
+        self.within("store.map_bytes_max", store.map_bytes_max, MAP_BYTES_MIN, 1 << 46);
+        self.require(
+            !store.master_key_file.as_os_str().is_empty(),
+            "store.master_key_file",
+            "is not set: name a file of 32 bytes outside the data folder, or pass the systemd \
+             credential \"master_key\"",
+        );
+        self.require(
+            !is_inside(&store.master_key_file, data_dir),
+            "store.master_key_file",
+            "is inside server.data_dir: whoever copies the data would have the key to it; keep \
+             the key elsewhere",
+        );
+    }
+
+    fn registration(&mut self, settings: &Settings) {
+        let registration = &settings.registration;
+        let needs_token = registration.mode == RegistrationMode::Token;
+        self.require(
+            !needs_token || !registration.tokens.is_empty(),
+            "registration.tokens",
+            "is empty, but registration.mode is \"token\": nobody could register",
+        );
+        // "Tokens … opaque string … 0-9A-Za-z._~-, length 1 to 64": client-server API,
+        // m.login.registration_token.
+        let is_token = |token: &str| {
+            (1..=64).contains(&token.len())
+                && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"._~-".contains(&b))
+        };
+        for (index, token) in registration.tokens.iter().enumerate() {
+            let key = format!("registration.tokens[{index}]");
+            let message = "is not 1 to 64 characters of A-Z a-z 0-9 . _ ~ -";
+            self.require(is_token(token.reveal()), &key, message);
+        }
+    }
+
+    fn media_and_rooms(&mut self, settings: &Settings) {
+        let media = &settings.media;
+        // 100 years: as long as a hospital keeps anything.
+        self.within("media.ttl_ms", media.ttl_ms, 1_000, 3_155_760_000_000);
+        self.within("media.unused_ms", media.unused_ms, 1_000, 604_800_000);
+        self.within("media.upload_bytes_max", media.upload_bytes_max, 1, 4 << 30);
+        self.within("media.pixels_max", media.pixels_max, 1, 1_000_000_000);
+        let version = settings.rooms.default_version.as_str();
+        let is_known = RoomVersionId::try_from(version).is_ok() && ROOM_VERSIONS.contains(&version);
+        let message = format!("\"{version}\" is not one of {}", ROOM_VERSIONS.join(", "));
+        self.require(is_known, "rooms.default_version", &message);
+    }
+
+    fn rates(&mut self, settings: &Settings) {
+        let rates = &settings.rate_limits;
+        for (key, rate) in [
+            ("rate_limits.message", rates.message),
+            ("rate_limits.login", rates.login),
+            ("rate_limits.failed_login", rates.failed_login),
+            ("rate_limits.registration", rates.registration),
+            ("rate_limits.room", rates.room),
+            ("rate_limits.media", rates.media),
+        ] {
+            let is_rate = rate.per_second.is_finite() && rate.per_second > 0.0 && rate.burst > 0;
+            self.require(is_rate, key, "per_second and burst must be more than nothing");
+        }
+    }
+
+    fn federation(&mut self, settings: &Settings) {
+        let federation = &settings.federation;
+        for (index, name) in federation.allowed_servers.iter().enumerate() {
+            if let Err(error) = <&ServerName>::try_from(name.as_str()) {
+                let key = format!("federation.allowed_servers[{index}]");
+                self.wrong(&key, format!("\"{name}\" is not a server name: {error}"));
+            }
+        }
+    }
+
+    fn log(&mut self, settings: &Settings) {
+        let level = &settings.log.level;
+        if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(level) {
+            self.wrong("log.level", format!("\"{level}\" is not a log level: {error}"));
+        }
+    }
+}
+
+/// Whether a listener may be opened where it says.
+fn may_listen(listener: &Listener, address: &Address, is_conformance: bool) -> Result<(), String> {
+    if is_conformance || address.is_local() || matches!(address, Address::Systemd(_)) {
+        return Ok(());
+    }
+    if listener.kind == ListenerKind::Metrics {
+        return Err(format!(
+            "{address} is not on this machine: metrics tell strangers too much; listen on \
+             127.0.0.1 or a Unix socket"
+        ));
+    }
+    if listener.tls.is_none() {
+        return Err(format!(
+            "{address} would speak plain HTTP to the network: add tls = {{ certificate_file = \
+             \"...\", key_file = \"...\" }}, or listen on 127.0.0.1 or a Unix socket behind a \
+             reverse proxy"
+        ));
+    }
+    Ok(())
+}
+
+fn is_inside(path: &Path, dir: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    path.starts_with(dir) || real(path).starts_with(real(dir))
+}
+
+fn is_base_url(url: &str) -> bool {
+    let Ok(uri) = url.parse::<http::Uri>() else { return false };
+    let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+    is_http && uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none()
+}
