@@ -1,15 +1,31 @@
 //! The command line: one file per command.
 
+mod config;
+pub mod exit;
+pub mod out;
 mod serve;
 mod version;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+
+use crate::settings::layer::Problem;
 
 /// Wardstone: the Matrix homeserver a hospital runs on its own machines.
 #[derive(Parser)]
-#[command(name = "wardstone", version)]
+#[command(
+    name = "wardstone",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes:\n  0  done\n  1  it did not work; the reason is on standard error\n  \
+                  2  the arguments or the settings are wrong\n  3  the server does not answer on \
+                  its admin socket\n  4  the store is damaged\n\nFirst steps:\n  wardstone \
+                  quickstart                     a server to try, on this machine only\n  wardstone \
+                  init --name hospital.example   prepare a server to keep\n  wardstone config check\n  \
+                  wardstone serve"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -18,13 +34,35 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Config(config::Config),
     Version(version::Version),
+}
+
+/// Arguments of every command that reads the settings.
+#[derive(Args)]
+pub struct Common {
+    /// The settings file; `conf.d/*.toml` beside it is read too.
+    /// [default: /etc/wardstone/wardstone.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Runs what the arguments ask for.
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(command) => command.run(),
+        Command::Config(command) => command.run(),
         Command::Version(command) => command.run(),
+    }
+}
+
+/// Lists what is wrong with the settings on standard error.
+fn print_problems(problems: &[Problem]) {
+    for problem in problems {
+        out::trouble(&problem.to_string());
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -159,6 +160,7 @@ impl Lifecycle {
     /// Calls `reload` on SIGHUP. Returns when requests and jobs are gone.
     pub async fn run(mut self, drain: Duration, reload: impl Fn()) -> ExitCode {
         notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
+        tracing::info!(kind = "server.ready", "ready");
         self.tasks.spawn_vital("watchdog", watchdog(self.tasks.inner.jobs.clone()));
         let stop = self.wait_for_stop(&reload).await;
         notify(&[NotifyState::Stopping, NotifyState::Status("finishing requests in flight")]);
@@ -214,6 +216,24 @@ impl Lifecycle {
         inner.requests.wait().await;
         inner.jobs_tracker.wait().await;
     }
+}
+
+/// Starts a thread for work that blocks by nature; whoever asks for it joins it.
+///
+/// # Errors
+///
+/// The operating system gives no thread.
+pub fn start_thread(
+    name: &str,
+    work: impl FnOnce() + Send + 'static,
+) -> io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(work)
+}
+
+/// The moment from which deadlines are counted. Not the time of day: it never steps back.
+#[expect(clippy::disallowed_methods, reason = "a deadline needs tokio's clock, which tests pause")]
+pub fn moment() -> Instant {
+    Instant::now()
 }
 
 /// Tells systemd twice per period that the runtime still turns.

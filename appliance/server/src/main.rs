@@ -6,6 +6,8 @@ mod health;
 mod keys;
 mod lifecycle;
 mod listen;
+mod log;
+mod metrics;
 mod net;
 mod serve;
 mod settings;
@@ -17,7 +19,7 @@ fn main() -> ExitCode {
     // First of all: whoever asks rustls for a provider later must find this one.
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     if provider.install_default().is_err() {
-        eprintln!("wardstone: another TLS provider was installed first");
+        cli::out::trouble("another TLS provider was installed first");
         return ExitCode::FAILURE;
     }
     cli::run()

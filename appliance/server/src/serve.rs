@@ -4,8 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-
+use crate::cli::out;
 use crate::conformance::{self, Conformance};
 use crate::health;
 use crate::lifecycle::Lifecycle;
@@ -13,6 +12,8 @@ use crate::listen::caps::Caps;
 use crate::listen::connection::{Timeouts, TrustedProxies};
 use crate::listen::tls::{Certificate, Reload, TlsDoor};
 use crate::listen::{self, Listener};
+use crate::log;
+use crate::metrics::Metrics;
 use crate::net::{Address, Socket};
 use crate::settings::layer::Origin;
 use crate::settings::load::Loaded;
@@ -27,18 +28,25 @@ const CERTIFICATE_POLL: Duration = Duration::from_secs(5);
 
 /// Runs the server. Returns the exit code of the process.
 pub fn run(loaded: &Loaded, is_conformance: bool) -> ExitCode {
+    // Dropped last, so that everything said below is written.
+    let _log = match log::start(&loaded.settings.log) {
+        Ok(log) => log,
+        Err(reason) => {
+            out::trouble(&reason);
+            return ExitCode::FAILURE;
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("wardstone: cannot start the runtime: {error}");
+            out::trouble(&format!("cannot start the runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(serve(loaded, is_conformance)) {
         Ok(code) => code,
         Err(reason) => {
-            tracing::error!(kind = "server.start_failed", reason, "cannot start");
-            eprintln!("wardstone: {reason}");
+            tracing::error!(kind = "server.start_failed", "{reason}");
             ExitCode::FAILURE
         }
     }
@@ -48,6 +56,8 @@ async fn serve(loaded: &Loaded, is_conformance: bool) -> Result<ExitCode, String
     let settings = &loaded.settings;
     let lifecycle = Lifecycle::new().map_err(|error| format!("signal handlers: {error}"))?;
     let tasks = lifecycle.tasks();
+    let metrics = Metrics::install()?;
+    tasks.spawn_vital("metrics", metrics.clone().upkeep(tasks.jobs().clone()));
     let conformance = is_conformance.then(|| {
         Conformance::new(settings, loaded.origin("rooms.default_version") != Origin::Default)
     });
@@ -62,7 +72,7 @@ async fn serve(loaded: &Loaded, is_conformance: bool) -> Result<ExitCode, String
         proxies: Arc::new(TrustedProxies::default()),
     };
     let mut certificates = Vec::new();
-    for listener in open_listeners(settings, is_conformance, &house, &mut certificates)? {
+    for listener in open_listeners(settings, &metrics, &house, &mut certificates)? {
         let name = listener.name;
         tracing::info!(kind = "listener.open", listener = name, address = %listener.socket.address,
             tls = listener.tls.is_some(), "listening");
@@ -98,20 +108,20 @@ fn report(reload: &Reload) {
 
 fn open_listeners(
     settings: &Settings,
-    is_conformance: bool,
+    metrics: &Metrics,
     house: &Arc<House>,
     certificates: &mut Vec<Arc<Certificate>>,
 ) -> Result<Vec<Listener>, String> {
     let mut listeners = Vec::new();
     for listener in &settings.listeners {
-        listeners.push(open_listener(listener, is_conformance, house, certificates)?);
+        listeners.push(open_listener(listener, metrics, house, certificates)?);
     }
     Ok(listeners)
 }
 
 fn open_listener(
     listener: &settings::Listener,
-    is_conformance: bool,
+    metrics: &Metrics,
     house: &Arc<House>,
     certificates: &mut Vec<Arc<Certificate>>,
 ) -> Result<Listener, String> {
@@ -130,7 +140,7 @@ fn open_listener(
     let router = match listener.kind {
         ListenerKind::Client => house.client(),
         ListenerKind::Federation => house.federation(),
-        ListenerKind::Metrics => Router::new(),
+        ListenerKind::Metrics => metrics.router(),
     };
     let router = router.merge(health::router(house.clone()));
     Ok(Listener { name, socket, tls, router })

@@ -7,9 +7,15 @@ use crate::serve;
 use crate::settings::load::{Sources, load};
 
 /// Run the server until it is told to stop.
+///
+/// SIGTERM or SIGINT stops it: no new connections, requests in flight finish, then the store closes.
+/// SIGHUP reads the certificates again.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  wardstone serve\n  wardstone serve --config \
+                        ./wardstone-data/wardstone.toml")]
 pub struct Serve {
-    /// The settings file. `conf.d/*.toml` beside it is read too.
+    /// The settings file; `conf.d/*.toml` beside it is read too.
+    /// [default: /etc/wardstone/wardstone.toml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -22,16 +28,12 @@ pub struct Serve {
 impl Serve {
     /// Serves.
     pub fn run(self) -> ExitCode {
-        let sources = Sources::of_this_process(self.config);
-        let loaded = match load(&sources, self.conformance) {
-            Ok(loaded) => loaded,
+        match load(&Sources::of_this_process(self.config), self.conformance) {
+            Ok(loaded) => serve::run(&loaded, self.conformance),
             Err(problems) => {
-                for problem in problems {
-                    eprintln!("wardstone: {problem}");
-                }
-                return ExitCode::FAILURE;
+                super::print_problems(&problems);
+                super::exit::BAD_SETTINGS.into()
             }
-        };
-        serve::run(&loaded, self.conformance)
+        }
     }
 }

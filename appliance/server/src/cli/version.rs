@@ -15,9 +15,9 @@ impl Version {
     pub fn run(self) -> ExitCode {
         let version = env!("CARGO_PKG_VERSION");
         if self.json {
-            println!("{}", serde_json::json!({ "name": "wardstone", "version": version }));
+            super::out::json(&serde_json::json!({ "name": "wardstone", "version": version }));
         } else {
-            println!("wardstone {version}");
+            super::out::line(&format!("wardstone {version}"));
         }
         ExitCode::SUCCESS
     }

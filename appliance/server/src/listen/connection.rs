@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::ServiceExt;
 
-use crate::lifecycle::Tasks;
+use crate::lifecycle::{Tasks, moment};
 use crate::net::Peer;
 use crate::wiring::ClientAddr;
 
@@ -143,7 +143,7 @@ enum Phase {
 impl Activity {
     fn new() -> Self {
         // A new connection owes us a head at once.
-        let state = State { in_flight: 0, since: Instant::now(), phase: Phase::Head, is_h2: false };
+        let state = State { in_flight: 0, since: moment(), phase: Phase::Head, is_h2: false };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -156,7 +156,7 @@ impl Activity {
     fn bytes_read(&self) {
         self.change(|state| {
             if state.phase == Phase::Idle && !state.is_h2 {
-                (state.phase, state.since) = (Phase::Head, Instant::now());
+                (state.phase, state.since) = (Phase::Head, moment());
             }
         });
     }
@@ -166,7 +166,7 @@ impl Activity {
             state.is_h2 = version == Version::HTTP_2;
             state.in_flight += 1;
             if state.phase != Phase::Busy {
-                (state.phase, state.since) = (Phase::Busy, Instant::now());
+                (state.phase, state.since) = (Phase::Busy, moment());
             }
         });
     }
@@ -175,7 +175,7 @@ impl Activity {
         self.change(|state| {
             state.in_flight -= 1;
             if state.in_flight == 0 {
-                (state.phase, state.since) = (Phase::Idle, Instant::now());
+                (state.phase, state.since) = (Phase::Idle, moment());
             }
         });
     }
