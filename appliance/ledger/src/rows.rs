@@ -230,9 +230,10 @@ pub struct MembershipRow {
     /// The user has forgotten the room.
     #[n(3)]
     pub forgotten: bool,
-    /// The membership before, and since when, if it was `join`: what a leaver may still read.
+    /// The position since which the membership is what it is; changes of name or picture do not
+    /// move it.
     #[n(4)]
-    pub joined_before: bool,
+    pub since: u64,
 }
 
 /// What a transaction ID answered.

@@ -221,14 +221,16 @@ impl<'a> OpenRoom<'a> {
                 .saturating_sub(u64::from(old_code == Some(code)));
         }
         if self.rooms.house.is_ours(&user_id) {
-            let (room, joined_before) = (self.room, old_code == Some(membership::JOIN));
+            let room = self.room;
+            let known = ledger.get(&USER_ROOMS, &(user, room)).await?;
+            let since = known.filter(|row| row.membership == new_code).map(|row| row.since);
             commit.stamp(move |position, rows| {
                 let row = MembershipRow {
                     membership: new_code,
                     position: position.0,
                     event: number.0,
                     forgotten: false,
-                    joined_before,
+                    since: since.unwrap_or(position.0),
                 };
                 rows.put(&USER_ROOMS, &(user, room), &row);
             });

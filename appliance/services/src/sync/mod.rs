@@ -1,5 +1,7 @@
 //! What is new for whom, and waiting for it.
 use crate::house::House;
+pub mod token;
+
 use std::sync::Arc;
 /// Those who wait.
 #[derive(Default)]
