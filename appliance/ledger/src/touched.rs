@@ -11,14 +11,14 @@ pub struct Touched {
     pub receipts: Vec<RoomNid>,
     /// Users with something of their own: account data, invites, memberships, device counts.
     pub users: Vec<UserNid>,
-    /// Devices with new to-device messages.
-    pub devices: Vec<DeviceNid>,
+    /// Devices with new to-device messages or changed key counts, with their owners.
+    pub devices: Vec<(UserNid, DeviceNid)>,
     /// Local users who joined (`true`) or left a room.
     pub memberships: Vec<(UserNid, RoomNid, bool)>,
     /// Users whose device lists or cross-signing keys changed.
     pub device_lists: Vec<UserNid>,
-    /// Sessions that ended: their waiting requests end too.
-    pub ended_devices: Vec<DeviceNid>,
+    /// Sessions that ended, with their owners: their waiting requests end too.
+    pub ended_devices: Vec<(UserNid, DeviceNid)>,
 }
 
 /// Hears of each commit once it is durable and published, in order, before its caller is answered.
