@@ -9,6 +9,8 @@ pub mod client_event;
 mod doors;
 mod house;
 pub mod rooms;
+#[cfg(test)]
+mod scenario;
 pub mod sync;
 
 use std::sync::Arc;

@@ -62,3 +62,39 @@ impl Rooms {
         self.house.ledger.digest(&parts)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use appliance_model::Kind;
+
+    use crate::scenario::{Ward, text};
+
+    /// A nurse's phone loses the answer, not the message: the retry must not say it twice.
+    #[tokio::test]
+    async fn a_retry_after_a_power_cut_sends_once() {
+        let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+        let room = ward.room_of(&[&nurse, &doctor]).await;
+        let request = text(&room, "txn-1", "Bed 4 is free");
+        let first = ward.services.rooms.send_event(&nurse, &request).await.unwrap();
+        let entries = ward.audit().await;
+
+        let ward = ward.power_cut_and_restart().await;
+        assert_eq!(ward.audit().await, entries, "what was acknowledged is still there");
+        let again = ward.services.rooms.send_event(&nurse, &request).await.unwrap();
+
+        assert_eq!(first, again);
+        assert_eq!(ward.audit().await, entries, "the retry wrote nothing");
+        let other = ward.services.rooms.send_event(&doctor, &request).await.unwrap();
+        assert_ne!(first, other, "a transaction ID belongs to one device");
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_refused_and_only_the_audit_trail_remembers() {
+        let (ward, [nurse, visitor]) = Ward::with_members(["nurse", "visitor"]).await;
+        let room = ward.room(&nurse).await;
+        let refused = ward.services.rooms.send_event(&visitor, &text(&room, "t", "hello")).await;
+
+        assert_eq!(refused.unwrap_err().kind, Kind::Forbidden);
+        assert_eq!(ward.audit().await.last().unwrap(), "event.refused @visitor:hospital.example");
+    }
+}

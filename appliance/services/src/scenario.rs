@@ -1,0 +1,244 @@
+//! A ward to play scenes in: services on the memory engine, a clock that stands still until moved,
+//! seeded dice, and a power switch.
+
+#![cfg(test)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use appliance_engine::Memory;
+use appliance_ledger::keyspaces::{ACCOUNTS, AUDIT, DEVICES};
+use appliance_ledger::{Direction, Openers, SecretKey};
+use appliance_model::ruma::api::client::message::send_message_event;
+use appliance_model::ruma::api::client::room::create_room;
+use appliance_model::ruma::events::room::member::MembershipState;
+use appliance_model::ruma::serde::Raw;
+use appliance_model::ruma::signatures::Ed25519KeyPair;
+use appliance_model::ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId,
+    UInt, UserId,
+};
+use appliance_model::{Caller, Clock, DeviceNid, Dice, Role};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::accounts::{NewAccount, NewSession};
+use crate::rooms::Move;
+use crate::sync::Waiters;
+use crate::{House, Options, Registration, Services};
+
+/// The server's name in every scene.
+pub const SERVER: &str = "hospital.example";
+
+/// A clock that moves when told.
+#[derive(Debug)]
+pub struct StillClock(AtomicU64);
+
+impl StillClock {
+    /// Lets `ms` milliseconds pass.
+    pub fn pass_ms(&self, ms: u64) {
+        self.0.fetch_add(ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for StillClock {
+    fn now(&self) -> MilliSecondsSinceUnixEpoch {
+        MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.0.load(Ordering::SeqCst)))
+    }
+}
+
+/// Dice that fall the same way for the same seed. Not fit for anything but tests.
+#[derive(Debug)]
+pub struct SeededDice(AtomicU64);
+
+impl Dice for SeededDice {
+    fn fill(&self, bytes: &mut [u8]) {
+        for chunk in bytes.chunks_mut(8) {
+            // SplitMix64.
+            let mut mixed = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst);
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            chunk.copy_from_slice(&(mixed ^ (mixed >> 31)).to_be_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+/// A house with people in it.
+pub struct Ward {
+    /// What is tried.
+    pub services: Arc<Services>,
+    /// Its time.
+    pub clock: Arc<StillClock>,
+    engine: Arc<Memory>,
+    keys: Keys,
+    /// The lane lives as long as the ward.
+    _lane: JoinSet<()>,
+}
+
+#[derive(Clone)]
+struct Keys {
+    dice: Arc<SeededDice>,
+    master: SecretKey,
+    /// A PKCS#8 document.
+    signing: Vec<u8>,
+    room_version: RoomVersionId,
+}
+
+impl Ward {
+    /// An empty ward whose rooms have the version this server creates by default.
+    pub async fn new() -> Self {
+        Self::of_version(RoomVersionId::V11).await
+    }
+
+    /// An empty ward with another default room version.
+    pub async fn of_version(room_version: RoomVersionId) -> Self {
+        let dice = Arc::new(SeededDice(AtomicU64::new(1)));
+        let keys = Keys {
+            master: SecretKey::random(&*dice),
+            dice,
+            signing: Ed25519KeyPair::generate().to_vec(),
+            room_version,
+        };
+        let clock = Arc::new(StillClock(AtomicU64::new(1_700_000_000_000)));
+        Self::open(Arc::new(Memory::new()), clock, keys).await
+    }
+
+    /// A ward with these people, by local part.
+    pub async fn with_members<const N: usize>(names: [&str; N]) -> (Self, [Caller; N]) {
+        let ward = Self::new().await;
+        let callers = ward.members(names).await;
+        (ward, callers)
+    }
+
+    /// Makes accounts for these people.
+    pub async fn members<const N: usize>(&self, names: [&str; N]) -> [Caller; N] {
+        let mut callers = Vec::with_capacity(N);
+        for name in names {
+            callers.push(self.member(name).await);
+        }
+        callers.try_into().unwrap()
+    }
+
+    /// Makes an account without a password and signs it in on one device.
+    pub async fn member(&self, name: &str) -> Caller {
+        let new = NewAccount { localpart: Some(name.to_owned()), ..NewAccount::default() };
+        let session = NewSession::default();
+        let made = self.services.accounts.create_account(new, Some(session)).await;
+        let (user_id, session) = made.unwrap();
+        let ledger = &self.services.house.ledger;
+        let user = ledger.user(&user_id).await.unwrap().unwrap();
+        let device_id = session.unwrap().device_id;
+        let device = ledger.get(&DEVICES, &(user, device_id.to_string())).await.unwrap().unwrap();
+        assert!(ledger.get(&ACCOUNTS, &user).await.unwrap().is_some());
+        let device = DeviceNid(device.device);
+        Caller { user_id, user, device_id, device, role: Role::User }
+    }
+
+    async fn open(engine: Arc<Memory>, clock: Arc<StillClock>, keys: Keys) -> Self {
+        let waiters = Arc::new(Waiters::default());
+        let openers = Openers {
+            server_name: SERVER,
+            master_key: &keys.master,
+            clock: clock.clone(),
+            dice: keys.dice.clone(),
+            observer: waiters.clone(),
+            folder: None,
+        };
+        let (ledger, lane) = appliance_ledger::open(engine.clone(), openers).await.unwrap();
+        let mut running = JoinSet::new();
+        running.spawn(async move {
+            // A lane that stops at a power cut is part of the scene.
+            let _ = lane.run().await;
+        });
+        let house = Arc::new(House {
+            ledger,
+            clock: clock.clone(),
+            dice: keys.dice.clone(),
+            server_name: OwnedServerName::try_from(SERVER).unwrap(),
+            signing_key: Ed25519KeyPair::from_der(&keys.signing, "a_1".to_owned()).unwrap(),
+            options: Options {
+                registration: Registration::Open,
+                default_room_version: keys.room_version.clone(),
+                public_base_url: None,
+                cheap_password_hash: true,
+                rate_limits: false,
+            },
+        });
+        let services = Arc::new(Services::new(house, waiters));
+        Self { services, clock, engine, keys, _lane: running }
+    }
+
+    /// The power goes and comes back. What was answered is still there.
+    pub async fn power_cut_and_restart(self) -> Self {
+        let engine = Arc::new(self.engine.power_cut());
+        Self::open(engine, self.clock, self.keys).await
+    }
+
+    /// A private room of the version this ward creates.
+    pub async fn room(&self, creator: &Caller) -> OwnedRoomId {
+        self.room_as(creator, json!({})).await
+    }
+
+    /// A room as this body of `/createRoom` asks.
+    pub async fn room_as(&self, creator: &Caller, body: Value) -> OwnedRoomId {
+        let request = create_request(body);
+        self.services.rooms.create_room(creator, &request).await.unwrap()
+    }
+
+    /// A room with these people joined, the first as its creator.
+    pub async fn room_of(&self, people: &[&Caller]) -> OwnedRoomId {
+        let room_id = self.room(people[0]).await;
+        for person in &people[1..] {
+            self.set(people[0], &room_id, &person.user_id, MembershipState::Invite).await;
+            self.set(person, &room_id, &person.user_id, MembershipState::Join).await;
+        }
+        room_id
+    }
+
+    /// Changes a membership, which must succeed.
+    pub async fn set(&self, by: &Caller, room: &RoomId, target: &UserId, to: MembershipState) {
+        let change = Move { target, to, reason: None };
+        self.services.rooms.move_member(by, room, change).await.unwrap();
+    }
+
+    /// Says `body`, which must succeed, under a transaction ID of its own.
+    pub async fn say(&self, who: &Caller, room: &RoomId, body: &str) -> String {
+        let txn_id = self.keys.dice.letters(12);
+        let sent = self.services.rooms.send_event(who, &text(room, &txn_id, body)).await;
+        sent.unwrap().to_string()
+    }
+
+    /// What the audit trail says, oldest first.
+    pub async fn audit(&self) -> Vec<String> {
+        let view = self.services.house.ledger.view().await.unwrap();
+        let (rows, _) = view.scan(&AUDIT, &(), Direction::Forward, 10_000).await.unwrap();
+        rows.into_iter()
+            .flat_map(|(_, row)| row.facts)
+            .map(|fact| format!("{} {}", fact.verb, fact.who))
+            .collect()
+    }
+}
+
+/// `PUT /rooms/{roomId}/send/m.room.message/{txnId}` with a text.
+pub fn text(room_id: &RoomId, txn_id: &str, body: &str) -> send_message_event::v3::Request {
+    let content = json!({ "msgtype": "m.text", "body": body });
+    send_message_event::v3::Request::new_raw(
+        room_id.to_owned(),
+        txn_id.into(),
+        "m.room.message".into(),
+        Raw::from_json_string(content.to_string()).unwrap(),
+    )
+}
+
+/// `POST /createRoom` with this body.
+pub fn create_request(body: Value) -> create_room::v3::Request {
+    use appliance_model::ruma::api::IncomingRequestExt;
+    let body = body.to_string();
+    let request = http::Request::post("/").body(body.as_bytes()).unwrap();
+    create_room::v3::Request::try_from_http_request(request, &[] as &[&str]).unwrap()
+}
+
+/// The user ID of a local part on this server.
+pub fn user_id(name: &str) -> OwnedUserId {
+    UserId::parse(format!("@{name}:{SERVER}")).unwrap()
+}
