@@ -1,0 +1,311 @@
+// One device of one person, played by matrix-js-sdk with its Rust cryptography in WebAssembly, and
+// led by the acceptance suite.
+//
+// Reads one JSON command a line from standard input and answers each with one JSON line on standard
+// output (README.md lists the commands). Everything the SDK prints goes to standard error.
+
+import "./runtime.mjs";
+
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { createInterface } from "node:readline";
+
+import { Attachment, EncryptedAttachment } from "@matrix-org/matrix-sdk-crypto-wasm";
+import {
+    ClientEvent,
+    EventType,
+    MsgType,
+    RoomEvent,
+    SyncState,
+    createClient,
+} from "matrix-js-sdk";
+import { CryptoEvent, VerificationPhase, VerifierEvent, decodeRecoveryKey } from "matrix-js-sdk/lib/crypto-api/index.js";
+import { logger } from "matrix-js-sdk/lib/logger.js";
+
+logger.setLevel?.(process.env.DRIVER_LOG ?? "warn", false);
+
+// How long one command may wait for something to arrive. It bounds a hang; nothing measures it.
+const WAIT_MS = 120_000;
+const LOOK_AGAIN_MS = 100;
+const POLL_MS = 10_000;
+
+class Driver {
+    client = null;
+    password = null;
+    recoveryKey = null;
+    requests = [];
+    request = null;
+    sas = null;
+    redacted = new Set();
+    keysToBackUp = null;
+
+    // Entering and leaving
+
+    async register({ base_url, user, password }) {
+        const door = createClient({ baseUrl: base_url });
+        const wanted = { username: user, password, initial_device_display_name: "js" };
+        // As a client does: ask first, learn the session and the stages, then answer them.
+        const session = await door.registerRequest(wanted).then(
+            () => fail("registration asked for nothing"),
+            (error) => error.data?.session ?? fail(`registration refused: ${error}`),
+        );
+        const auth = { type: "m.login.dummy", session };
+        return this.#enter(base_url, await door.registerRequest({ ...wanted, auth }), password);
+    }
+
+    async login({ base_url, user, password }) {
+        const door = createClient({ baseUrl: base_url });
+        const answer = await door.loginRequest({
+            type: "m.login.password",
+            identifier: { type: "m.id.user", user },
+            password,
+            initial_device_display_name: "js",
+        });
+        return this.#enter(base_url, answer, password);
+    }
+
+    async #enter(baseUrl, { user_id, device_id, access_token }, password) {
+        this.password = password;
+        this.client = createClient({
+            baseUrl,
+            userId: user_id,
+            deviceId: device_id,
+            accessToken: access_token,
+            cryptoCallbacks: {
+                getSecretStorageKey: async ({ keys }) =>
+                    this.recoveryKey && [Object.keys(keys)[0], this.recoveryKey],
+                cacheSecretStorageKey: (_id, _info, key) => (this.recoveryKey = key),
+            },
+        });
+        await this.client.initRustCrypto({ useIndexedDB: false });
+        this.client.on(CryptoEvent.VerificationRequestReceived, (r) => this.requests.push(r));
+        this.client.on(CryptoEvent.KeyBackupSessionsRemaining, (n) => (this.keysToBackUp = n));
+        this.client.on(RoomEvent.Redaction, (event) => this.redacted.add(event.event.redacts ?? event.getContent().redacts));
+        // As Element Web starts: lazily loaded members, threads.
+        await this.client.startClient({
+            initialSyncLimit: 20,
+            lazyLoadMembers: true,
+            threadSupport: true,
+            pollTimeout: POLL_MS,
+        });
+        await until(() => [SyncState.Prepared, SyncState.Syncing].includes(this.client.getSyncState()), "the first /sync");
+        return { user_id, device_id, access_token };
+    }
+
+    async logout() {
+        await this.client.logout(true);
+        return {};
+    }
+
+    async sync_token() {
+        return { next_batch: this.client.store.getSyncToken() };
+    }
+
+    // Rooms and words
+
+    async create_room({ name, encrypted, invite }) {
+        const initial_state = encrypted
+            ? [{ type: EventType.RoomEncryption, state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } }]
+            : [];
+        const { room_id } = await this.client.createRoom({ name, invite, preset: "private_chat", initial_state });
+        await until(() => this.client.getRoom(room_id), "the new room in /sync");
+        return { room_id };
+    }
+
+    async join({ room_id }) {
+        await until(() => this.client.getRoom(room_id)?.getMyMembership() === "invite", "the invitation");
+        await this.client.joinRoom(room_id);
+        await until(() => this.client.getRoom(room_id)?.getMyMembership() === "join", "the joined room in /sync");
+        return {};
+    }
+
+    async wait_members({ room_id, users }) {
+        const room = await until(() => this.client.getRoom(room_id), "the room");
+        await room.loadMembersIfNeeded();
+        await until(() => users.every((u) => room.getMember(u)?.membership === "join"), `the members ${users}`);
+        if (await this.client.getCrypto().isEncryptionEnabledInRoom(room_id)) {
+            await until(async () => (await Promise.all(users.map((u) => this.#devices(u)))).every((d) => d.length), "everyone's device keys");
+        }
+        return {};
+    }
+
+    async send({ room_id, body }) {
+        const { event_id } = await this.client.sendMessage(room_id, { msgtype: MsgType.Text, body });
+        return { event_id };
+    }
+
+    async wait_message({ room_id, body, sender }) {
+        const event = await this.#event(room_id, (e) => e.getContent().body === body && e.getSender() === sender, `the message of ${sender}`);
+        return { event_id: event.getId(), encrypted: event.isEncrypted() };
+    }
+
+    async redact({ room_id, event_id }) {
+        await this.client.redactEvent(room_id, event_id);
+        return {};
+    }
+
+    async wait_redacted({ room_id, event_id }) {
+        await until(() => this.redacted.has(event_id), "the redaction");
+        const event = this.client.getRoom(room_id).findEventById(event_id);
+        if (event && !event.isRedacted()) fail("the redaction came, but the event still shows its content");
+        return {};
+    }
+
+    // Photos
+
+    async send_photo({ room_id, path, encrypted }) {
+        const photo = new Uint8Array(await readFile(path));
+        const content = { msgtype: MsgType.Image, body: "wound.png", info: { mimetype: "image/png", size: photo.length } };
+        let upload = photo;
+        if (encrypted) {
+            const sealed = Attachment.encrypt(photo);
+            upload = sealed.encryptedData;
+            content.file = JSON.parse(sealed.mediaEncryptionInfo);
+        }
+        const type = encrypted ? "application/octet-stream" : "image/png";
+        const { content_uri } = await this.client.uploadContent(upload, { type, name: encrypted ? undefined : "wound.png" });
+        if (encrypted) content.file.url = content_uri;
+        else content.url = content_uri;
+        const { event_id } = await this.client.sendMessage(room_id, content);
+        return { event_id, mxc: content_uri };
+    }
+
+    async wait_photo({ room_id, event_id }) {
+        const event = await this.#event(room_id, (e) => e.getId() === event_id && e.getContent().msgtype, "the photo's event");
+        const { file, url } = event.getContent();
+        const answer = await this.#fetch(file?.url ?? url);
+        if (!answer.ok) fail(`the photo's download answered ${answer.status}`);
+        let photo = new Uint8Array(await answer.arrayBuffer());
+        if (file) photo = Attachment.decrypt(new EncryptedAttachment(photo, JSON.stringify(file)));
+        return { sha256: createHash("sha256").update(photo).digest("hex"), mxc: file?.url ?? url, encrypted: !!file };
+    }
+
+    async download({ mxc }) {
+        const answer = await this.#fetch(mxc);
+        const errcode = answer.ok ? null : (await answer.json()).errcode;
+        return { status: answer.status, errcode };
+    }
+
+    #fetch(mxc) {
+        const url = this.client.mxcUrlToHttp(mxc, undefined, undefined, undefined, false, true, true);
+        return fetch(url, { headers: { Authorization: `Bearer ${this.client.getAccessToken()}` } });
+    }
+
+    // Emoji verification
+
+    async verify_start({ user_id, device_id }) {
+        await until(async () => (await this.#devices(user_id)).includes(device_id), "the other device");
+        this.request = await this.client.getCrypto().requestDeviceVerification(user_id, device_id);
+        return {};
+    }
+
+    async verify_accept({ user_id }) {
+        this.request = await until(() => this.requests.find((r) => r.otherUserId === user_id && r.pending), "the verification request");
+        await this.request.accept();
+        return {};
+    }
+
+    async verify_emoji() {
+        const { request } = this;
+        const ours = request.initiatedByMe;
+        await until(() => request.phase >= (ours ? VerificationPhase.Ready : VerificationPhase.Started), "the other side's answer");
+        const verifier = ours ? await request.startVerification("m.sas.v1") : request.verifier;
+        this.verified = verifier.verify();
+        this.verified.catch(() => {});
+        const shown = new Promise((resolve) => verifier.once(VerifierEvent.ShowSas, resolve));
+        this.sas = verifier.getShowSasCallbacks() ?? (await Promise.race([shown, this.verified.then(() => fail("verified without emoji"))]));
+        return { emoji: this.sas.sas.emoji.map(([symbol]) => symbol) };
+    }
+
+    async verify_confirm() {
+        await this.sas.confirm();
+        await this.verified;
+        await until(() => this.request.phase === VerificationPhase.Done, "the end of the verification");
+        return {};
+    }
+
+    async trust({ user_id, device_id }) {
+        await until(async () => (await this.#devices(user_id)).includes(device_id), "the other device");
+        const status = await this.client.getCrypto().getDeviceVerificationStatus(user_id, device_id);
+        return { verified: status.isVerified(), cross_signed: status.signedByOwner };
+    }
+
+    // Cross-signing and key backup
+
+    async bootstrap_cross_signing() {
+        const auth = { type: "m.login.password", identifier: { type: "m.id.user", user: this.client.getUserId() }, password: this.password };
+        await this.client.getCrypto().bootstrapCrossSigning({
+            // Without authentication first: the first upload must not need it.
+            authUploadDeviceSigningKeys: (upload) => upload(null).catch((e) => (e.data?.session ? upload({ ...auth, session: e.data.session }) : Promise.reject(e))),
+        });
+        return {};
+    }
+
+    async enable_backup() {
+        const crypto = this.client.getCrypto();
+        const created = await crypto.createRecoveryKeyFromPassphrase();
+        this.recoveryKey = created.privateKey;
+        await crypto.bootstrapSecretStorage({ createSecretStorageKey: async () => created, setupNewSecretStorage: true, setupNewKeyBackup: true });
+        await until(() => this.keysToBackUp === 0, "the upload of all room keys");
+        return { recovery_key: created.encodedPrivateKey };
+    }
+
+    async restore_backup({ recovery_key }) {
+        const crypto = this.client.getCrypto();
+        this.recoveryKey = decodeRecoveryKey(recovery_key);
+        // As Element Web: learn the own public keys, fetch the private ones from secret storage, and
+        // sign this device with them.
+        await crypto.userHasCrossSigningKeys(this.client.getUserId(), true);
+        await crypto.bootstrapCrossSigning({});
+        await crypto.loadSessionBackupPrivateKeyFromSecretStorage();
+        await crypto.checkKeyBackupAndEnable();
+        const { imported } = await crypto.restoreKeyBackup();
+        return { imported };
+    }
+
+    async read_history({ room_id, event_id }) {
+        const mapper = this.client.getEventMapper();
+        const event = mapper(await this.client.fetchRoomEvent(room_id, event_id));
+        await this.client.decryptEventIfNeeded(event);
+        if (event.isDecryptionFailure()) fail(`cannot decrypt: ${event.decryptionFailureReason}`);
+        return { body: event.getContent().body };
+    }
+
+    async #devices(userId) {
+        const devices = await this.client.getCrypto().getUserDeviceInfo([userId], true);
+        return [...(devices.get(userId)?.keys() ?? [])];
+    }
+
+    async #event(roomId, wanted, what) {
+        const room = await until(() => this.client.getRoom(roomId), "the room");
+        return until(() => room.getLiveTimeline().getEvents().find((e) => !e.isBeingDecrypted() && !e.isDecryptionFailure() && wanted(e)), what);
+    }
+}
+
+function fail(why) {
+    throw new Error(why);
+}
+
+async function until(condition, what) {
+    const deadline = performance.now() + WAIT_MS;
+    for (;;) {
+        const found = await condition();
+        if (found) return found;
+        if (performance.now() > deadline) fail(`waited ${WAIT_MS / 1000} s for ${what}`);
+        await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN_MS));
+    }
+}
+
+const driver = new Driver();
+for await (const line of createInterface({ input: process.stdin })) {
+    const { do: name, ...given } = JSON.parse(line);
+    let answer;
+    try {
+        answer = { ok: await driver[name](given) };
+    } catch (error) {
+        console.error(error);
+        answer = { error: `${name}: ${error}` };
+    }
+    process.stdout.write(`${JSON.stringify(answer)}\n`);
+}
+process.exit(0);

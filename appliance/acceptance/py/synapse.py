@@ -1,0 +1,125 @@
+"""Starts a Synapse on loopback: the suite's yardstick and the bench's peer.
+
+    target/acceptance/synapse/bin/python appliance/acceptance/py/synapse.py \
+        --dir /tmp/peer --port 8008 --name peer.example
+
+The folder holds everything (SQLite database, media, signing key, log) and is reused by a second
+start. The process becomes Synapse itself, so its id is the one to measure or to kill.
+The registration secret comes from the environment variable SYNAPSE_SHARED_SECRET, never from the
+command line, where every user of the machine could read it.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+
+# JSON is YAML, so the standard library can write Synapse's configuration.
+import json
+
+# A rate limit that nothing reaches: the suite measures behaviour, not patience.
+UNLIMITED = {"per_second": 100_000, "burst_count": 100_000}
+
+
+def configuration(home: pathlib.Path, name: str, port: int, secret: str) -> dict:
+    return {
+        "server_name": name,
+        "public_baseurl": f"http://127.0.0.1:{port}/",
+        "pid_file": str(home / "synapse.pid"),
+        "report_stats": False,
+        "suppress_key_server_warning": True,
+        "trusted_key_servers": [],
+        "signing_key_path": str(home / "signing.key"),
+        "media_store_path": str(home / "media"),
+        "log_config": str(home / "log.yaml"),
+        "macaroon_secret_key": "for tests on loopback only",
+        "registration_shared_secret": secret,
+        "enable_registration": True,
+        "enable_registration_without_verification": True,
+        # The default cost, 12, as an installed Synapse has it, is 0.25 s of CPU for every login.
+        "bcrypt_rounds": int(os.environ.get("SYNAPSE_BCRYPT_ROUNDS", "4")),
+        "database": {
+            "name": "sqlite3",
+            "args": {"database": str(home / "homeserver.db")},
+        },
+        "listeners": [
+            {
+                "port": port,
+                "type": "http",
+                "bind_addresses": ["127.0.0.1"],
+                "resources": [{"names": ["client"]}],
+            }
+        ],
+        "presence": {"enabled": False},
+        "url_preview_enabled": False,
+        "max_upload_size": "50M",
+        "rc_message": UNLIMITED,
+        "rc_registration": UNLIMITED,
+        "rc_registration_token_validity": UNLIMITED,
+        "rc_login": {
+            "address": UNLIMITED,
+            "account": UNLIMITED,
+            "failed_attempts": UNLIMITED,
+        },
+        "rc_admin_redaction": UNLIMITED,
+        "rc_joins": {"local": UNLIMITED, "remote": UNLIMITED},
+        "rc_joins_per_room": UNLIMITED,
+        "rc_3pid_validation": UNLIMITED,
+        "rc_key_requests": UNLIMITED,
+        "rc_invites": {
+            "per_room": UNLIMITED,
+            "per_user": UNLIMITED,
+            "per_issuer": UNLIMITED,
+        },
+        "rc_media_create": UNLIMITED,
+        "rc_room_creation": UNLIMITED,
+        "rc_reports": UNLIMITED,
+        "rc_presence": {"per_user": UNLIMITED},
+        "rc_delayed_event_mgmt": UNLIMITED,
+        "remote_media_download_per_second": "1G",
+        "remote_media_download_burst_count": "1G",
+    }
+
+
+LOGGING = {
+    "version": 1,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}
+    },
+    "root": {"level": os.environ.get("SYNAPSE_LOG", "WARNING"), "handlers": ["stderr"]},
+    "disable_existing_loggers": False,
+}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--dir", required=True, type=pathlib.Path, help="folder of all state")
+    arguments.add_argument("--port", required=True, type=int, help="TCP port on 127.0.0.1")
+    arguments.add_argument("--name", default="peer.example", help="server name")
+    given = arguments.parse_args()
+
+    secret = os.environ.pop("SYNAPSE_SHARED_SECRET", "")
+    if not secret:
+        sys.exit("synapse.py: set SYNAPSE_SHARED_SECRET to the registration secret to use")
+    given.dir.mkdir(parents=True, exist_ok=True)
+    home = given.dir.resolve()
+
+    config_file = home / "homeserver.yaml"
+    config_file.write_text(json.dumps(configuration(home, given.name, given.port, secret), indent=1))
+    config_file.chmod(0o600)
+    (home / "log.yaml").write_text(json.dumps(LOGGING, indent=1))
+
+    if not (home / "signing.key").exists():
+        from signedjson.key import generate_signing_key, write_signing_keys
+
+        with open(home / "signing.key", "w") as file:
+            write_signing_keys(file, [generate_signing_key("a_peer")])
+    os.execv(
+        sys.executable,
+        [sys.executable, "-m", "synapse.app.homeserver", "--config-path", str(config_file)],
+    )
+
+
+if __name__ == "__main__":
+    main()

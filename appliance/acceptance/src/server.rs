@@ -1,0 +1,267 @@
+//! A server of its own for each test: started, killed, started again, its log kept.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::http::Http;
+use crate::wait::until;
+
+/// The name after the colon in every user ID of the suite.
+pub const SERVER_NAME: &str = "ward.example";
+
+/// The secret of Synapse's shared-secret registration, which both kinds of server offer.
+pub const SHARED_SECRET: &str = "planted-registration-secret-6a1f";
+
+/// Which server runs behind the scenarios.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Ours.
+    Wardstone,
+    /// The reference, to check the suite itself.
+    Synapse,
+}
+
+impl Kind {
+    /// What `WARDSTONE_TEST_TARGET` asks for; Wardstone unless it says `synapse`.
+    ///
+    /// # Panics
+    ///
+    /// On any other value.
+    pub fn wanted() -> Self {
+        match std::env::var("WARDSTONE_TEST_TARGET").as_deref() {
+            Err(_) | Ok("wardstone") => Self::Wardstone,
+            Ok("synapse") => Self::Synapse,
+            Ok(other) => panic!("WARDSTONE_TEST_TARGET: wardstone or synapse, not {other}"),
+        }
+    }
+}
+
+/// How the server under test differs from its defaults.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The engine under the ledger: `lmdb` or `sled`.
+    pub engine: &'static str,
+    /// How long an uploaded file lives.
+    pub media_ttl_ms: u64,
+    /// `info`, `trace`, ...
+    pub log_level: &'static str,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { engine: "lmdb", media_ttl_ms: 7 * 24 * 3_600_000, log_level: "info" }
+    }
+}
+
+/// A running server and its folder; dropping it ends both.
+#[derive(Debug)]
+pub struct Server {
+    /// What runs.
+    pub kind: Kind,
+    /// How it was set up.
+    pub options: Options,
+    /// `127.0.0.1:port`, the same after a restart, so that clients find it again.
+    pub address: String,
+    folder: TempDir,
+    process: Child,
+}
+
+impl Server {
+    /// Starts a server with an empty store and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    pub async fn start(options: Options) -> Self {
+        let kind = Kind::wanted();
+        let folder = tempfile::Builder::new().prefix("acceptance-").tempdir().expect("a folder");
+        let address = format!("127.0.0.1:{}", free_port());
+        if kind == Kind::Wardstone {
+            configure(folder.path(), &address, &options);
+        }
+        let process = launch(kind, folder.path(), &address);
+        let mut server = Self { kind, options, address, folder, process };
+        server.wait_ready().await;
+        server
+    }
+
+    /// The URL clients are given.
+    pub fn base_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// A new raw client.
+    pub fn http(&self) -> Http {
+        Http::new(&self.address)
+    }
+
+    /// A folder for the test's own files.
+    pub fn scratch(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Ends the process as a power cut would end it: without a word. Returns when it is gone.
+    pub async fn kill(&mut self) {
+        self.process.kill().await.expect("kill the server");
+    }
+
+    /// Starts it again with the same folder and address, and waits until it answers.
+    pub async fn start_again(&mut self) {
+        self.process = launch(self.kind, self.folder.path(), &self.address);
+        self.wait_ready().await;
+    }
+
+    /// Whether the process still runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
+    }
+
+    /// Everything the server wrote to standard output and error, over all its lives.
+    pub fn log(&self) -> String {
+        let mut bytes = Vec::new();
+        for stream in ["stdout.log", "stderr.log"] {
+            if let Ok(mut file) = File::open(self.folder.path().join(stream)) {
+                file.read_to_end(&mut bytes).expect("read the server's log");
+            }
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Resident memory in bytes.
+    ///
+    /// # Panics
+    ///
+    /// If the process is gone.
+    pub fn resident_bytes(&self) -> u64 {
+        let id = self.process.id().expect("the server runs");
+        let status = fs::read_to_string(format!("/proc/{id}/status")).expect("the server runs");
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("VmRSS in status");
+        let kib = line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
+        kib.expect("a number of KiB") * 1024
+    }
+
+    async fn wait_ready(&mut self) {
+        let http = self.http();
+        until("the server's first answer", async || {
+            if let Ok(Some(status)) = self.process.try_wait() {
+                panic!("the server ended at once with {status}:\n{}", self.log_tail());
+            }
+            let path = "/_matrix/client/versions";
+            let answer = http.call(http::Method::GET, path, None, None).await.ok()?;
+            answer.status.is_success().then_some(())
+        })
+        .await;
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The child is killed on drop; a failed test is easier to understand with its log.
+        if std::thread::panicking() {
+            eprintln!("--- the server's last lines ---\n{}", self.log_tail());
+        }
+    }
+}
+
+/// A port nobody listens on. Another process could take it before the server does; the server then
+/// fails to start, loudly.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+    listener.local_addr().expect("a bound port").port()
+}
+
+fn configure(folder: &Path, address: &str, options: &Options) {
+    let settings = json!({
+        "server": {
+            "name": SERVER_NAME,
+            "data_dir": folder.join("data"),
+            "public_base_url": format!("http://{address}"),
+        },
+        "listeners": [{ "kind": "client", "address": address }],
+        "store": { "engine": options.engine, "master_key_file": folder.join("master.key") },
+        "registration": { "shared_secret": SHARED_SECRET },
+        "media": { "ttl_ms": options.media_ttl_ms },
+        "log": { "level": options.log_level },
+        "admin": { "socket": folder.join("admin.sock") },
+    });
+    let text = toml::to_string(&settings).expect("settings as TOML");
+    fs::create_dir_all(folder.join("data")).expect("the data folder");
+    fs::write(folder.join("wardstone.toml"), text).expect("wardstone.toml");
+    let mut key = [0_u8; 32];
+    File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut key)).expect("32 random bytes");
+    fs::write(folder.join("master.key"), key).expect("master.key");
+}
+
+fn launch(kind: Kind, folder: &Path, address: &str) -> Child {
+    let mut command = match kind {
+        Kind::Wardstone => {
+            let mut command = Command::new(wardstone());
+            command.args(["serve", "--conformance", "--config"]).arg(folder.join("wardstone.toml"));
+            command
+        }
+        Kind::Synapse => {
+            let port = address.rsplit(':').next().expect("host:port");
+            let mut command = Command::new(prepared("synapse/bin/python"));
+            command
+                .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("py/synapse.py"))
+                .args(["--name", SERVER_NAME, "--port", port, "--dir"])
+                .arg(folder.join("synapse"))
+                .env("SYNAPSE_SHARED_SECRET", SHARED_SECRET);
+            command
+        }
+    };
+    let log = |name: &str| {
+        let file = File::options().create(true).append(true).open(folder.join(name));
+        Stdio::from(file.expect("a log file"))
+    };
+    command
+        .stdin(Stdio::null())
+        .stdout(log("stdout.log"))
+        .stderr(log("stderr.log"))
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|e| panic!("start {kind:?}: {e}; run `make test` once, it prepares all"))
+}
+
+/// The binary under test: `WARDSTONE_BIN`, or the one Cargo built beside this test.
+fn wardstone() -> PathBuf {
+    if let Some(given) = std::env::var_os("WARDSTONE_BIN") {
+        return given.into();
+    }
+    let test = std::env::current_exe().expect("the path of this test");
+    let profile = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
+    let binary = profile.join("wardstone");
+    assert!(
+        binary.exists(),
+        "{} is missing: `cargo build -p appliance-server`, or set WARDSTONE_BIN",
+        binary.display()
+    );
+    binary
+}
+
+/// Something that `prepare` installed.
+///
+/// # Panics
+///
+/// If it is not there, saying what to run.
+pub fn prepared(what: &str) -> PathBuf {
+    let folder = std::env::var_os("WARDSTONE_TEST_TOOLS")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/acceptance"));
+    let path = folder.join(what);
+    assert!(path.exists(), "{} is missing: run appliance/acceptance/prepare first", path.display());
+    path
+}

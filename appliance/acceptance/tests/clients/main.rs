@@ -1,0 +1,10 @@
+//! What people do, done by three client SDKs against one server.
+
+// matrix-sdk's futures nest deeply.
+#![recursion_limit = "256"]
+#![expect(clippy::print_stderr, reason = "a test that fails is understood by what it saw")]
+
+mod rust_sdk;
+mod ward;
+
+mod conversation;
