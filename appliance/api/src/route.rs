@@ -291,7 +291,7 @@ async fn admit(
 }
 
 /// From the `Authorization` header, or from the query as clients of before v1.11 send it.
-fn token(headers: &HeaderMap, uri: &http::Uri) -> Option<String> {
+pub(crate) fn token(headers: &HeaderMap, uri: &http::Uri) -> Option<String> {
     if let Some(value) = headers.get(http::header::AUTHORIZATION) {
         let value = value.to_str().ok()?;
         let (scheme, token) = value.split_once(' ')?;

@@ -131,7 +131,7 @@ impl Ledger {
         }
         // One that is on its way to the store: its commit may be ahead of the caller's.
         let given_out = self.names().given_out.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(given_out.get(&digest).copied().map(StateKeyNid))
+        Ok(given_out.get(&digest).map(|number| marked(*number, kind)))
     }
 
     /// The number of a state key, given out in `commit` if there is none yet.
@@ -149,7 +149,7 @@ impl Ledger {
         if let Some(number) = self.number_of(&STATE_KEY_IDS, digest).await? {
             return Ok(StateKeyNid(number));
         }
-        let number = StateKeyNid(self.give_out(digest));
+        let number = marked(self.give_out(digest), kind);
         let row = StateKeyRow { kind: kind.to_string(), key: key.to_owned() };
         commit.put(&STATE_KEY_IDS, &digest, &number.0);
         commit.put(&STATE_KEYS, &number, &row);
@@ -182,4 +182,10 @@ impl Ledger {
         let mut given_out = self.names().given_out.lock().unwrap_or_else(PoisonError::into_inner);
         *given_out.entry(digest).or_insert_with(|| self.next_number())
     }
+}
+
+/// The number of a state key: its lowest bit tells members from other state, so that a state of ten
+/// thousand members can be read without them.
+fn marked(number: u64, kind: &StateEventType) -> StateKeyNid {
+    StateKeyNid(number << 1 | u64::from(*kind == StateEventType::RoomMember))
 }

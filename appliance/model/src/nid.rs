@@ -22,3 +22,10 @@ nid! {
     /// A pair of state event type and state key, by number.
     StateKeyNid
 }
+
+impl StateKeyNid {
+    /// Whether it is the key of a member event.
+    pub fn is_member(self) -> bool {
+        self.0 & 1 == 1
+    }
+}

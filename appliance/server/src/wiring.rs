@@ -109,11 +109,18 @@ async fn open_ledger(
         master_key: &master_key,
         clock: Arc::new(SystemClock),
         dice: Arc::new(OsDice),
-        observer: waiters,
+        observer: waiters.clone(),
         folder: Some(folder),
     };
     let opened = appliance_ledger::open(engine, openers).await;
     let (ledger, lane) = opened.map_err(|error| error.to_string())?;
+    waiters.start_at(ledger.position());
+    let stopping = tasks.soft().clone();
+    let told = waiters.clone();
+    tasks.spawn_request(async move {
+        stopping.cancelled().await;
+        told.close();
+    });
     let (ended, lane_ended) = watch::channel(false);
     tasks.spawn_vital("lane", async move {
         if let Err(error) = lane.run().await {

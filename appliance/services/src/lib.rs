@@ -7,6 +7,7 @@
 pub mod accounts;
 pub mod client_event;
 mod doors;
+pub mod event_filter;
 mod house;
 pub mod rooms;
 #[cfg(test)]
@@ -24,9 +25,9 @@ pub struct Services {
     /// What all share.
     pub house: Arc<House>,
     /// Accounts, sessions, devices.
-    pub accounts: accounts::Accounts,
+    pub accounts: Arc<accounts::Accounts>,
     /// Rooms.
-    pub rooms: rooms::Rooms,
+    pub rooms: Arc<rooms::Rooms>,
     /// What is new for whom.
     pub sync: sync::Sync,
 }
@@ -34,10 +35,12 @@ pub struct Services {
 impl Services {
     /// Wires the services to a house.
     pub fn new(house: Arc<House>, waiters: Arc<sync::Waiters>) -> Self {
+        let rooms = Arc::new(rooms::Rooms::new(house.clone()));
+        let accounts = Arc::new(accounts::Accounts::new(house.clone()));
         Self {
-            accounts: accounts::Accounts::new(house.clone()),
-            rooms: rooms::Rooms::new(house.clone()),
-            sync: sync::Sync::new(house.clone(), waiters),
+            sync: sync::Sync::new(house.clone(), waiters, rooms.clone(), accounts.clone()),
+            accounts,
+            rooms,
             house,
         }
     }

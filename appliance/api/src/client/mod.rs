@@ -3,6 +3,7 @@
 mod account;
 mod discovery;
 mod rooms;
+mod sync;
 
 use crate::route::Routes;
 
@@ -11,4 +12,5 @@ pub(crate) fn add(routes: &mut Routes) {
     discovery::add(routes);
     account::add(routes);
     rooms::add(routes);
+    sync::add(routes);
 }

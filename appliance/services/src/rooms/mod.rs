@@ -6,6 +6,7 @@ mod membership;
 mod room;
 mod send_event;
 mod state;
+mod summary;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use quick_cache::sync::Cache;
 pub use build::Draft;
 pub use membership::Move;
 pub use room::OpenRoom;
+pub use summary::RoomSummary;
 
 use crate::doors::Doors;
 use crate::house::House;

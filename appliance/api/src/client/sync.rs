@@ -1,0 +1,76 @@
+//! `GET /sync`: query and filter in, JSON out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use appliance_model::ruma::api::client::filter::FilterDefinition;
+use appliance_model::{Error, Kind};
+use appliance_services::sync::{StateForm, SyncRequest, Token};
+use axum::response::Response;
+use http::{Method, StatusCode};
+
+use crate::route::{Access, RawRequest, Routes, Visit, json_response, token};
+
+pub(crate) fn add(routes: &mut Routes) {
+    for path in ["/_matrix/client/r0/sync", "/_matrix/client/v3/sync"] {
+        routes.serve_raw(Method::GET, path, Access::SignedIn, get);
+    }
+}
+
+/// Ruma's type knows only the stable spelling of `use_state_after` and leaves out empty key counts,
+/// so the query is read and the answer written by hand.
+async fn get(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let caller = visit.caller()?;
+    let request = read_query(visit.request.uri.query().unwrap_or_default())?;
+    let token = token(&visit.headers, &visit.request.uri).unwrap_or_default();
+    let json = visit.services.sync.sync(caller, &token, &request).await?;
+    Ok(json_response(StatusCode::OK, json))
+}
+
+fn read_query(query: &str) -> Result<SyncRequest, Error> {
+    let mut request = SyncRequest {
+        since: None,
+        filter: Arc::default(),
+        full_state: false,
+        timeout: Duration::ZERO,
+        state_form: StateForm::Before,
+    };
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "since" if !value.is_empty() => request.since = Some(Token::parse(&value)?),
+            "timeout" => request.timeout = Duration::from_millis(number(&value)?),
+            "full_state" => request.full_state = flag(&value)?,
+            "filter" => request.filter = filter(&value)?,
+            "use_state_after" if flag(&value)? => request.state_form = StateForm::After,
+            "org.matrix.msc4222.use_state_after" if flag(&value)? => {
+                request.state_form = StateForm::AfterUnstable;
+            }
+            _ => {}
+        }
+    }
+    Ok(request)
+}
+
+fn number(value: &str) -> Result<u64, Error> {
+    value.parse().map_err(|_| Error::invalid_param("`timeout` must be a number of milliseconds."))
+}
+
+fn flag(value: &str) -> Result<bool, Error> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(Error::invalid_param("A flag must be `true` or `false`.")),
+    }
+}
+
+/// "filter … The ID of a filter created using the filter API or a filter JSON object encoded as a
+/// string."
+fn filter(value: &str) -> Result<Arc<FilterDefinition>, Error> {
+    if !value.starts_with('{') {
+        return Err(Error::new(Kind::InvalidParam, "There is no filter with this ID."));
+    }
+    let filter = serde_json::from_str(value);
+    filter
+        .map(Arc::new)
+        .map_err(|error| Error::invalid_param(format!("`filter` is not a filter: {error}")))
+}
