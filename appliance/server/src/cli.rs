@@ -2,8 +2,12 @@
 
 mod config;
 pub mod exit;
+mod init;
+mod order;
 pub mod out;
+mod password;
 mod serve;
+mod user;
 mod version;
 
 use std::path::PathBuf;
@@ -34,7 +38,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Init(init::Init),
     Config(config::Config),
+    User(user::User),
     Version(version::Version),
 }
 
@@ -55,7 +61,9 @@ pub struct Common {
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(command) => command.run(),
+        Command::Init(command) => command.run(),
         Command::Config(command) => command.run(),
+        Command::User(command) => command.run(),
         Command::Version(command) => command.run(),
     }
 }

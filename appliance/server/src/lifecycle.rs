@@ -30,6 +30,8 @@ pub struct Tasks {
 struct Inner {
     requests: TaskTracker,
     jobs_tracker: TaskTracker,
+    /// Never waited for: the caller drains what they hold, then the process ends.
+    foundations: TaskTracker,
     soft: CancellationToken,
     jobs: CancellationToken,
     hard: CancellationToken,
@@ -63,12 +65,7 @@ impl Tasks {
     /// Spawns a task that must live until [`Tasks::jobs`] is cancelled. If it ends or panics before,
     /// the process ends with a failure.
     pub fn spawn_vital(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let alarm = Alarm {
-            name,
-            jobs: self.inner.jobs.clone(),
-            soft: self.inner.soft.clone(),
-            ended_early: self.inner.ended_early.clone(),
-        };
+        let alarm = self.alarm(name);
         let hard = self.inner.hard.clone();
         self.inner.jobs_tracker.spawn(async move {
             let _alarm = alarm;
@@ -77,6 +74,29 @@ impl Tasks {
                 () = hard.cancelled() => {}
             }
         });
+    }
+
+    /// Spawns what everything else stands on (the lane): it outlives requests and jobs, and ends
+    /// with the process. If it ends before, the process ends with a failure.
+    pub fn spawn_foundation(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let alarm = self.alarm(name);
+        self.inner.foundations.spawn(async move {
+            let _alarm = alarm;
+            task.await;
+        });
+    }
+
+    fn alarm(&self, name: &'static str) -> Alarm {
+        Alarm {
+            name,
+            jobs: self.inner.jobs.clone(),
+            soft: self.inner.soft.clone(),
+            ended_early: self.inner.ended_early.clone(),
+        }
     }
 }
 
@@ -137,6 +157,7 @@ impl Lifecycle {
         let inner = Inner {
             requests: TaskTracker::new(),
             jobs_tracker: TaskTracker::new(),
+            foundations: TaskTracker::new(),
             soft: CancellationToken::new(),
             jobs: CancellationToken::new(),
             hard: CancellationToken::new(),
@@ -177,6 +198,11 @@ impl Lifecycle {
             Stop::Asked(_) => ExitCode::SUCCESS,
             Stop::TaskEnded(_) => ExitCode::FAILURE,
         }
+    }
+
+    /// Ends what was started without ever serving: for commands that open the house themselves.
+    pub async fn finish(mut self) {
+        self.say_goodbye(Duration::ZERO).await;
     }
 
     async fn wait_for_stop(&mut self, reload: &impl Fn()) -> Stop {

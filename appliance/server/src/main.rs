@@ -1,11 +1,13 @@
 //! The binary `wardstone`: settings, wiring, lifecycle, journal. Read it like a table of contents.
 
+mod admin;
 mod cli;
 mod conformance;
 mod health;
 mod keys;
 mod lifecycle;
 mod listen;
+mod lock;
 mod log;
 mod metrics;
 mod net;

@@ -1,13 +1,16 @@
 //! Serving: open the house, open the doors, wait for the end, close in order.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::admin::door;
 use crate::cli::out;
 use crate::conformance::{self, Conformance};
 use crate::health;
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, Tasks};
 use crate::listen::caps::Caps;
 use crate::listen::connection::{Timeouts, TrustedProxies};
 use crate::listen::tls::{Certificate, Reload, TlsDoor};
@@ -23,77 +26,123 @@ use crate::wiring::House;
 /// A proxy in another group must be able to connect; peers are not authenticated by the file.
 const CLIENT_SOCKET_MODE: u32 = 0o666;
 
+/// No route takes a longer body, uploads excepted; each has a lower limit of its own.
+const JSON_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// How often certificate files are looked at.
 const CERTIFICATE_POLL: Duration = Duration::from_secs(5);
 
+/// Something to do in the open house, before anybody comes in.
+pub type Prepare = Box<dyn FnOnce(Arc<House>) -> Preparing>;
+/// The doing of it.
+pub type Preparing = Pin<Box<dyn Future<Output = Result<(), String>>>>;
+
+/// What to serve.
+pub struct Plan {
+    /// The settings.
+    pub loaded: Loaded,
+    /// Whether `--conformance` was given.
+    pub is_conformance: bool,
+    /// Done once the house is open.
+    pub prepare: Option<Prepare>,
+    /// Printed once the doors are open.
+    pub announcement: Option<String>,
+}
+
 /// Runs the server. Returns the exit code of the process.
-pub fn run(loaded: &Loaded, is_conformance: bool) -> ExitCode {
+pub fn run(plan: Plan) -> ExitCode {
     // Dropped last, so that everything said below is written.
-    let _log = match log::start(&loaded.settings.log) {
+    let _log = match log::start(&plan.loaded.settings.log) {
         Ok(log) => log,
         Err(reason) => {
             out::trouble(&reason);
             return ExitCode::FAILURE;
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            out::trouble(&format!("cannot start the runtime: {error}"));
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(serve(loaded, is_conformance)) {
-        Ok(code) => code,
-        Err(reason) => {
-            tracing::error!(kind = "server.start_failed", "{reason}");
-            ExitCode::FAILURE
-        }
-    }
+    let served = runtime().and_then(|runtime| runtime.block_on(serve(plan)));
+    served.unwrap_or_else(|reason| {
+        tracing::error!(kind = "server.start_failed", "{reason}");
+        ExitCode::FAILURE
+    })
 }
 
-async fn serve(loaded: &Loaded, is_conformance: bool) -> Result<ExitCode, String> {
+/// The runtime of servers and of commands.
+///
+/// # Errors
+///
+/// The operating system gives no threads.
+pub fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start the runtime: {error}"))
+}
+
+async fn serve(plan: Plan) -> Result<ExitCode, String> {
+    let Plan { loaded, is_conformance, prepare, announcement } = plan;
     let settings = &loaded.settings;
     let lifecycle = Lifecycle::new().map_err(|error| format!("signal handlers: {error}"))?;
     let tasks = lifecycle.tasks();
     let metrics = Metrics::install()?;
     tasks.spawn_vital("metrics", metrics.clone().upkeep(tasks.jobs().clone()));
-    let conformance = is_conformance.then(|| {
-        Conformance::new(settings, loaded.origin("rooms.default_version") != Origin::Default)
-    });
+    let room_version_is_set = loaded.origin("rooms.default_version") != Origin::Default;
+    let conformance = is_conformance.then(|| Conformance::new(settings, room_version_is_set));
     if conformance.is_some() {
         tasks.spawn_vital("conformance", conformance::warn_until(tasks.jobs().clone()));
     }
     let house = Arc::new(House::open(settings, conformance.as_ref(), &tasks).await?);
+    if let Some(prepare) = prepare {
+        prepare(house.clone()).await?;
+    }
+    let certificates = open_doors(settings, &metrics, &house, &tasks)?;
+    let watched = certificates.clone();
+    tasks.spawn_vital("certificates", watch_certificates(watched, tasks.clone()));
+    if let Some(announcement) = announcement {
+        out::line(&announcement);
+    }
+    let drain = Duration::from_millis(settings.server.drain_ms);
+    let reload = || certificates.iter().for_each(|certificate| report(&certificate.reload()));
+    let code = lifecycle.run(drain, reload).await;
+    house.close().await?;
+    tracing::info!(kind = "server.stopped", "stopped");
+    Ok(code)
+}
+
+/// Opens every listener and the admin socket; returns the certificates to watch.
+fn open_doors(
+    settings: &Settings,
+    metrics: &Metrics,
+    house: &Arc<House>,
+    tasks: &Tasks,
+) -> Result<Arc<Vec<Arc<Certificate>>>, String> {
+    let limits = &settings.limits;
     let shared = listen::House {
         tasks: tasks.clone(),
-        caps: Caps::new(settings.limits.connections_max, settings.limits.connections_per_ip_max),
-        timeouts: timeouts(&settings.limits, settings.media.upload_bytes_max),
-        proxies: Arc::new(TrustedProxies::default()),
+        caps: Caps::new(limits.connections_max, limits.connections_per_ip_max),
+        timeouts: timeouts(limits, settings.media.upload_bytes_max),
+        proxies: Arc::new(trusted_proxies(&settings.server.trusted_proxies)),
     };
     let mut certificates = Vec::new();
-    for listener in open_listeners(settings, &metrics, &house, &mut certificates)? {
+    let mut listeners = Vec::new();
+    for listener in &settings.listeners {
+        listeners.push(open_listener(listener, metrics, house, &mut certificates)?);
+    }
+    listeners.push(open_admin_socket(settings, house)?);
+    // Nobody is let in before every door could be opened.
+    for listener in listeners {
         let name = listener.name;
         tracing::info!(kind = "listener.open", listener = name, address = %listener.socket.address,
             tls = listener.tls.is_some(), "listening");
         tasks.spawn_vital(name, listen::accept(shared.clone(), listener));
     }
-    let certificates = Arc::new(certificates);
-    let stop = tasks.jobs().clone();
-    let watched = certificates.clone();
-    tasks.spawn_vital("certificates", async move {
-        let mut tick = tokio::time::interval(CERTIFICATE_POLL);
-        while stop.run_until_cancelled(tick.tick()).await.is_some() {
-            watched.iter().for_each(|certificate| report(&certificate.reload_if_changed()));
-        }
-    });
-    let drain = Duration::from_millis(settings.server.drain_ms);
-    let code = lifecycle
-        .run(drain, || certificates.iter().for_each(|certificate| report(&certificate.reload())))
-        .await;
-    house.close().await?;
-    tracing::info!(kind = "server.stopped", "stopped");
-    Ok(code)
+    Ok(Arc::new(certificates))
+}
+
+async fn watch_certificates(certificates: Arc<Vec<Arc<Certificate>>>, tasks: Tasks) {
+    let mut tick = tokio::time::interval(CERTIFICATE_POLL);
+    while tasks.jobs().run_until_cancelled(tick.tick()).await.is_some() {
+        certificates.iter().for_each(|certificate| report(&certificate.reload_if_changed()));
+    }
 }
 
 fn report(reload: &Reload) {
@@ -106,19 +155,6 @@ fn report(reload: &Reload) {
     }
 }
 
-fn open_listeners(
-    settings: &Settings,
-    metrics: &Metrics,
-    house: &Arc<House>,
-    certificates: &mut Vec<Arc<Certificate>>,
-) -> Result<Vec<Listener>, String> {
-    let mut listeners = Vec::new();
-    for listener in &settings.listeners {
-        listeners.push(open_listener(listener, metrics, house, certificates)?);
-    }
-    Ok(listeners)
-}
-
 fn open_listener(
     listener: &settings::Listener,
     metrics: &Metrics,
@@ -127,8 +163,7 @@ fn open_listener(
 ) -> Result<Listener, String> {
     let name = listener.kind.as_str();
     let address: Address = listener.address.parse()?;
-    let socket = Socket::bind(&address, CLIENT_SOCKET_MODE)
-        .map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    let socket = bind(&address, CLIENT_SOCKET_MODE)?;
     let tls = match &listener.tls {
         None => None,
         Some(files) => {
@@ -146,6 +181,28 @@ fn open_listener(
     Ok(Listener { name, socket, tls, router })
 }
 
+fn open_admin_socket(settings: &Settings, house: &Arc<House>) -> Result<Listener, String> {
+    let path = &settings.admin.socket;
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)
+            .map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
+    }
+    let socket = bind(&Address::Unix(path.clone()), door::SOCKET_MODE)?;
+    Ok(Listener { name: "admin", socket, tls: None, router: door::router(house.clone()) })
+}
+
+fn bind(address: &Address, unix_mode: u32) -> Result<Socket, String> {
+    Socket::bind(address, unix_mode).map_err(|error| format!("cannot listen on {address}: {error}"))
+}
+
+/// The settings were checked: what is not an address is `"unix"`.
+fn trusted_proxies(proxies: &[String]) -> TrustedProxies {
+    TrustedProxies {
+        addresses: proxies.iter().filter_map(|proxy| proxy.parse().ok()).collect(),
+        unix: proxies.iter().any(|proxy| proxy == "unix"),
+    }
+}
+
 fn timeouts(limits: &Limits, upload_bytes_max: u64) -> Timeouts {
     let upload_bytes_max = usize::try_from(upload_bytes_max).unwrap_or(usize::MAX);
     Timeouts {
@@ -155,6 +212,6 @@ fn timeouts(limits: &Limits, upload_bytes_max: u64) -> Timeouts {
         idle: Duration::from_millis(limits.idle_ms),
         request: Duration::from_millis(limits.request_ms),
         header_bytes_max: limits.header_bytes_max,
-        body_bytes_max: limits.body_bytes_max.max(upload_bytes_max),
+        body_bytes_max: upload_bytes_max.max(JSON_BODY_BYTES_MAX),
     }
 }

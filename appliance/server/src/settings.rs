@@ -178,8 +178,6 @@ pub struct Limits {
     pub request_ms: u64,
     /// The head of a request: line and headers together.
     pub header_bytes_max: usize,
-    /// The body of a request that is not an upload.
-    pub body_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -193,7 +191,6 @@ impl Default for Limits {
             idle_ms: 75_000,
             request_ms: 900_000,
             header_bytes_max: 32_768,
-            body_bytes_max: 1_048_576,
         }
     }
 }

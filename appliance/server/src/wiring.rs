@@ -3,6 +3,8 @@
 //! Everything that the shell (listeners, lifecycle, command line) needs from the house is asked for
 //! here and nowhere else.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,7 @@ pub use appliance_api::ClientAddr;
 use crate::conformance::Conformance;
 use crate::keys;
 use crate::lifecycle::Tasks;
+use crate::lock::FolderLock;
 use crate::settings::{RegistrationMode, Settings};
 
 /// The lane ends when the last sender is gone; requests and jobs have ended before.
@@ -27,9 +30,11 @@ const LANE_DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// The house: everything behind the listeners.
 pub struct House {
-    services: Arc<Services>,
+    /// The use cases.
+    pub services: Arc<Services>,
     client: Router,
     lane_ended: watch::Receiver<bool>,
+    _lock: FolderLock,
 }
 
 impl House {
@@ -44,6 +49,7 @@ impl House {
         tasks: &Tasks,
     ) -> Result<Self, String> {
         let server_name = server_name(settings)?;
+        let lock = lock_folder(&settings.server.data_dir)?;
         let signing_key = keys::read_signing_key(&settings.server.signing_key_file)?;
         let waiters = Arc::new(Waiters::default());
         let (ledger, lane_ended) =
@@ -58,7 +64,7 @@ impl House {
         });
         let services = Arc::new(Services::new(house, waiters));
         let (client, _) = appliance_api::router(services.clone());
-        Ok(Self { services, client, lane_ended })
+        Ok(Self { services, client, lane_ended, _lock: lock })
     }
 
     /// What people's devices see.
@@ -93,6 +99,16 @@ impl House {
     }
 }
 
+fn lock_folder(folder: &Path) -> Result<FolderLock, String> {
+    // What is in there is for nobody else's eyes, sealed or not.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|error| format!("cannot create the data folder {}: {error}", folder.display()))?;
+    FolderLock::take(folder)
+}
+
 async fn open_ledger(
     settings: &Settings,
     server_name: &ServerName,
@@ -101,8 +117,6 @@ async fn open_ledger(
 ) -> Result<(Ledger, watch::Receiver<bool>), String> {
     let master_key = keys::read_master_key(&settings.store.master_key_file)?;
     let folder: &Path = &settings.server.data_dir;
-    std::fs::create_dir_all(folder)
-        .map_err(|error| format!("cannot create the data folder {}: {error}", folder.display()))?;
     let engine: Arc<dyn appliance_engine::Engine> = Arc::new(appliance_engine::Memory::default());
     let openers = Openers {
         server_name: server_name.as_str(),
@@ -122,7 +136,7 @@ async fn open_ledger(
         told.close();
     });
     let (ended, lane_ended) = watch::channel(false);
-    tasks.spawn_vital("lane", async move {
+    tasks.spawn_foundation("lane", async move {
         if let Err(error) = lane.run().await {
             tracing::error!(kind = "store.stopped", %error, "the store no longer takes writes");
         }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::serve;
+use crate::serve::{self, Plan};
 use crate::settings::load::{Sources, load};
 
 /// Run the server until it is told to stop.
@@ -29,7 +29,12 @@ impl Serve {
     /// Serves.
     pub fn run(self) -> ExitCode {
         match load(&Sources::of_this_process(self.config), self.conformance) {
-            Ok(loaded) => serve::run(&loaded, self.conformance),
+            Ok(loaded) => serve::run(Plan {
+                loaded,
+                is_conformance: self.conformance,
+                prepare: None,
+                announcement: None,
+            }),
             Err(problems) => {
                 super::print_problems(&problems);
                 super::exit::BAD_SETTINGS.into()

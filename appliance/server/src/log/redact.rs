@@ -32,7 +32,8 @@ const SECRET_WORDS: [&str; 4] = ["password", "secret", "token", "signingkey"];
 const MEASURES: [&str; 4] = ["_bytes", "_count", "_max", "_ms"];
 
 /// After one of these, everything up to a separator is a secret, wherever it stands.
-const SECRET_PREFIXES: [&str; 3] = ["access_token=", "Bearer ", "refresh_token="];
+/// `wst_` begins every token that this server gives out.
+const SECRET_PREFIXES: [&str; 4] = ["access_token=", "Bearer ", "refresh_token=", "wst_"];
 
 /// Whether a field's value must not be written.
 pub fn is_secret(field: &str) -> bool {
@@ -117,6 +118,7 @@ mod tests {
             scrub("GET /sync?access_token=abc123&since=4 (Bearer xyz) access_token=q"),
             "GET /sync?access_token=[redacted]&since=4 (Bearer [redacted]) access_token=[redacted]"
         );
+        assert_eq!(scrub("{\"t\":\"wst_abc\"}"), "{\"t\":\"wst_[redacted]\"}");
         assert!(matches!(scrub("nothing here"), Cow::Borrowed(_)));
     }
 }

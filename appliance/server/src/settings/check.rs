@@ -114,8 +114,6 @@ impl Check {
         let per_ip = count(limits.connections_per_ip_max);
         self.within("limits.connections_per_ip_max", per_ip, 1, 1_000_000);
         self.within("limits.header_bytes_max", count(limits.header_bytes_max), 8_192, 1_048_576);
-        // An event of 64 KiB must fit, with room for escapes.
-        self.within("limits.body_bytes_max", count(limits.body_bytes_max), 262_144, 1 << 30);
     }
 
     fn store(&mut self, settings: &Settings) {

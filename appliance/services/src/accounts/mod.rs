@@ -1,5 +1,6 @@
 //! Accounts, sessions and devices.
 
+mod administer;
 mod authenticate;
 mod password;
 mod register;
@@ -7,6 +8,7 @@ mod session;
 
 use std::sync::Arc;
 
+pub use administer::AccountSummary;
 pub use register::NewAccount;
 pub use session::{NewSession, Session};
 

@@ -1,0 +1,136 @@
+//! What the administrator orders on this machine, with or without a running server.
+//!
+//! A command makes an [`Order`]. If a server runs, the order goes through its Unix socket
+//! ([`caller`] to [`door`]); if none runs, the command opens the house itself and carries the order
+//! out there. Both ways end in [`Admin::carry_out`].
+
+pub mod caller;
+pub mod door;
+mod users;
+
+use std::sync::Arc;
+
+use appliance_model::ruma::OwnedUserId;
+use appliance_model::{Error, Kind};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::settings::Secret;
+use crate::wiring::House;
+
+/// What can be ordered.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(tag = "order", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Order {
+    /// Is a server there, and which?
+    Status,
+    /// A new account.
+    CreateUser {
+        /// The part before the colon.
+        localpart: String,
+        /// Its password.
+        password: Spoken,
+        /// May use the administration endpoints.
+        administrator: bool,
+    },
+    /// All accounts.
+    ListUsers,
+    /// Close an account for good.
+    DeactivateUser {
+        /// Whose.
+        user_id: OwnedUserId,
+    },
+    /// A new password for an account.
+    ResetPassword {
+        /// Whose.
+        user_id: OwnedUserId,
+        /// The new password.
+        password: Spoken,
+        /// Leave the sessions that are open.
+        keep_sessions: bool,
+    },
+}
+
+/// A secret on its way through the socket: the one place where it is written in clear.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub struct Spoken(pub Secret);
+
+impl Serialize for Spoken {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.reveal())
+    }
+}
+
+/// Why an order was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Refusal {
+    /// What sort of reason.
+    pub reason: Reason,
+    /// A sentence for the administrator.
+    pub message: String,
+}
+
+/// What sort of reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The order makes no sense, or the thing is not there.
+    Refused,
+    /// The server failed; its journal says why.
+    Failed,
+    /// The store is damaged.
+    Damaged,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let reason = match error.kind {
+            Kind::Internal | Kind::Unavailable => Reason::Failed,
+            _ => Reason::Refused,
+        };
+        Self { reason, message: error.message.into_owned() }
+    }
+}
+
+/// Carries out orders in a house.
+pub struct Admin {
+    house: Arc<House>,
+}
+
+impl Admin {
+    /// For one house.
+    pub fn new(house: Arc<House>) -> Self {
+        Self { house }
+    }
+
+    /// Carries out an order. `by` is who gave it, for the audit trail.
+    ///
+    /// # Errors
+    ///
+    /// A [`Refusal`] with a sentence.
+    pub async fn carry_out(&self, order: Order, by: &str) -> Result<Value, Refusal> {
+        match order {
+            Order::Status => Ok(self.status().await),
+            Order::CreateUser { localpart, password, administrator } => {
+                self.create_user(localpart, password.0, administrator).await
+            }
+            Order::ListUsers => self.list_users().await,
+            Order::DeactivateUser { user_id } => self.deactivate_user(&user_id, by).await,
+            Order::ResetPassword { user_id, password, keep_sessions } => {
+                self.reset_password(&user_id, &password.0, keep_sessions, by).await
+            }
+        }
+    }
+
+    async fn status(&self) -> Value {
+        let not_ready = self.house.ready().await.err();
+        json!({
+            "server_name": self.house.services.house.server_name,
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "ready": not_ready.is_none(),
+            "not_ready_because": not_ready,
+        })
+    }
+}

@@ -1,0 +1,81 @@
+//! Giving an order: to the server that runs, or in the house itself if none does.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{Common, exit, out};
+use crate::admin::caller::{Called, call};
+use crate::admin::{Admin, Order, Reason, Refusal};
+use crate::lifecycle::Lifecycle;
+use crate::serve::runtime;
+use crate::settings::Settings;
+use crate::settings::load::{Sources, load};
+use crate::wiring::House;
+
+/// Gives `order` and prints what came of it: `in_words`, or JSON if asked for. A password that was
+/// made for the order is printed with it.
+pub fn give(
+    common: Common,
+    order: Order,
+    made_password: Option<String>,
+    in_words: impl FnOnce(&Value) -> String,
+) -> ExitCode {
+    let is_json = common.json;
+    let settings = match load(&Sources::of_this_process(common.config), false) {
+        Ok(loaded) => loaded.settings,
+        Err(problems) => {
+            super::print_problems(&problems);
+            return exit::BAD_SETTINGS.into();
+        }
+    };
+    let result = runtime().map_err(|error| (exit::FAILED, error));
+    match result.and_then(|runtime| runtime.block_on(carry_out(&settings, order))) {
+        Ok(mut value) if is_json => {
+            if let Some(password) = made_password {
+                value["password"] = password.into();
+            }
+            out::json(&value);
+        }
+        Ok(value) => {
+            out::line(&in_words(&value));
+            if let Some(password) = made_password {
+                out::line(&format!("Password: {password}"));
+            }
+        }
+        Err((code, message)) => {
+            out::trouble(&message);
+            return code.into();
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+async fn carry_out(settings: &Settings, order: Order) -> Result<Value, (u8, String)> {
+    let answer = match call(&settings.admin.socket, &order).await {
+        Called::Answered(answer) => answer,
+        Called::Failed(reason) => return Err((exit::NO_SERVER, reason)),
+        Called::NobodyThere => carry_out_here(settings, order).await,
+    };
+    answer.map_err(|Refusal { reason, message }| match reason {
+        Reason::Refused | Reason::Failed => (exit::FAILED, message),
+        Reason::Damaged => (exit::DAMAGED, message),
+    })
+}
+
+/// No server runs, so this process is the server for as long as the order takes.
+async fn carry_out_here(settings: &Settings, order: Order) -> Result<Value, Refusal> {
+    let failed = |message: String| Refusal { reason: Reason::Failed, message };
+    if matches!(order, Order::Status) {
+        return Err(failed("no server runs with these settings".into()));
+    }
+    let lifecycle = Lifecycle::new().map_err(|error| failed(error.to_string()))?;
+    let house = House::open(settings, None, &lifecycle.tasks()).await.map_err(failed)?;
+    let house = Arc::new(house);
+    let by = format!("uid {} (no server running)", rustix::process::getuid().as_raw());
+    let answer = Admin::new(house.clone()).carry_out(order, &by).await;
+    lifecycle.finish().await;
+    house.close().await.map_err(failed)?;
+    answer
+}
