@@ -12,10 +12,19 @@ use std::ops::Bound;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+#[cfg(test)]
+mod conformance;
+mod folder;
 mod layout;
+mod lmdb;
+mod lmdb_check;
+mod lmdb_file;
 mod memory;
+mod open;
+mod sled;
 
 pub use memory::Memory;
+pub use open::{Kind, OpenError, Options, UnknownKind, open};
 
 /// A keyspace: keys of different spaces never meet. The number is part of the stored format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -198,6 +207,9 @@ pub struct Stats {
     pub disk_bytes: u64,
     /// Rows, where the engine knows the number without counting.
     pub rows: Option<u64>,
+    /// Bytes that can still be written before the engine has to enlarge something by itself (LMDB: its
+    /// map), where it has such a thing. The disk may be full earlier.
+    pub room_bytes: Option<u64>,
 }
 
 /// Why an engine could not do what was asked.

@@ -359,7 +359,7 @@ impl Engine for Memory {
     async fn stats(&self) -> Result<Stats, EngineError> {
         let View(rows) = self.view()?;
         let bytes = rows.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
-        Ok(Stats { disk_bytes: bytes, rows: Some(rows.len() as u64) })
+        Ok(Stats { disk_bytes: bytes, rows: Some(rows.len() as u64), room_bytes: None })
     }
 
     async fn copy_to(&self, to: &Path) -> Result<(), EngineError> {

@@ -1,0 +1,580 @@
+//! LMDB, the default engine.
+//!
+//! One map file, one tree, one writer. A commit is one write transaction: LMDB writes new pages beside
+//! the old ones, syncs them, then writes and syncs one small head; a crash shows the old head or the
+//! new one, nothing between, and opening after it takes no repair. Readers see the head that was newest
+//! when they began and never wait for the writer.
+//!
+//! LMDB keeps no checksums. What can kill the process is refused before the file is mapped
+//! (`lmdb_file.rs`); a value that is not what was written is the ledger's seal to notice.
+
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use heed::types::Bytes as Raw;
+use heed::{
+    CompactionOption, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, WithoutTls,
+};
+
+use crate::folder::{self, FolderLock};
+use crate::layout::{check_lengths, join_key, stored_bounds, stored_key};
+use crate::lmdb_check;
+use crate::lmdb_file::{DATA_FILE, DataFile};
+use crate::open::{Kind, Options, blocking, copy_into, failed};
+use crate::{
+    Batch, Conflict, Direction, Engine, EngineError, JoinedPage, KEY_BYTES_MAX, KeyRange, Page,
+    Precondition, Read, Space, Stats, VALUE_BYTES_MAX, Write,
+};
+
+/// How many reads and snapshots may exist at one moment: far more than the runtime has threads, because
+/// a snapshot may wait for its task to be polled. Each costs 64 bytes in the lock file.
+const READERS_MAX: u32 = 1024;
+
+/// Map sizes are multiples of the largest page any Linux has.
+const MAP_BYTES_STEP: u64 = 64 * 1024;
+
+/// The store keeps at least this many times the bytes in use as map.
+const MAP_GROWTH: u64 = 4;
+
+/// Address space that a process can surely have (47 bits, half of them for others).
+const MAP_BYTES_MAX: u64 = 1 << 46;
+
+/// How long a commit waits for the last snapshot before a full map can be replaced: 10 s, far longer
+/// than a snapshot may live.
+const GROW_TRIES_MAX: u32 = 1000;
+const GROW_PAUSE: Duration = Duration::from_millis(10);
+
+/// `EIO` of every Linux.
+const EIO: i32 = 5;
+
+type Rows = Database<Raw, Raw>;
+
+/// The engine.
+#[derive(Debug)]
+pub(crate) struct Lmdb {
+    shared: Arc<Shared>,
+    /// One commit at a time; the commit takes its turn along, so that a caller who leaves does not let
+    /// the next one in early.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    folder: PathBuf,
+    /// `None` only if a larger map could not be had after the smaller one was given back.
+    map: RwLock<Option<Arc<Map>>>,
+    /// Set when a commit failed in doubt: nothing may be acknowledged after it.
+    failed: AtomicBool,
+    _lock: Option<FolderLock>,
+}
+
+/// An open file.
+struct Map {
+    env: Env<WithoutTls>,
+    rows: Rows,
+    map_bytes: u64,
+    data: DataFile,
+    /// How long the file is; only the writer changes it.
+    file_bytes: Mutex<u64>,
+}
+
+impl std::fmt::Debug for Map {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Map").field("map_bytes", &self.map_bytes).finish_non_exhaustive()
+    }
+}
+
+impl Lmdb {
+    /// Opens the files in `folder`, or makes them. The folder must be this process's alone.
+    pub(crate) fn open(
+        folder: &Path,
+        options: &Options,
+        lock: Option<FolderLock>,
+    ) -> Result<Self, EngineError> {
+        let map = Map::open(folder, options.lmdb_map_bytes, options.verify)?;
+        let shared = Shared {
+            folder: folder.to_owned(),
+            map: RwLock::new(Some(Arc::new(map))),
+            failed: AtomicBool::new(false),
+            _lock: lock,
+        };
+        Ok(Self { shared: Arc::new(shared), turn: Arc::default() })
+    }
+}
+
+impl Map {
+    fn open(folder: &Path, map_bytes: u64, verify: bool) -> Result<Self, EngineError> {
+        let mut used_bytes = 0;
+        if let Some(data) = DataFile::open(folder).map_err(failed)? {
+            let head = data.check_heads()?;
+            used_bytes = head.used_bytes();
+            if verify {
+                lmdb_check::check(&data, &head)?;
+            }
+            data.keep_ahead(data.file_bytes()?, used_bytes, 0)?;
+        }
+        let map_bytes = map_bytes.max(used_bytes.saturating_mul(MAP_GROWTH)).min(MAP_BYTES_MAX);
+        let map_bytes = map_bytes.next_multiple_of(MAP_BYTES_STEP);
+        let env = open_env(folder, map_bytes).map_err(|error| opening(error, map_bytes))?;
+
+        let mut txn = env.write_txn().map_err(reading)?;
+        let rows = env.create_database(&mut txn, None).map_err(reading)?;
+        txn.commit().map_err(reading)?;
+
+        // LMDB has written the heads of a new file by now, but not synced them.
+        let data = DataFile::open(folder).map_err(failed)?;
+        let data = data.ok_or_else(|| EngineError::Failed(format!("{DATA_FILE} vanished")))?;
+        let file_bytes = data.keep_ahead(data.file_bytes()?, used(&env), 0)?;
+        data.sync()?;
+        folder::sync(folder).map_err(failed)?;
+        Ok(Self { env, rows, map_bytes, data, file_bytes: Mutex::new(file_bytes) })
+    }
+
+    /// Whether a quarter of the map or less is left, and a larger one can be had.
+    fn nearly_full(&self) -> bool {
+        let left = self.map_bytes.saturating_sub(used(&self.env));
+        left < self.map_bytes / 4 && self.map_bytes < MAP_BYTES_MAX
+    }
+
+    /// Makes sure that the file reaches behind everything this commit may write.
+    fn keep_ahead(&self, batches: &[Batch]) -> Result<(), EngineError> {
+        let mut file_bytes = self.file_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        *file_bytes = self.data.keep_ahead(*file_bytes, used(&self.env), incoming(batches))?;
+        Ok(())
+    }
+}
+
+/// Opens the environment: full sync on every commit, reads not bound to threads.
+#[expect(unsafe_code, reason = "mapping a file is unsafe in every wrapper of LMDB; argued below")]
+fn open_env(folder: &Path, map_bytes: u64) -> heed::Result<Env<WithoutTls>> {
+    let mut options = EnvOpenOptions::new().read_txn_without_tls();
+    let map_bytes = usize::try_from(map_bytes).unwrap_or(usize::MAX);
+    options.map_size(map_bytes).max_readers(READERS_MAX).max_dbs(0);
+    // SAFETY: the mapped file must not change under our feet. The folder's lock keeps other processes
+    // out, heed refuses to open it twice in this one, the heads and the length were checked, and the
+    // file is only ever extended. NO_READ_AHEAD changes nothing but the kernel's guess about what is
+    // read next: random keys would fill memory with neighbours that nobody asked for.
+    unsafe {
+        options.flags(EnvFlags::NO_READ_AHEAD);
+        options.open(folder)
+    }
+}
+
+/// Bytes from the start of the file to the end of the last page in use.
+fn used(env: &Env<WithoutTls>) -> u64 {
+    let page_bytes = u64::from(env.stat().page_size);
+    (env.info().last_page_number as u64 + 1).saturating_mul(page_bytes)
+}
+
+/// No commit of these batches adds more than this to the file: each row may take a page for itself and
+/// rewrite a path of pages, and each value is rounded up.
+fn incoming(batches: &[Batch]) -> u64 {
+    const ROW_BYTES: u64 = 64 * 1024;
+    let writes = batches.iter().flat_map(|batch| &batch.writes);
+    let bytes = writes.map(|write| match write {
+        Write::Put(_, _, value) => ROW_BYTES + value.len() as u64,
+        Write::Delete(..) => ROW_BYTES,
+    });
+    bytes.sum()
+}
+
+impl Shared {
+    fn map(&self) -> Result<Arc<Map>, EngineError> {
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        map.clone()
+            .ok_or_else(|| EngineError::Failed("its file could not be mapped again".to_owned()))
+    }
+
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&View<'_>) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let map = self.map()?;
+        let txn = map.env.read_txn().map_err(reading)?;
+        read(&View { rows: &map.rows, txn: &txn })
+    }
+
+    /// Commits in one transaction. Blocks on the disk.
+    fn commit(&self, batches: &[Batch]) -> Result<Vec<Result<(), Conflict>>, EngineError> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(EngineError::Failed("an earlier commit failed".to_owned()));
+        }
+        let committed = self.commit_growing(batches);
+        if matches!(committed, Err(EngineError::Failed(_) | EngineError::Damaged(_))) {
+            self.failed.store(true, Ordering::Release);
+        }
+        committed
+    }
+
+    fn commit_growing(&self, batches: &[Batch]) -> Result<Vec<Result<(), Conflict>>, EngineError> {
+        loop {
+            let mut map = self.map()?;
+            if map.nearly_full() {
+                let map_bytes = map.map_bytes.saturating_mul(MAP_GROWTH).min(MAP_BYTES_MAX);
+                drop(map);
+                // If a snapshot is in the way, there is still room, and the next commit tries again.
+                self.try_grow(map_bytes)?;
+                map = self.map()?;
+            }
+            map.keep_ahead(batches)?;
+            match write(&map, batches) {
+                Ok(answers) => return Ok(answers),
+                Err(heed::Error::Mdb(MdbError::MapFull)) => self.grow(map)?,
+                Err(error) => return Err(self.writing(&map, error, incoming(batches))),
+            }
+        }
+    }
+
+    /// Replaces a full map by a larger one, as soon as no snapshot looks through the old one. Waits
+    /// without holding anything, so that snapshots can come to their end.
+    fn grow(&self, full: Arc<Map>) -> Result<(), EngineError> {
+        let map_bytes = full.map_bytes.saturating_mul(MAP_GROWTH).min(MAP_BYTES_MAX);
+        if map_bytes <= full.map_bytes {
+            return Err(EngineError::Full);
+        }
+        drop(full);
+        for _ in 0..GROW_TRIES_MAX {
+            if self.try_grow(map_bytes)? {
+                return Ok(());
+            }
+            std::thread::sleep(GROW_PAUSE);
+        }
+        // Nothing was written, and the next commit tries again.
+        Err(EngineError::Full)
+    }
+
+    fn try_grow(&self, map_bytes: u64) -> Result<bool, EngineError> {
+        let mut held = self.map.write().unwrap_or_else(PoisonError::into_inner);
+        if held.as_ref().is_some_and(|map| Arc::strong_count(map) > 1) {
+            return Ok(false);
+        }
+        // The same file cannot be mapped twice, so the old map goes first.
+        drop(held.take());
+        *held = Some(Arc::new(Map::open(&self.folder, map_bytes, false)?));
+        tracing::info!(map_bytes, "the store's map was enlarged");
+        Ok(true)
+    }
+
+    /// What a failed commit means. LMDB writes new pages beside the old ones and the head last, so all
+    /// but a failure to write the head leave the store as it was.
+    fn writing(&self, map: &Map, error: heed::Error, incoming_bytes: u64) -> EngineError {
+        let heed::Error::Io(io) = error else { return reading(error) };
+        // Once the head is in doubt LMDB begins no further write.
+        let untouched = map.env.write_txn().is_ok();
+        let full = match io.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => true,
+            // LMDB answers EIO when a full disk took only a part of its pages.
+            _ => io.raw_os_error() == Some(EIO) && !folder::has_room(&self.folder, incoming_bytes),
+        };
+        if untouched && full { EngineError::Full } else { EngineError::Failed(io.to_string()) }
+    }
+}
+
+/// Writes all batches whose preconditions hold, in one transaction.
+fn write(map: &Map, batches: &[Batch]) -> heed::Result<Vec<Result<(), Conflict>>> {
+    let mut txn = map.env.write_txn()?;
+    let mut answers = Vec::with_capacity(batches.len());
+    let mut changed = false;
+    for batch in batches {
+        // The transaction sees the batches before this one.
+        if let Some(precondition) = broken(&map.rows, &txn, &batch.preconditions)? {
+            answers.push(Err(Conflict { precondition }));
+            continue;
+        }
+        for write in &batch.writes {
+            match write {
+                Write::Put(space, key, value) => {
+                    map.rows.put(&mut txn, &stored_key(*space, key), value)?;
+                }
+                Write::Delete(space, key) => {
+                    map.rows.delete(&mut txn, &stored_key(*space, key))?;
+                }
+            }
+        }
+        changed |= !batch.writes.is_empty();
+        answers.push(Ok(()));
+    }
+    if changed {
+        txn.commit()?;
+    }
+    Ok(answers)
+}
+
+/// The number of the first precondition that does not hold.
+fn broken(
+    rows: &Rows,
+    txn: &RoTxn<'_>,
+    preconditions: &[Precondition],
+) -> heed::Result<Option<usize>> {
+    for (number, precondition) in preconditions.iter().enumerate() {
+        let (space, key, wanted) = match precondition {
+            Precondition::Absent(space, key) => (*space, key, false),
+            Precondition::Present(space, key) => (*space, key, true),
+        };
+        if rows.get(txn, &stored_key(space, key))?.is_some() != wanted {
+            return Ok(Some(number));
+        }
+    }
+    Ok(None)
+}
+
+/// Rows at one moment: the rules of reading, for single reads and snapshots alike.
+struct View<'a> {
+    rows: &'a Rows,
+    txn: &'a RoTxn<'a, WithoutTls>,
+}
+
+impl View<'_> {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        match self.rows.get(self.txn, &stored_key(space, key)).map_err(reading)? {
+            Some(value) => Ok(Some(owned(value)?)),
+            None => Ok(None),
+        }
+    }
+
+    fn get_many(&self, keys: &[(Space, Vec<u8>)]) -> Result<Vec<Option<Bytes>>, EngineError> {
+        keys.iter().map(|(space, key)| self.get(*space, key)).collect()
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        range: &KeyRange,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Page, EngineError> {
+        let Some((from, to)) = stored_bounds(space, range) else { return Ok(Page::default()) };
+        let bounds = (as_slice(&from), as_slice(&to));
+        match direction {
+            Direction::Forward => {
+                page(self.rows.range(self.txn, &bounds).map_err(reading)?, limit, |a, b| a < b)
+            }
+            Direction::Backward => {
+                page(self.rows.rev_range(self.txn, &bounds).map_err(reading)?, limit, |a, b| a > b)
+            }
+        }
+    }
+
+    fn scan_join(
+        &self,
+        (index, range): (Space, &KeyRange),
+        direction: Direction,
+        limit: usize,
+        (target, suffix_bytes): (Space, usize),
+    ) -> Result<JoinedPage, EngineError> {
+        let found = self.scan(index, range, direction, limit)?;
+        let mut joined =
+            JoinedPage { rows: Vec::with_capacity(found.rows.len()), more: found.more };
+        for row in found.rows {
+            let value = match join_key(&row.0, suffix_bytes) {
+                Some(key) => self.get(target, key)?,
+                None => None,
+            };
+            joined.rows.push((row, value));
+        }
+        Ok(joined)
+    }
+}
+
+/// Takes up to `limit` rows. Keys that do not follow each other are damage, and would never end if they
+/// went in a circle.
+fn page<'t>(
+    found: impl Iterator<Item = heed::Result<(&'t [u8], &'t [u8])>>,
+    limit: usize,
+    in_order: impl Fn(&[u8], &[u8]) -> bool,
+) -> Result<Page, EngineError> {
+    let mut page = Page::default();
+    for row in found {
+        let (stored, value) = row.map_err(reading)?;
+        if page.rows.len() == limit {
+            page.more = true;
+            break;
+        }
+        if stored.is_empty() || stored.len() > 1 + KEY_BYTES_MAX {
+            return Err(EngineError::Damaged(format!("a key has {} bytes", stored.len())));
+        }
+        let key = Bytes::copy_from_slice(&stored[1..]);
+        if page.rows.last().is_some_and(|(last, _)| !in_order(last, &key)) {
+            return Err(EngineError::Damaged("its keys are out of order".to_owned()));
+        }
+        page.rows.push((key, owned(value)?));
+    }
+    Ok(page)
+}
+
+/// Copies a value out of the map, if its length can be true.
+fn owned(value: &[u8]) -> Result<Bytes, EngineError> {
+    if value.len() > VALUE_BYTES_MAX {
+        return Err(EngineError::Damaged(format!("a value has {} bytes", value.len())));
+    }
+    Ok(Bytes::copy_from_slice(value))
+}
+
+fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
+    bound.as_ref().map(Vec::as_slice)
+}
+
+/// What an error means that did not come from a commit.
+fn reading(error: heed::Error) -> EngineError {
+    match error {
+        heed::Error::Io(io) => failed(io),
+        heed::Error::Mdb(
+            damage @ (MdbError::Corrupted
+            | MdbError::PageNotFound
+            | MdbError::Invalid
+            | MdbError::VersionMismatch
+            | MdbError::CursorFull
+            | MdbError::PageFull
+            | MdbError::Incompatible
+            | MdbError::BadValSize
+            | MdbError::Problem),
+        ) => EngineError::Damaged(damage.to_string()),
+        other => EngineError::Failed(other.to_string()),
+    }
+}
+
+fn opening(error: heed::Error, map_bytes: u64) -> EngineError {
+    match &error {
+        heed::Error::Io(io) if io.kind() == io::ErrorKind::OutOfMemory => {
+            EngineError::Failed(format!(
+                "this process may not have {map_bytes} bytes of address space (see `ulimit -v`); set \
+                 store.lmdb_map_bytes to less"
+            ))
+        }
+        _ => reading(error),
+    }
+}
+
+/// A view that stays as it is. The transaction ends before the map it looks through.
+struct Snapshot {
+    txn: Mutex<RoTxn<'static, WithoutTls>>,
+    map: Arc<Map>,
+}
+
+impl Snapshot {
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&View<'_>) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let txn = self.txn.lock().unwrap_or_else(PoisonError::into_inner);
+        read(&View { rows: &self.map.rows, txn: &txn })
+    }
+}
+
+#[async_trait]
+impl Read for Snapshot {
+    async fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.read(|view| view.get(space, key))
+    }
+
+    async fn get_many(&self, keys: &[(Space, Vec<u8>)]) -> Result<Vec<Option<Bytes>>, EngineError> {
+        self.read(|view| view.get_many(keys))
+    }
+
+    async fn scan(
+        &self,
+        space: Space,
+        range: &KeyRange,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Page, EngineError> {
+        self.read(|view| view.scan(space, range, direction, limit))
+    }
+
+    async fn scan_join(
+        &self,
+        index: Space,
+        range: &KeyRange,
+        direction: Direction,
+        limit: usize,
+        target: Space,
+        suffix_bytes: usize,
+    ) -> Result<JoinedPage, EngineError> {
+        self.read(|view| view.scan_join((index, range), direction, limit, (target, suffix_bytes)))
+    }
+}
+
+#[async_trait]
+impl Read for Lmdb {
+    async fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.shared.read(|view| view.get(space, key))
+    }
+
+    async fn get_many(&self, keys: &[(Space, Vec<u8>)]) -> Result<Vec<Option<Bytes>>, EngineError> {
+        self.shared.read(|view| view.get_many(keys))
+    }
+
+    async fn scan(
+        &self,
+        space: Space,
+        range: &KeyRange,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Page, EngineError> {
+        self.shared.read(|view| view.scan(space, range, direction, limit))
+    }
+
+    async fn scan_join(
+        &self,
+        index: Space,
+        range: &KeyRange,
+        direction: Direction,
+        limit: usize,
+        target: Space,
+        suffix_bytes: usize,
+    ) -> Result<JoinedPage, EngineError> {
+        self.shared
+            .read(|view| view.scan_join((index, range), direction, limit, (target, suffix_bytes)))
+    }
+}
+
+#[async_trait]
+impl Engine for Lmdb {
+    async fn snapshot(&self) -> Result<Box<dyn Read>, EngineError> {
+        let map = self.shared.map()?;
+        let txn = map.env.clone().static_read_txn().map_err(reading)?;
+        Ok(Box::new(Snapshot { txn: Mutex::new(txn), map }))
+    }
+
+    fn isolates(&self) -> bool {
+        true
+    }
+
+    async fn commit(&self, batches: Vec<Batch>) -> Result<Vec<Result<(), Conflict>>, EngineError> {
+        check_lengths(&batches)?;
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let shared = Arc::clone(&self.shared);
+        blocking(move || {
+            let answers = shared.commit(&batches);
+            drop(turn);
+            answers
+        })
+        .await
+    }
+
+    async fn stats(&self) -> Result<Stats, EngineError> {
+        let map = self.shared.map()?;
+        let txn = map.env.read_txn().map_err(reading)?;
+        let rows = map.rows.len(&txn).map_err(reading)?;
+        let disk_bytes = folder::disk_bytes(&self.shared.folder).map_err(failed)?;
+        Ok(Stats { disk_bytes, rows: Some(rows), room_bytes: Some(map.map_bytes - used(&map.env)) })
+    }
+
+    async fn copy_to(&self, to: &Path) -> Result<(), EngineError> {
+        let map = self.shared.map()?;
+        let to = to.to_owned();
+        blocking(move || {
+            copy_into(&to, Kind::Lmdb, |new| {
+                let copied = map.env.copy_to_path(new.join(DATA_FILE), CompactionOption::Enabled);
+                copied.map(drop).map_err(reading)
+            })
+        })
+        .await
+    }
+}
