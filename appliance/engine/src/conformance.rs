@@ -441,7 +441,8 @@ async fn a_value_is_replaced_whole_under_its_readers(desk: Desk) {
     const BYTES: usize = 50_000;
     let engine = desk.engine();
     commit(&engine, vec![put(A, b"k", vec![0; BYTES])]).await;
-    let reader = tokio::spawn({
+    let mut readers = tokio::task::JoinSet::new();
+    readers.spawn({
         let engine = Arc::clone(&engine);
         async move {
             let mut last = 0;
@@ -458,7 +459,7 @@ async fn a_value_is_replaced_whole_under_its_readers(desk: Desk) {
     for round in 1..=40u8 {
         commit(&engine, vec![put(A, b"k", vec![round; BYTES])]).await;
     }
-    reader.await.unwrap();
+    readers.join_next().await.unwrap().unwrap();
 }
 
 async fn a_commit_is_finished_even_if_nobody_waits(desk: Desk) {

@@ -12,6 +12,7 @@ use std::ops::Bound;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+mod blocking;
 #[cfg(test)]
 mod conformance;
 mod folder;

@@ -22,11 +22,12 @@ use heed::{
     CompactionOption, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, WithoutTls,
 };
 
+use crate::blocking::{blocking, pause};
 use crate::folder::{self, FolderLock};
 use crate::layout::{check_lengths, join_key, stored_bounds, stored_key};
 use crate::lmdb_check;
 use crate::lmdb_file::{DATA_FILE, DataFile};
-use crate::open::{Kind, Options, blocking, copy_into, failed};
+use crate::open::{Kind, Options, copy_into, failed};
 use crate::{
     Batch, Conflict, Direction, Engine, EngineError, JoinedPage, KEY_BYTES_MAX, KeyRange, Page,
     Precondition, Read, Space, Stats, VALUE_BYTES_MAX, Write,
@@ -62,6 +63,8 @@ pub(crate) struct Lmdb {
     /// One commit at a time; the commit takes its turn along, so that a caller who leaves does not let
     /// the next one in early.
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// One copy at a time: each pins the pages of the moment it began.
+    copying: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -104,7 +107,11 @@ impl Lmdb {
             failed: AtomicBool::new(false),
             _lock: lock,
         };
-        Ok(Self { shared: Arc::new(shared), turn: Arc::default() })
+        Ok(Self {
+            shared: Arc::new(shared),
+            turn: Arc::default(),
+            copying: tokio::sync::Mutex::default(),
+        })
     }
 }
 
@@ -243,7 +250,7 @@ impl Shared {
             if self.try_grow(map_bytes)? {
                 return Ok(());
             }
-            std::thread::sleep(GROW_PAUSE);
+            pause(GROW_PAUSE);
         }
         // Nothing was written, and the next commit tries again.
         Err(EngineError::Full)
@@ -567,6 +574,7 @@ impl Engine for Lmdb {
     }
 
     async fn copy_to(&self, to: &Path) -> Result<(), EngineError> {
+        let _copying = self.copying.lock().await;
         let map = self.shared.map()?;
         let to = to.to_owned();
         blocking(move || {

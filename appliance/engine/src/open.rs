@@ -211,14 +211,6 @@ pub(crate) fn copy_into(
     fill(to, kind, write)
 }
 
-/// Runs what blocks on the disk where blocking is allowed. It is finished even if nobody waits.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
-) -> Result<T, EngineError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(EngineError::Failed(format!("it was interrupted: {error}"))))
-}
-
 /// The operating system's refusal as an engine's error.
 pub(crate) fn failed(error: io::Error) -> EngineError {
     match error.kind() {

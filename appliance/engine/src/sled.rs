@@ -27,9 +27,10 @@ use async_trait::async_trait;
 use bytes::{BufMut, Bytes};
 use sled::{Db, IVec, Mode};
 
+use crate::blocking::{blocking, pause};
 use crate::folder::{self, FolderLock};
 use crate::layout::{check_lengths, join_key, stored_bounds, stored_key};
-use crate::open::{Kind, Options, blocking, copy_into, failed};
+use crate::open::{Kind, Options, copy_into, failed};
 use crate::{
     Batch, Conflict, Direction, Engine, EngineError, JoinedPage, KEY_BYTES_MAX, KeyRange, Page,
     Precondition, Read, Row, Space, Stats, VALUE_BYTES_MAX, Write,
@@ -46,6 +47,8 @@ const FLUSH_EVERY_MS: u64 = 500;
 const ROOM_BYTES_MIN: u64 = 64 * 1024 * 1024;
 /// What sled may write for one byte of ours, with its page fragments and segments.
 const ROOM_FACTOR: u64 = 4;
+/// How many reads may be on their way at once: more threads would only wait for sled's one lock.
+const READS_MAX: usize = 32;
 /// How often a read starts again because the value was replaced under it; each time a whole commit fit
 /// in between.
 const REREADS_MAX: u32 = 100;
@@ -71,6 +74,7 @@ pub(crate) struct Sled {
     shared: Arc<Shared>,
     /// One commit at a time, and no commit while a copy is made.
     turn: Arc<tokio::sync::Mutex<()>>,
+    reads: Arc<tokio::sync::Semaphore>,
 }
 
 #[derive(Debug)]
@@ -107,7 +111,8 @@ impl Sled {
             if options.verify {
                 shared.rows().try_for_each(|row| row.map(drop))?;
             }
-            Ok(Self { shared: Arc::new(shared), turn: Arc::default() })
+            let reads = Arc::new(tokio::sync::Semaphore::new(READS_MAX));
+            Ok(Self { shared: Arc::new(shared), turn: Arc::default(), reads })
         })
     }
 
@@ -116,8 +121,14 @@ impl Sled {
         read: impl FnOnce(&Shared) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
         // sled's readers wait for its writer, 40 ms at times: not on the runtime's threads.
+        let permit = Arc::clone(&self.reads).acquire_owned().await;
+        let permit = permit.map_err(|error| EngineError::Failed(error.to_string()))?;
         let shared = Arc::clone(&self.shared);
-        blocking(move || caught(|| read(&shared))).await
+        blocking(move || {
+            let _permit = permit;
+            caught(|| read(&shared))
+        })
+        .await
     }
 }
 
@@ -134,7 +145,7 @@ fn open_db(folder: &Path, cache_bytes: u64) -> Result<Db, EngineError> {
         match config.open() {
             Err(sled::Error::Io(error)) if tries < OPEN_TRIES_MAX && is_held(&error) => {
                 tries += 1;
-                std::thread::sleep(OPEN_PAUSE);
+                pause(OPEN_PAUSE);
             }
             opened => return opened.map_err(fault),
         }
@@ -516,7 +527,9 @@ impl Read for Sled {
 #[async_trait]
 impl Engine for Sled {
     async fn snapshot(&self) -> Result<Box<dyn Read>, EngineError> {
-        Ok(Box::new(Self { shared: Arc::clone(&self.shared), turn: Arc::clone(&self.turn) }))
+        let Self { shared, turn, reads } = self;
+        let (shared, turn, reads) = (Arc::clone(shared), Arc::clone(turn), Arc::clone(reads));
+        Ok(Box::new(Self { shared, turn, reads }))
     }
 
     fn isolates(&self) -> bool {

@@ -44,8 +44,8 @@ const ENGINE_LIBRARIES: &[(&str, &str)] =
 /// Rule 5: where work may be set going, with what bounds it.
 const SPAWN_SITES: &[(&str, &str)] = &[
     ("appliance/server/src/lifecycle.rs", "every long-lived task, waited for at shutdown"),
-    ("appliance/engine/src/lmdb", "the bounded pool that waits for the disk"),
-    ("appliance/engine/src/sled", "the bounded pool that waits for the disk"),
+    ("appliance/engine/src/blocking.rs", "the bounded pool that waits for the disk"),
+    ("appliance/engine/src/conformance.rs", "tests: readers beside a writer, all waited for"),
 ];
 
 /// No text of ours is longer: a file is read in one sitting.

@@ -1,0 +1,21 @@
+//! The one way onto the threads that may wait for the disk.
+
+use crate::EngineError;
+
+/// Runs what blocks on the disk where blocking is allowed. It is finished even if nobody waits.
+///
+/// The pool behind it is bounded by its callers: each engine commits and copies one at a time, and sled
+/// holds a permit for each read.
+#[expect(clippy::disallowed_methods, reason = "bounded by the callers, as said above")]
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(EngineError::Failed(format!("it was interrupted: {error}"))))
+}
+
+/// Waits on a thread of that pool.
+#[expect(clippy::disallowed_methods, reason = "stops no task: the thread is one that may block")]
+pub(crate) fn pause(time: std::time::Duration) {
+    std::thread::sleep(time);
+}
