@@ -25,6 +25,7 @@ pub fn code(kind: &Kind) -> (StatusCode, &'static str) {
         Kind::Limited { .. } => (S::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED"),
         Kind::Unrecognized => (S::NOT_FOUND, "M_UNRECOGNIZED"),
         Kind::WrongMethod => (S::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED"),
+        Kind::Managed => (S::METHOD_NOT_ALLOWED, "M_BAD_JSON"),
         Kind::UserInUse => (S::BAD_REQUEST, "M_USER_IN_USE"),
         Kind::InvalidUsername => (S::BAD_REQUEST, "M_INVALID_USERNAME"),
         Kind::Exclusive => (S::BAD_REQUEST, "M_EXCLUSIVE"),

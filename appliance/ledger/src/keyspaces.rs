@@ -6,8 +6,9 @@ use appliance_engine::Space;
 use appliance_model::{DeviceNid, EventNid, Position, RoomNid, StateKeyNid, UserNid};
 
 use crate::rows::{
-    AccountRow, AuditRow, DeviceRow, EventRow, HeadRow, MembershipRow, RoomRow, StateKeyRow,
-    StateNode, StoreRow, TimelineRow, TokenRow, TxnRow, UserRow,
+    AccountDataRow, AccountRow, AuditRow, ChangedDataRow, DeviceRow, EventRow, FilterRow, HeadRow,
+    MembershipRow, MovedReceiptRow, ReceiptRow, RoomRow, StateKeyRow, StateNode, StoreRow,
+    TimelineRow, TokenRow, TxnRow, UserRow,
 };
 
 /// The schema's version. Raised with every change that an older binary would not understand.
@@ -84,6 +85,17 @@ keyspaces! {
     USER_ROOMS b'w' (UserNid, RoomNid) => MembershipRow;
     /// Transaction IDs of sent events, by device and digest of path and ID.
     TXNS b'x' (DeviceNid, Digest) => TxnRow;
+
+    /// Account data by owner, room (zero: global) and type.
+    ACCOUNT_DATA b'D' (UserNid, RoomNid, String) => AccountDataRow;
+    /// When account data last changed, newest change of each only.
+    ACCOUNT_DATA_CHANGES b'C' (UserNid, Position) => ChangedDataRow;
+    /// Filters by owner and name.
+    FILTERS b'f' (UserNid, u64) => FilterRow;
+    /// Read receipts by room, reader, kind (1 public, 2 private) and thread.
+    RECEIPTS b'v' (RoomNid, UserNid, u8, String) => ReceiptRow;
+    /// When receipts last moved, newest move of each only.
+    RECEIPT_CHANGES b'V' (RoomNid, Position) => MovedReceiptRow;
 }
 
 #[cfg(test)]

@@ -247,6 +247,67 @@ pub struct TxnRow {
     pub at_ms: u64,
 }
 
+/// A value of account data.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct AccountDataRow {
+    /// JSON.
+    #[n(0)]
+    pub content: String,
+    /// The position of its last change.
+    #[n(1)]
+    pub position: u64,
+}
+
+/// Which value of account data changed.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ChangedDataRow {
+    /// The room; zero is global.
+    #[n(0)]
+    pub room: u64,
+    /// The type.
+    #[n(1)]
+    pub kind: String,
+}
+
+/// A filter.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct FilterRow {
+    /// JSON, as the client sent it.
+    #[n(0)]
+    pub json: String,
+}
+
+/// How far someone has read.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ReceiptRow {
+    /// The event.
+    #[n(0)]
+    pub event_id: String,
+    /// The event's place in the timeline.
+    #[n(1)]
+    pub place: i64,
+    /// When, in milliseconds since the Unix epoch.
+    #[n(2)]
+    pub at_ms: u64,
+    /// The position of the receipt itself.
+    #[n(3)]
+    pub position: u64,
+}
+
+/// Which receipt moved.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct MovedReceiptRow {
+    /// Whose.
+    #[n(0)]
+    pub user: u64,
+    /// 1 public, 2 private.
+    #[n(1)]
+    pub kind: u8,
+    /// The thread; empty is the whole room.
+    #[n(2)]
+    pub thread: String,
+}
+
 /// Spans as the row keeps them.
 pub fn spans_to_row(spans: &Spans) -> Vec<u32> {
     [

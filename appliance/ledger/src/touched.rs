@@ -9,6 +9,8 @@ pub struct Touched {
     pub timelines: Vec<RoomNid>,
     /// Rooms with new receipts.
     pub receipts: Vec<RoomNid>,
+    /// Readers whose own receipts moved, and where: their unread counts change.
+    pub own_receipts: Vec<(UserNid, RoomNid)>,
     /// Users with something of their own: account data, invites, memberships, device counts.
     pub users: Vec<UserNid>,
     /// Devices with new to-device messages or changed key counts, with their owners.

@@ -47,6 +47,8 @@ pub enum Kind {
     Unrecognized,
     /// The endpoint exists, but not with this method.
     WrongMethod,
+    /// The server manages this itself; there is another endpoint to change it.
+    Managed,
     /// The user ID is taken.
     UserInUse,
     /// The user ID is not of the allowed form.

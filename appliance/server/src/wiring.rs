@@ -23,7 +23,7 @@ use crate::conformance::Conformance;
 use crate::keys;
 use crate::lifecycle::Tasks;
 use crate::lock::FolderLock;
-use crate::settings::{RegistrationMode, Settings};
+use crate::settings::{EngineKind, RegistrationMode, Settings};
 
 /// The lane ends when the last sender is gone; requests and jobs have ended before.
 const LANE_DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -117,7 +117,7 @@ async fn open_ledger(
 ) -> Result<(Ledger, watch::Receiver<bool>), String> {
     let master_key = keys::read_master_key(&settings.store.master_key_file)?;
     let folder: &Path = &settings.server.data_dir;
-    let engine: Arc<dyn appliance_engine::Engine> = Arc::new(appliance_engine::Memory::default());
+    let engine = open_engine(settings)?;
     let openers = Openers {
         server_name: server_name.as_str(),
         master_key: &master_key,
@@ -143,6 +143,19 @@ async fn open_ledger(
         ended.send_replace(true);
     });
     Ok((ledger, lane_ended))
+}
+
+fn open_engine(settings: &Settings) -> Result<Arc<dyn appliance_engine::Engine>, String> {
+    let kind = match settings.store.engine {
+        EngineKind::Lmdb => appliance_engine::Kind::Lmdb,
+        EngineKind::Sled => appliance_engine::Kind::Sled,
+    };
+    let options = appliance_engine::Options {
+        lmdb_map_bytes: settings.store.map_bytes_max,
+        ..appliance_engine::Options::default()
+    };
+    let folder = settings.server.data_dir.join("store");
+    appliance_engine::open(kind, &folder, &options).map_err(|error| error.to_string())
 }
 
 fn server_name(settings: &Settings) -> Result<OwnedServerName, String> {

@@ -9,6 +9,8 @@ pub mod client_event;
 mod doors;
 pub mod event_filter;
 mod house;
+pub mod personal;
+pub mod reading;
 pub mod rooms;
 #[cfg(test)]
 mod scenario;
@@ -28,6 +30,10 @@ pub struct Services {
     pub accounts: Arc<accounts::Accounts>,
     /// Rooms.
     pub rooms: Arc<rooms::Rooms>,
+    /// What people set for themselves.
+    pub personal: Arc<personal::Personal>,
+    /// Who has read how far, and who is typing.
+    pub reading: Arc<reading::Reading>,
     /// What is new for whom.
     pub sync: sync::Sync,
 }
@@ -37,10 +43,26 @@ impl Services {
     pub fn new(house: Arc<House>, waiters: Arc<sync::Waiters>) -> Self {
         let rooms = Arc::new(rooms::Rooms::new(house.clone()));
         let accounts = Arc::new(accounts::Accounts::new(house.clone()));
+        let personal = Arc::new(personal::Personal::new(house.clone(), rooms.clone()));
+        let reading = Arc::new(reading::Reading::new(
+            house.clone(),
+            waiters.clone(),
+            rooms.clone(),
+            personal.clone(),
+        ));
+        let parts = sync::Parts {
+            waiters,
+            rooms: rooms.clone(),
+            accounts: accounts.clone(),
+            personal: personal.clone(),
+            reading: reading.clone(),
+        };
         Self {
-            sync: sync::Sync::new(house.clone(), waiters, rooms.clone(), accounts.clone()),
+            sync: sync::Sync::new(house.clone(), parts),
             accounts,
             rooms,
+            personal,
+            reading,
             house,
         }
     }

@@ -2,6 +2,9 @@
 
 mod account;
 mod discovery;
+mod personal;
+mod push_rules;
+mod reading;
 mod rooms;
 mod sync;
 
@@ -11,6 +14,9 @@ use crate::route::Routes;
 pub(crate) fn add(routes: &mut Routes) {
     discovery::add(routes);
     account::add(routes);
+    personal::add(routes);
+    push_rules::add(routes);
+    reading::add(routes);
     rooms::add(routes);
     sync::add(routes);
 }

@@ -21,13 +21,26 @@ pub(crate) fn add(routes: &mut Routes) {
 /// so the query is read and the answer written by hand.
 async fn get(visit: Visit<RawRequest>) -> Result<Response, Error> {
     let caller = visit.caller()?;
-    let request = read_query(visit.request.uri.query().unwrap_or_default())?;
+    let mut request = read_query(visit.request.uri.query().unwrap_or_default())?;
+    if let Some(filter_id) = &request.filter_id {
+        let filter = visit.services.personal.filter(caller.user, filter_id).await;
+        request.sync.filter = filter.map_err(|error| match error.kind {
+            Kind::NotFound => Error::invalid_param("There is no filter with this ID."),
+            _ => error,
+        })?;
+    }
     let token = token(&visit.headers, &visit.request.uri).unwrap_or_default();
-    let json = visit.services.sync.sync(caller, &token, &request).await?;
+    let json = visit.services.sync.sync(caller, &token, &request.sync).await?;
     Ok(json_response(StatusCode::OK, json))
 }
 
-fn read_query(query: &str) -> Result<SyncRequest, Error> {
+struct Query {
+    sync: SyncRequest,
+    filter_id: Option<String>,
+}
+
+fn read_query(query: &str) -> Result<Query, Error> {
+    let mut filter_id = None;
     let mut request = SyncRequest {
         since: None,
         filter: Arc::default(),
@@ -40,7 +53,8 @@ fn read_query(query: &str) -> Result<SyncRequest, Error> {
             "since" if !value.is_empty() => request.since = Some(Token::parse(&value)?),
             "timeout" => request.timeout = Duration::from_millis(number(&value)?),
             "full_state" => request.full_state = flag(&value)?,
-            "filter" => request.filter = filter(&value)?,
+            "filter" if value.starts_with('{') => request.filter = filter(&value)?,
+            "filter" => filter_id = Some(value.into_owned()),
             "use_state_after" if flag(&value)? => request.state_form = StateForm::After,
             "org.matrix.msc4222.use_state_after" if flag(&value)? => {
                 request.state_form = StateForm::AfterUnstable;
@@ -48,7 +62,7 @@ fn read_query(query: &str) -> Result<SyncRequest, Error> {
             _ => {}
         }
     }
-    Ok(request)
+    Ok(Query { sync: request, filter_id })
 }
 
 fn number(value: &str) -> Result<u64, Error> {
@@ -66,9 +80,6 @@ fn flag(value: &str) -> Result<bool, Error> {
 /// "filter … The ID of a filter created using the filter API or a filter JSON object encoded as a
 /// string."
 fn filter(value: &str) -> Result<Arc<FilterDefinition>, Error> {
-    if !value.starts_with('{') {
-        return Err(Error::new(Kind::InvalidParam, "There is no filter with this ID."));
-    }
     let filter = serde_json::from_str(value);
     filter
         .map(Arc::new)

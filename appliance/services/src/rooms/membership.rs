@@ -34,6 +34,28 @@ impl Rooms {
         Ok(content)
     }
 
+    /// Renews the caller's own member event with their present name and picture.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rooms::move_member`].
+    pub async fn renew_member(&self, caller: &Caller, room_id: &RoomId) -> Result<(), Error> {
+        let mut room = self.enter(room_id).await?;
+        if room.membership(&caller.user_id).await? != Some(MembershipState::Join) {
+            return Ok(());
+        }
+        let content = self.joining_content(caller).await?;
+        let draft = Draft::state(
+            caller.user_id.clone(),
+            TimelineEventType::RoomMember,
+            caller.user_id.as_str(),
+            member_content(&content)?,
+        );
+        room.add(draft, None).await?;
+        room.leave().await?;
+        Ok(())
+    }
+
     /// Changes a membership.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 mod build;
 mod create_room;
 mod membership;
+mod power;
 mod room;
 mod send_event;
 mod state;

@@ -17,6 +17,8 @@ pub use write::{StateForm, Unread};
 use self::sent_members::SentMembers;
 use crate::accounts::Accounts;
 use crate::house::House;
+use crate::personal::Personal;
+use crate::reading::Reading;
 use crate::rooms::Rooms;
 
 /// What is new, for whom.
@@ -25,16 +27,24 @@ pub struct Sync {
     waiters: Arc<Waiters>,
     rooms: Arc<Rooms>,
     accounts: Arc<Accounts>,
+    personal: Arc<Personal>,
+    reading: Arc<Reading>,
     sent_members: SentMembers,
 }
 
+/// Those whom sync asks.
+pub(crate) struct Parts {
+    pub waiters: Arc<Waiters>,
+    pub rooms: Arc<Rooms>,
+    pub accounts: Arc<Accounts>,
+    pub personal: Arc<Personal>,
+    pub reading: Arc<Reading>,
+}
+
 impl Sync {
-    pub(crate) fn new(
-        house: Arc<House>,
-        waiters: Arc<Waiters>,
-        rooms: Arc<Rooms>,
-        accounts: Arc<Accounts>,
-    ) -> Self {
-        Self { house, waiters, rooms, accounts, sent_members: SentMembers::default() }
+    pub(crate) fn new(house: Arc<House>, parts: Parts) -> Self {
+        let Parts { waiters, rooms, accounts, personal, reading } = parts;
+        let sent_members = SentMembers::default();
+        Self { house, waiters, rooms, accounts, personal, reading, sent_members }
     }
 }

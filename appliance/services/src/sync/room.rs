@@ -83,6 +83,15 @@ impl Round<'_> {
         Ok(part)
     }
 
+    /// The part of a room whose timeline has not changed.
+    pub(super) fn quiet_part(&self) -> RoomPart {
+        RoomPart {
+            state_form: self.request.state_form,
+            prev_batch: timeline_token(place(self.upto) + 1),
+            ..RoomPart::default()
+        }
+    }
+
     async fn shown(&self, room: RoomNid, span: &Span) -> Result<Shown, Error> {
         let ledger = &self.sync.house.ledger;
         let filter = &self.request.filter.room.timeline;

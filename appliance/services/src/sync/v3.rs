@@ -2,6 +2,7 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,14 +13,18 @@ use appliance_model::ruma::api::client::filter::FilterDefinition;
 use appliance_model::{Caller, Error, Position, RoomNid};
 
 use super::room::Span;
-use super::wait::{Memberships, News, Subscription};
-use super::write::{Answer, List, StateForm};
+use super::wait::{Memberships, News, RoomNews, Subscription};
+use super::write::{Answer, List, RoomPart, StateForm, Unread};
 use super::{Sync, Token};
+use crate::event_filter::wants_type;
 
 /// A longer wait would meet the limits of proxies; clients ask again.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// A user's rooms, left ones included. Beyond it the oldest are not shown.
 const ROOMS_MAX: usize = 20_000;
+
+/// Account data that holds even before it is set.
+const PUSH_RULES: &str = "m.push_rules";
 
 /// What a client asks for.
 #[derive(Clone, Debug)]
@@ -106,63 +111,207 @@ impl Sync {
     }
 }
 
+/// What a round knows before it looks into rooms.
+struct Gathered {
+    news: Option<HashMap<RoomNid, RoomNews>>,
+    typing: HashSet<RoomNid>,
+    account_data: HashMap<RoomNid, List>,
+}
+
 impl Round<'_> {
     async fn answer(&self, subscription: &Subscription) -> Result<Answer, Error> {
         let memberships = self.sync.memberships(self.caller, subscription).await?;
         let mut answer = Answer::default();
-        self.add_rooms(&memberships, &mut answer).await?;
-        let token = Token { position: self.upto, typing: 0, to_device: self.upto };
+        // Before typing is read: what comes in between is told again, not lost.
+        let typing = self.sync.reading.typing_serial();
+        let gathered = self.gather(&memberships, &mut answer).await?;
+        for (room, row) in memberships.iter() {
+            // Beyond the position of this answer: the next one tells it.
+            if row.since <= self.upto.0 {
+                self.add_room(*room, row, &gathered, &mut answer).await?;
+            }
+        }
+        let token = Token { position: self.upto, typing, to_device: self.upto };
         answer.next_batch = token.text();
         Ok(answer)
     }
 
-    fn since(&self) -> Option<Position> {
+    pub(super) fn since(&self) -> Option<Position> {
         self.request.since.map(|token| token.position)
     }
 
-    async fn add_rooms(&self, memberships: &Memberships, answer: &mut Answer) -> Result<(), Error> {
-        let since = self.since();
+    async fn gather(
+        &self,
+        memberships: &Memberships,
+        answer: &mut Answer,
+    ) -> Result<Gathered, Error> {
         let joined = |row: &MembershipRow| row.membership == membership::JOIN;
         let rooms = memberships.iter().filter(|(_, row)| joined(row)).map(|(room, _)| *room);
-        let news = since.map(|since| self.sync.waiters.rooms_with_news(rooms, since));
-        for (room, row) in memberships.iter() {
-            // Beyond the position of this answer: the next one tells it.
-            if row.position > self.upto.0 && row.since > self.upto.0 {
+        let news = self
+            .since()
+            .map(|since| self.sync.waiters.rooms_with_news(self.caller.user, rooms, since));
+        let typing_known = self.request.since.map_or(0, |token| token.typing);
+        let typing = self.sync.reading.rooms_with_typing(typing_known).into_iter().collect();
+        let account_data = self.gather_account_data(answer).await?;
+        Ok(Gathered { news, typing, account_data })
+    }
+
+    /// Global account data goes into the answer, the rooms' is returned.
+    async fn gather_account_data(
+        &self,
+        answer: &mut Answer,
+    ) -> Result<HashMap<RoomNid, List>, Error> {
+        let (user, user_id) = (self.caller.user, &self.caller.user_id);
+        let personal = &self.sync.personal;
+        let mut of_rooms: HashMap<RoomNid, List> = HashMap::new();
+        let unchanged = self
+            .since()
+            .is_some_and(|since| self.sync.waiters.user_news(user, since) == News::None);
+        if unchanged {
+            return Ok(of_rooms);
+        }
+        let filter = &self.request.filter;
+        let (global, room_filter) = (&filter.account_data, &filter.room.account_data);
+        let after = self.since().unwrap_or_default();
+        for datum in personal.account_data_changes(user, after, self.upto).await? {
+            if datum.kind == PUSH_RULES && datum.room.is_none() {
                 continue;
             }
-            match row.membership {
-                membership::JOIN => {
-                    let has_news = news.as_ref().is_none_or(|news| news.contains_key(room));
-                    if has_news || self.request.full_state {
-                        self.add_joined(*room, row, answer).await?;
-                    }
+            let event = typed(&datum.kind, &datum.content);
+            match datum.room {
+                Some(room)
+                    if wants_type(
+                        room_filter.types.as_deref(),
+                        &room_filter.not_types,
+                        &datum.kind,
+                    ) =>
+                {
+                    of_rooms.entry(room).or_default().push_json(&event)
                 }
-                membership::INVITE | membership::KNOCK => {
-                    if since.is_none_or(|since| row.position > since.0) {
-                        self.add_invited(*room, row, answer).await?;
-                    }
+                None if wants_type(global.types.as_deref(), &global.not_types, &datum.kind) => {
+                    answer.account_data.push_json(&event);
                 }
-                _ => self.add_left(*room, row, answer).await?,
+                _ => {}
             }
+        }
+        // Predefined rules are nowhere stored, yet every client must see them.
+        let rules_changed = match self.since() {
+            None => true,
+            Some(since) => personal.push_rules_changed(user, since, self.upto).await?,
+        };
+        if rules_changed && wants_type(global.types.as_deref(), &global.not_types, PUSH_RULES) {
+            let rules = personal.push_rules_content(user, user_id).await?;
+            answer.account_data.push_json(&typed(PUSH_RULES, &rules));
+        }
+        Ok(of_rooms)
+    }
+
+    async fn add_room(
+        &self,
+        room: RoomNid,
+        row: &MembershipRow,
+        gathered: &Gathered,
+        answer: &mut Answer,
+    ) -> Result<(), Error> {
+        match row.membership {
+            membership::JOIN => {
+                let news = match &gathered.news {
+                    None => Some(RoomNews::ALL),
+                    Some(news) => news.get(&room).copied(),
+                };
+                let newly_joined = self.since().is_none_or(|since| row.since > since.0);
+                let news = if newly_joined || self.request.full_state {
+                    Some(RoomNews::ALL)
+                } else {
+                    news
+                };
+                let other =
+                    gathered.typing.contains(&room) || gathered.account_data.contains_key(&room);
+                if news.is_some() || other {
+                    self.add_joined((room, row), news, gathered, answer).await?;
+                }
+            }
+            membership::INVITE | membership::KNOCK => {
+                if self.since().is_none_or(|since| row.position > since.0) {
+                    self.add_invited(room, row, answer).await?;
+                }
+            }
+            _ => self.add_left(room, row, answer).await?,
         }
         Ok(())
     }
 
     async fn add_joined(
         &self,
-        room: RoomNid,
-        row: &MembershipRow,
+        (room, row): (RoomNid, &MembershipRow),
+        news: Option<RoomNews>,
+        gathered: &Gathered,
         answer: &mut Answer,
     ) -> Result<(), Error> {
         let Some(room_id) = self.wanted(room).await? else { return Ok(()) };
         let newly_joined = self.since().is_none_or(|since| row.since > since.0);
         let span = Span { since: self.since().filter(|_| !newly_joined), upto: self.upto };
-        let mut part = self.room_part(room, row, &span).await?;
+        let has =
+            |pick: fn(&RoomNews) -> News| news.as_ref().is_some_and(|n| pick(n) != News::None);
+        let mut part = if has(|news| news.timeline) {
+            self.room_part(room, row, &span).await?
+        } else {
+            self.quiet_part()
+        };
         part.must_show = newly_joined || self.request.full_state;
+        if has(|news| news.receipts) || has(|news| news.own_receipts) {
+            self.add_receipts(room, span.since, &mut part).await?;
+        }
+        if gathered.typing.contains(&room) && self.wants_ephemeral("m.typing") {
+            let known = self.request.since.map_or(0, |token| token.typing);
+            let typing = self.sync.reading.typing_event(room, known).await?;
+            typing.iter().for_each(|event| part.ephemeral.push_json(event));
+        }
+        if let Some(events) = gathered.account_data.get(&room) {
+            part.account_data = events.clone();
+        }
         if !part.is_empty() {
+            self.add_unread(room, &mut part).await?;
             answer.join.push((room_id, part));
         }
         Ok(())
+    }
+
+    async fn add_receipts(
+        &self,
+        room: RoomNid,
+        since: Option<Position>,
+        part: &mut RoomPart,
+    ) -> Result<(), Error> {
+        let reading = &self.sync.reading;
+        let moved = reading.receipt_changes(room, since, self.upto).await?;
+        // The reader's own receipt, from another device, changes the counts.
+        part.must_show |= moved.iter().any(|receipt| receipt.user == self.caller.user);
+        if self.wants_ephemeral("m.receipt") {
+            let event = reading.receipt_event(self.caller.user, &moved).await?;
+            event.iter().for_each(|event| part.ephemeral.push_json(event));
+        }
+        Ok(())
+    }
+
+    async fn add_unread(&self, room: RoomNid, part: &mut RoomPart) -> Result<(), Error> {
+        let unread = self.sync.reading.unread(self.caller, room, self.upto).await?;
+        if self.request.filter.room.timeline.unread_thread_notifications {
+            part.unread = Some(unread.main);
+            part.unread_threads = Some(unread.threads.into_iter().collect());
+        } else {
+            let all = unread.threads.values().fold(unread.main, |sum, thread| Unread {
+                notifications: sum.notifications + thread.notifications,
+                highlights: sum.highlights + thread.highlights,
+            });
+            part.unread = Some(all);
+        }
+        Ok(())
+    }
+
+    fn wants_ephemeral(&self, kind: &str) -> bool {
+        let filter = &self.request.filter.room.ephemeral;
+        wants_type(filter.types.as_deref(), &filter.not_types, kind)
     }
 
     async fn add_invited(
@@ -216,13 +365,10 @@ impl Round<'_> {
             && !filter.not_rooms.contains(&room_id);
         Ok(wanted.then(|| room_id.to_string()))
     }
+}
 
-    /// Whether something of the user's own may have changed.
-    #[expect(dead_code, reason = "account data is wired next")]
-    fn user_news(&self) -> News {
-        match self.since() {
-            Some(since) => self.sync.waiters.user_news(self.caller.user, since),
-            None => News::Perhaps,
-        }
-    }
+/// An event of only type and content.
+fn typed(kind: &str, content: &str) -> String {
+    let kind = serde_json::Value::from(kind);
+    format!(r#"{{"content":{content},"type":{kind}}}"#)
 }

@@ -56,6 +56,7 @@ pub struct Marks {
     floor: Position,
     timelines: HashMap<RoomNid, Position>,
     receipts: HashMap<RoomNid, Position>,
+    own_receipts: HashMap<(UserNid, RoomNid), Position>,
     users: HashMap<UserNid, Position>,
     devices: HashMap<DeviceNid, Position>,
     device_lists: Position,
@@ -68,6 +69,25 @@ pub enum News {
     None,
     /// Something, or it is not known.
     Perhaps,
+}
+
+/// What may have changed in a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoomNews {
+    /// Events.
+    pub timeline: News,
+    /// Public receipts.
+    pub receipts: News,
+    /// The reader's own receipts, private ones too.
+    pub own_receipts: News,
+}
+
+impl RoomNews {
+    /// Everything may have changed.
+    pub const ALL: Self =
+        Self { timeline: News::Perhaps, receipts: News::Perhaps, own_receipts: News::Perhaps };
+    const NONE: Self =
+        Self { timeline: News::None, receipts: News::None, own_receipts: News::None };
 }
 
 /// One request that waits. While it lives, its user is present.
@@ -118,27 +138,25 @@ impl Waiters {
         self.closing.send_replace(true);
     }
 
-    /// What may have changed in a room's timeline after `since`.
-    pub fn timeline_news(&self, room: RoomNid, since: Position) -> News {
-        let inner = self.lock();
-        inner.marks.news(inner.marks.timelines.get(&room), since)
-    }
-
-    /// The rooms among `rooms` whose timeline or receipts may have changed after `since`.
+    /// The rooms among `rooms` in which something may have changed for `user` after `since`.
     pub fn rooms_with_news(
         &self,
+        user: UserNid,
         rooms: impl Iterator<Item = RoomNid>,
         since: Position,
-    ) -> HashMap<RoomNid, (News, News)> {
+    ) -> HashMap<RoomNid, RoomNews> {
         let inner = self.lock();
         let marks = &inner.marks;
         rooms
             .map(|room| {
-                let timeline = marks.news(marks.timelines.get(&room), since);
-                let receipts = marks.news(marks.receipts.get(&room), since);
-                (room, (timeline, receipts))
+                let news = RoomNews {
+                    timeline: marks.news(marks.timelines.get(&room), since),
+                    receipts: marks.news(marks.receipts.get(&room), since),
+                    own_receipts: marks.news(marks.own_receipts.get(&(user, room)), since),
+                };
+                (room, news)
             })
-            .filter(|(_, news)| *news != (News::None, News::None))
+            .filter(|(_, news)| *news != RoomNews::NONE)
             .collect()
     }
 
@@ -178,6 +196,7 @@ impl Observer for Waiters {
             .filter_map(|room| inner.rooms.get(room))
             .flatten()
             .chain(&touched.users)
+            .chain(touched.own_receipts.iter().map(|(reader, _)| reader))
             .chain(touched.devices.iter().map(|(owner, _)| owner))
             .chain(touched.ended_devices.iter().map(|(owner, _)| owner))
             .copied()
@@ -262,6 +281,7 @@ impl Marks {
         }
         self.timelines.extend(touched.timelines.iter().map(|room| (*room, position)));
         self.receipts.extend(touched.receipts.iter().map(|room| (*room, position)));
+        self.own_receipts.extend(touched.own_receipts.iter().map(|own| (*own, position)));
         let users = touched.users.iter().copied();
         let members = touched.memberships.iter().map(|(user, ..)| *user);
         self.users.extend(users.chain(members).map(|user| (user, position)));

@@ -175,7 +175,6 @@ impl RoomPart {
             && self.timeline.is_empty()
             && self.ephemeral.is_empty()
             && self.account_data.is_empty()
-            && self.unread.is_none()
     }
 
     pub fn write(&self, out: &mut String) {

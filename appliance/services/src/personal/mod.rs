@@ -1,0 +1,37 @@
+//! What people set for themselves: account data, filters, push rules, name and picture.
+
+mod account_data;
+mod filters;
+mod profile;
+mod push_rules;
+
+use std::sync::Arc;
+
+pub use account_data::AccountDatum;
+pub use profile::ProfileChange;
+pub use push_rules::{Place, find as find_push_rule};
+
+use crate::doors::Doors;
+use crate::house::House;
+use crate::rooms::Rooms;
+
+/// What is someone's own.
+pub struct Personal {
+    house: Arc<House>,
+    rooms: Arc<Rooms>,
+    doors: Doors,
+    filters: filters::KnownFilters,
+    rules: push_rules::KnownRules,
+}
+
+impl Personal {
+    pub(crate) fn new(house: Arc<House>, rooms: Arc<Rooms>) -> Self {
+        Self {
+            house,
+            rooms,
+            doors: Doors::default(),
+            filters: filters::KnownFilters::new(),
+            rules: push_rules::KnownRules::new(),
+        }
+    }
+}

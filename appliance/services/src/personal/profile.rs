@@ -1,0 +1,109 @@
+//! Name and picture ([spec]). A change goes into every room the user is in, one commit each.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#profiles
+
+use appliance_ledger::keyspaces::{ACCOUNTS, USER_ROOMS};
+use appliance_ledger::rows::AccountRow;
+use appliance_ledger::{Direction, membership};
+use appliance_model::ruma::UserId;
+use appliance_model::{Caller, Error};
+use appliance_rules::Permit;
+
+use super::Personal;
+
+/// Longer names do not fit on a phone; 256 bytes is what other servers allow.
+const DISPLAYNAME_BYTES_MAX: usize = 256;
+const AVATAR_URL_BYTES_MAX: usize = 1_000;
+/// Rooms that hear of a new name.
+const ROOMS_MAX: usize = 20_000;
+
+/// What may be changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProfileChange {
+    /// The name; none removes it.
+    Displayname(Option<String>),
+    /// The picture; none removes it.
+    AvatarUrl(Option<String>),
+}
+
+impl Personal {
+    /// The profile of a local user.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::NotFound`] if this server has no such user.
+    pub async fn profile(&self, user_id: &UserId) -> Result<AccountRow, Error> {
+        let unknown = || Error::not_found("This server knows no profile of this user.");
+        if !self.house.is_ours(user_id) {
+            return Err(unknown());
+        }
+        let user = self.house.ledger.user(user_id).await?.ok_or_else(unknown)?;
+        self.house.ledger.get(&ACCOUNTS, &user).await?.ok_or_else(unknown)
+    }
+
+    /// Changes the caller's profile, here and in the caller's rooms.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::Forbidden`] for another user's,
+    /// [`appliance_model::Kind::TooLarge`] for a longer value.
+    pub async fn set_profile(
+        &self,
+        caller: &Caller,
+        user_id: &UserId,
+        change: ProfileChange,
+    ) -> Result<(), Error> {
+        if caller.user_id != user_id {
+            return Err(Error::forbidden("You can only change your own profile."));
+        }
+        check(&change)?;
+        let _inside = self.doors.enter(caller.user.0).await;
+        let ledger = &self.house.ledger;
+        let mut account = ledger.get(&ACCOUNTS, &caller.user).await?.unwrap_or_default();
+        let before = account.clone();
+        match change {
+            ProfileChange::Displayname(name) => account.displayname = name,
+            ProfileChange::AvatarUrl(url) => account.avatar_url = url,
+        }
+        if account == before {
+            return Ok(());
+        }
+        let permit = Permit::own("profile.changed", &caller.user_id, &caller.user_id);
+        let mut commit = ledger.begin(permit);
+        commit.put(&ACCOUNTS, &caller.user, &account);
+        ledger.commit(commit).await?;
+        self.tell_rooms(caller).await
+    }
+
+    async fn tell_rooms(&self, caller: &Caller) -> Result<(), Error> {
+        let (rooms, _) = self
+            .house
+            .ledger
+            .newest()
+            .scan(&USER_ROOMS, &caller.user, Direction::Forward, ROOMS_MAX)
+            .await?;
+        for ((_, room), row) in rooms {
+            if row.membership == membership::JOIN {
+                let room_id = self.house.ledger.room_id(room).await?;
+                // A room that refuses (a ban on the way, odd power levels) must not keep the new
+                // name from the others; the refusal is in the audit trail.
+                if let Err(error) = self.rooms.renew_member(caller, &room_id).await {
+                    tracing::info!(kind = "profile.refused", %room_id, %error,
+                        "a room did not take a member's new profile");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check(change: &ProfileChange) -> Result<(), Error> {
+    let (value, bytes_max) = match change {
+        ProfileChange::Displayname(name) => (name, DISPLAYNAME_BYTES_MAX),
+        ProfileChange::AvatarUrl(url) => (url, AVATAR_URL_BYTES_MAX),
+    };
+    if value.as_ref().is_some_and(|value| value.len() > bytes_max) {
+        return Err(Error::too_large(format!("This is longer than {bytes_max} bytes.")));
+    }
+    Ok(())
+}

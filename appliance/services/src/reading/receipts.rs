@@ -1,0 +1,203 @@
+//! Read receipts ([spec]): public, private, threaded. They only move forward.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#receipts
+
+use std::collections::BTreeMap;
+
+use appliance_ledger::Direction;
+use appliance_ledger::keyspaces::{RECEIPT_CHANGES, RECEIPTS};
+use appliance_ledger::rows::{MovedReceiptRow, ReceiptRow};
+use appliance_model::ruma::{EventId, RoomId};
+use appliance_model::{Caller, Error, Position, RoomNid, UserNid};
+use appliance_rules::Permit;
+use serde_json::{Map, Value, json};
+
+use super::Reading;
+
+/// `m.read`.
+pub const PUBLIC: u8 = 1;
+/// `m.read.private`.
+pub const PRIVATE: u8 = 2;
+/// "thread_id … main, or the event ID of the thread root".
+const THREAD_BYTES_MAX: usize = 255;
+/// Receipts read at once; a room's members and threads stay below in one answer.
+const RECEIPTS_PAGE: usize = 5_000;
+
+/// What a client reports.
+#[derive(Clone, Debug)]
+pub struct NewReceipt<'a> {
+    /// [`PUBLIC`] or [`PRIVATE`].
+    pub kind: u8,
+    /// The event read.
+    pub event_id: &'a EventId,
+    /// `main`, a thread's root, or empty for the whole room.
+    pub thread: &'a str,
+}
+
+/// A receipt to show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Whose.
+    pub user: UserNid,
+    /// [`PUBLIC`] or [`PRIVATE`].
+    pub kind: u8,
+    /// `main`, a thread's root, or empty.
+    pub thread: String,
+    /// How far.
+    pub row: ReceiptRow,
+}
+
+impl Reading {
+    /// Moves a receipt forward; one that would move back changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// * [`appliance_model::Kind::Forbidden`]: the caller is not in the room.
+    /// * [`appliance_model::Kind::NotFound`]: the room has no such event.
+    pub async fn receive(
+        &self,
+        caller: &Caller,
+        room_id: &RoomId,
+        new: NewReceipt<'_>,
+    ) -> Result<(), Error> {
+        let room = self.joined_room(caller, room_id).await?;
+        if new.thread.len() > THREAD_BYTES_MAX {
+            return Err(Error::invalid_param("`thread_id` is too long."));
+        }
+        let place = self.place_of(room, new.event_id).await?;
+        let ledger = &self.house.ledger;
+        let key = (room, caller.user, new.kind, new.thread.to_owned());
+        let inside = self.doors.enter(caller.user.0).await;
+        let old = ledger.get(&RECEIPTS, &key).await?;
+        if old.as_ref().is_some_and(|old| old.place >= place) {
+            return Ok(());
+        }
+        let object = format!("{room_id} {}", new.event_id);
+        let mut commit = ledger.begin(Permit::own("event.read", &caller.user_id, object));
+        if let Some(old) = old {
+            commit.delete(&RECEIPT_CHANGES, &(room, Position(old.position)));
+        }
+        let (event_id, at_ms) = (new.event_id.to_string(), self.house.clock.now_ms());
+        commit.stamp(move |position, rows| {
+            let moved = MovedReceiptRow { user: key.1.0, kind: key.2, thread: key.3.clone() };
+            rows.put(&RECEIPT_CHANGES, &(room, position), &moved);
+            let row = ReceiptRow { event_id, place, at_ms, position: position.0 };
+            rows.put(&RECEIPTS, &key, &row);
+        });
+        commit.hold(inside);
+        if new.kind == PUBLIC {
+            commit.touched().receipts.push(room);
+        }
+        // The reader's own counts change with either.
+        commit.touched().own_receipts.push((caller.user, room));
+        ledger.commit(commit).await?;
+        Ok(())
+    }
+
+    /// Moves the caller's `m.fully_read` marker.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reading::receive`].
+    pub async fn mark_fully_read(
+        &self,
+        caller: &Caller,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<(), Error> {
+        let room = self.joined_room(caller, room_id).await?;
+        self.place_of(room, event_id).await?;
+        let owner = (caller.user, caller.user_id.as_str());
+        let content = json!({ "event_id": event_id }).to_string();
+        self.personal.set_account_data(owner, Some(room), "m.fully_read", &content).await
+    }
+
+    /// The place of an event of the room's timeline.
+    pub(super) async fn place_of(&self, room: RoomNid, event_id: &EventId) -> Result<i64, Error> {
+        let event = self.house.ledger.event_by_id(event_id).await?;
+        event
+            .filter(|event| event.room == room)
+            .and_then(|event| event.position)
+            .ok_or_else(|| Error::not_found("The room has no such event."))
+    }
+
+    pub(super) async fn joined_room(
+        &self,
+        caller: &Caller,
+        room_id: &RoomId,
+    ) -> Result<RoomNid, Error> {
+        let not_in = || Error::forbidden("You are not in this room.");
+        let room = self.house.ledger.room(room_id).await?.ok_or_else(not_in)?;
+        let key = (caller.user, room);
+        let row = self.house.ledger.get(&appliance_ledger::keyspaces::USER_ROOMS, &key).await?;
+        row.filter(|row| row.membership == appliance_ledger::membership::JOIN)
+            .ok_or_else(not_in)?;
+        Ok(room)
+    }
+
+    /// The receipts of a room that moved after `after`, up to `upto`.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn receipt_changes(
+        &self,
+        room: RoomNid,
+        after: Option<Position>,
+        upto: Position,
+    ) -> Result<Vec<Receipt>, Error> {
+        let view = self.house.ledger.newest();
+        let from = after.map_or(0, |after| after.0 + 1);
+        let bounds = ((room, Position(from)), (room, Position(upto.0 + 1)));
+        let (moved, _) = view
+            .scan_between(
+                &RECEIPT_CHANGES,
+                (&bounds.0, &bounds.1),
+                Direction::Forward,
+                RECEIPTS_PAGE,
+            )
+            .await?;
+        let keys: Vec<_> = moved
+            .into_iter()
+            .map(|(_, moved)| (room, UserNid(moved.user), moved.kind, moved.thread))
+            .collect();
+        let rows = view.get_many(&RECEIPTS, &keys).await?;
+        let receipt = |((_, user, kind, thread), row): (_, Option<ReceiptRow>)| {
+            Some(Receipt { user, kind, thread, row: row? })
+        };
+        Ok(keys.into_iter().zip(rows).filter_map(receipt).collect())
+    }
+
+    /// The `m.receipt` event that `reader` sees: everyone's public receipts and their own private
+    /// ones. None if there is nothing to see.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn receipt_event(
+        &self,
+        reader: UserNid,
+        receipts: &[Receipt],
+    ) -> Result<Option<String>, Error> {
+        let mut content: BTreeMap<&str, BTreeMap<&str, Map<String, Value>>> = BTreeMap::new();
+        let visible = |receipt: &&Receipt| receipt.kind == PUBLIC || receipt.user == reader;
+        for receipt in receipts.iter().filter(visible) {
+            let user_id = self.house.ledger.user_id(receipt.user).await?;
+            let kind = if receipt.kind == PUBLIC { "m.read" } else { "m.read.private" };
+            let mut value = json!({ "ts": receipt.row.at_ms });
+            if !receipt.thread.is_empty() {
+                value["thread_id"] = receipt.thread.as_str().into();
+            }
+            let users = content.entry(&receipt.row.event_id).or_default().entry(kind).or_default();
+            // One event can carry a threaded and an unthreaded receipt of the same user, but the
+            // format has room for one: the unthreaded says more.
+            if receipt.thread.is_empty() || !users.contains_key(user_id.as_str()) {
+                users.insert(user_id.to_string(), value);
+            }
+        }
+        if content.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(json!({ "type": "m.receipt", "content": content }).to_string()))
+    }
+}
