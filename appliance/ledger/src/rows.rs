@@ -234,6 +234,10 @@ pub struct MembershipRow {
     /// move it.
     #[n(4)]
     pub since: u64,
+    /// The position of the event with which the user was last out of the room after having been in
+    /// it: none while joined, and for those who never were.
+    #[n(5)]
+    pub joined_until: Option<u64>,
 }
 
 /// What a transaction ID answered.

@@ -3,8 +3,10 @@
 //!
 //! * [`permit`]: the receipts. Only this crate makes a [`Permit`]; only a permit opens a commit.
 //! * [`event_auth`]: Matrix' authorization rules on the named state.
+//! * [`visibility`]: who may see an event.
 
 pub mod event_auth;
 pub mod permit;
+pub mod visibility;
 
 pub use permit::{Audit, Denial, Permit};

@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use appliance_engine::Memory;
 use appliance_ledger::keyspaces::{ACCOUNTS, AUDIT, DEVICES};
-use appliance_ledger::{Direction, Openers, SecretKey};
+use appliance_ledger::rows::TimelineRow;
+use appliance_ledger::{Direction, Event, Openers, SecretKey};
 use appliance_model::ruma::api::client::message::send_message_event;
 use appliance_model::ruma::api::client::room::create_room;
+use appliance_model::ruma::api::client::state::send_state_event;
 use appliance_model::ruma::events::room::member::MembershipState;
 use appliance_model::ruma::serde::Raw;
 use appliance_model::ruma::signatures::Ed25519KeyPair;
@@ -18,7 +20,7 @@ use appliance_model::ruma::{
     MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId,
     UInt, UserId,
 };
-use appliance_model::{Caller, Clock, DeviceNid, Dice, Role};
+use appliance_model::{Caller, Clock, DeviceNid, Dice, Role, RoomNid};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -208,6 +210,28 @@ impl Ward {
         sent.unwrap().to_string()
     }
 
+    /// Sets state, which must succeed.
+    pub async fn state(
+        &self,
+        who: &Caller,
+        room: &RoomId,
+        (kind, key): (&str, &str),
+        content: Value,
+    ) {
+        let request = state(room, (kind, key), content);
+        self.services.rooms.send_state(who, &request).await.unwrap();
+    }
+
+    /// A room's number and its whole timeline, oldest first.
+    pub async fn timeline(&self, room: &RoomId) -> (RoomNid, Vec<(Arc<Event>, TimelineRow)>) {
+        let ledger = &self.services.house.ledger;
+        let room = ledger.room(room).await.unwrap().unwrap();
+        let view = ledger.view().await.unwrap();
+        let all = (i64::MIN, i64::MAX);
+        let stretch = view.timeline(room, all, Direction::Forward, 10_000).await.unwrap();
+        (room, stretch.events)
+    }
+
     /// What the audit trail says, oldest first.
     pub async fn audit(&self) -> Vec<String> {
         let view = self.services.house.ledger.view().await.unwrap();
@@ -228,6 +252,26 @@ pub fn text(room_id: &RoomId, txn_id: &str, body: &str) -> send_message_event::v
         "m.room.message".into(),
         Raw::from_json_string(content.to_string()).unwrap(),
     )
+}
+
+/// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}` with this content.
+pub fn state(
+    room_id: &RoomId,
+    (kind, key): (&str, &str),
+    content: Value,
+) -> send_state_event::v3::Request {
+    send_state_event::v3::Request::new_raw(
+        room_id.to_owned(),
+        kind.into(),
+        key.to_owned(),
+        Raw::from_json_string(content.to_string()).unwrap(),
+    )
+}
+
+/// Sets who may read a room's history.
+pub async fn visibility(ward: &Ward, who: &Caller, room: &RoomId, value: &str) {
+    let content = json!({ "history_visibility": value });
+    ward.state(who, room, ("m.room.history_visibility", ""), content).await;
 }
 
 /// `POST /createRoom` with this body.

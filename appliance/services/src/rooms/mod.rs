@@ -8,6 +8,7 @@ mod room;
 mod send_event;
 mod state;
 mod summary;
+mod visible;
 
 use std::sync::Arc;
 

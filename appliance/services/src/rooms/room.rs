@@ -223,14 +223,20 @@ impl<'a> OpenRoom<'a> {
         if self.rooms.house.is_ours(&user_id) {
             let room = self.room;
             let known = ledger.get(&USER_ROOMS, &(user, room)).await?;
-            let since = known.filter(|row| row.membership == new_code).map(|row| row.since);
+            let since = known.as_ref().filter(|row| row.membership == new_code);
+            let since = since.map(|row| row.since);
+            let (is_in, was_in) =
+                (new_code == membership::JOIN, old_code == Some(membership::JOIN));
+            let was_in_until = known.and_then(|row| row.joined_until);
             commit.stamp(move |position, rows| {
+                let joined_until = if was_in { Some(position.0) } else { was_in_until };
                 let row = MembershipRow {
                     membership: new_code,
                     position: position.0,
                     event: number.0,
                     forgotten: false,
                     since: since.unwrap_or(position.0),
+                    joined_until: joined_until.filter(|_| !is_in),
                 };
                 rows.put(&USER_ROOMS, &(user, room), &row);
             });
