@@ -3,17 +3,19 @@
 use appliance_ledger::Event;
 use appliance_model::ruma::events::room::member::MembershipState;
 
-/// What belongs in `unsigned`, besides the event itself.
+/// What belongs in [`unsigned`], besides the event itself.
+///
+/// [`unsigned`]: https://spec.matrix.org/v1.19/client-server-api/#definition-clientevent_unsigneddata
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unsigned<'a> {
     /// Milliseconds since the event was sent.
     pub age_ms: Option<u64>,
     /// The transaction ID, for the device that sent it.
     pub transaction_id: Option<&'a str>,
-    /// The content of the state event it replaced, as JSON.
+    /// The content of the state event it replaced, as JSON, if the reader may see that one.
     pub prev_content: Option<&'a str>,
-    /// The sender of the state event it replaced, as a JSON string.
-    pub prev_sender: Option<&'a str>,
+    /// The ID of the state event it replaced.
+    pub replaces_state: Option<&'a str>,
     /// The event that redacted it, in client form.
     pub redacted_because: Option<&'a str>,
     /// The reader's membership at the time of the event.
@@ -89,11 +91,11 @@ fn write_unsigned(out: &mut String, unsigned: Unsigned<'_>) {
     if let Some(content) = unsigned.prev_content {
         field(out, "prev_content", content);
     }
-    if let Some(sender) = unsigned.prev_sender {
-        field(out, "prev_sender", sender);
-    }
     if let Some(event) = unsigned.redacted_because {
         field(out, "redacted_because", event);
+    }
+    if let Some(event_id) = unsigned.replaces_state {
+        field(out, "replaces_state", &quoted(event_id));
     }
     if let Some(txn_id) = unsigned.transaction_id {
         field(out, "transaction_id", &quoted(txn_id));
@@ -101,6 +103,12 @@ fn write_unsigned(out: &mut String, unsigned: Unsigned<'_>) {
     if separator == "," {
         out.push('}');
     }
+}
+
+/// Milliseconds since the event was sent, as far as its server's clock can be believed.
+pub fn age_ms(event: &Event, now_ms: u64) -> Option<u64> {
+    let sent_ms: u64 = event.part(event.spans.origin_server_ts).parse().ok()?;
+    Some(now_ms.saturating_sub(sent_ms))
 }
 
 /// `text` as a JSON string.

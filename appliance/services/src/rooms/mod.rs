@@ -1,6 +1,7 @@
 //! Rooms: entering one, building an event, judging it, adding it.
 
 mod build;
+mod client_events;
 mod create_room;
 mod membership;
 mod power;
@@ -19,6 +20,7 @@ use appliance_model::{Error, EventNid, Pdu, RoomNid};
 use quick_cache::sync::Cache;
 
 pub use build::Draft;
+pub use client_events::ClientEvents;
 pub use membership::Move;
 pub use room::OpenRoom;
 pub use summary::RoomSummary;

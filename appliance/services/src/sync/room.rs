@@ -169,7 +169,7 @@ impl Round<'_> {
             age_ms: age(event, now_ms),
             transaction_id: own.map(|(_, txn_id)| txn_id.as_str()),
             prev_content: replaced.as_ref().map(|event| event.content()),
-            prev_sender: None,
+            replaces_state: replaced.as_ref().map(|event| event.event_id.as_str()),
             redacted_because: redacted_because.as_deref(),
             membership: reader,
         };
