@@ -257,3 +257,119 @@ pub(crate) fn audit_link(before: &[u8], at_ms: u64, facts: &[AuditFact]) -> Vec<
     context.update(&minicbor::to_vec(facts).expect("writing to memory does not fail"));
     context.finish().as_ref().to_vec()
 }
+
+#[cfg(test)]
+mod tests {
+    use appliance_engine::Direction;
+    use appliance_model::{RoomNid, UserNid};
+
+    use super::*;
+    use crate::keyspaces::{MEMBERS, USERS};
+    use crate::rows::UserRow;
+    use crate::scenario::Store;
+
+    fn user(name: &str) -> UserRow {
+        UserRow { user_id: name.to_owned() }
+    }
+
+    #[tokio::test]
+    async fn what_was_answered_survives_a_power_cut_and_what_was_not_does_not() {
+        let store = Store::new().await;
+        let mut kept = store.ledger.begin(Permit::own("account.created", "@a:h", "@a:h"));
+        kept.put(&USERS, &UserNid(1), &user("@a:h"));
+        let position = store.ledger.commit(kept).await.unwrap();
+        store.engine.fail_next_commit(EngineError::Failed("the cable is loose".to_owned()));
+        let mut lost = store.ledger.begin(Permit::own("account.created", "@b:h", "@b:h"));
+        lost.put(&USERS, &UserNid(2), &user("@b:h"));
+        assert_eq!(store.ledger.commit(lost).await.unwrap_err().kind, Kind::Unavailable);
+
+        let store = store.power_cut_and_restart().await;
+        assert_eq!(store.ledger.position(), position, "only what was answered counts");
+        assert_eq!(store.ledger.get(&USERS, &UserNid(1)).await.unwrap(), Some(user("@a:h")));
+        assert_eq!(store.ledger.get(&USERS, &UserNid(2)).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_lane_whose_disk_is_in_doubt_writes_nothing_more() {
+        let mut store = Store::new().await;
+        store.engine.fail_next_commit(EngineError::Failed("the cable is loose".to_owned()));
+        for _ in 0..2 {
+            let commit = store.ledger.begin(Permit::housekeeping());
+            assert!(store.ledger.commit(commit).await.is_err());
+        }
+        let end = store.lane.join_next().await.unwrap().unwrap();
+        assert!(end.unwrap_err().to_string().contains("cable"));
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_and_recovers_when_there_is_room() {
+        let store = Store::new().await;
+        store.engine.full();
+        let mut commit = store.ledger.begin(Permit::housekeeping());
+        commit.put(&USERS, &UserNid(1), &user("@a:h"));
+        let error = store.ledger.commit(commit).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Unavailable);
+        assert!(error.message.contains("full"));
+        store.engine.make_room();
+        let commit = store.ledger.begin(Permit::housekeeping());
+        let position = store.ledger.commit(commit).await.unwrap();
+        assert_eq!(position, Position(1), "the refused commit left no trace, not even a number");
+    }
+
+    #[tokio::test]
+    async fn positions_are_each_stamps_own_and_commits_are_whole() {
+        let store = Store::new().await;
+        let mut waiting = Vec::new();
+        for commit_number in 0..200_u64 {
+            let ledger = store.ledger.clone();
+            waiting.push(async move {
+                let mut commit = ledger.begin(Permit::own("event.sent", "@a:h", commit_number));
+                for part in 0..3 {
+                    commit.stamp(move |position, rows| {
+                        let key = (RoomNid(commit_number), part, UserNid(position.0));
+                        rows.put(&MEMBERS, &key, &position.0);
+                    });
+                }
+                ledger.commit(commit).await.unwrap()
+            });
+        }
+        futures_util::future::join_all(waiting).await;
+        assert!(store.engine.commits() < 150, "those who wait share a disk sync");
+        let (rows, _) =
+            store.ledger.newest().scan(&MEMBERS, &(), Direction::Forward, 1_000).await.unwrap();
+        assert_eq!(rows.len(), 600);
+        let mut positions: Vec<_> = rows.iter().map(|(_, position)| *position).collect();
+        positions.sort_unstable();
+        positions.dedup();
+        assert_eq!(positions.len(), 600, "no position twice");
+    }
+
+    #[tokio::test]
+    async fn the_audit_chain_links_every_row_to_all_before() {
+        let store = Store::new().await;
+        for who in ["@a:h", "@b:h", "@c:h"] {
+            let commit = store.ledger.begin(Permit::own("account.created", who, who));
+            store.ledger.commit(commit).await.unwrap();
+        }
+        let store = store.power_cut_and_restart().await;
+        let denial = appliance_rules::Denial {
+            verb: "event.refused",
+            who: "@visitor:h".to_owned(),
+            object: "!ward:h".to_owned(),
+            why: "You are not in this room.".into(),
+        };
+        assert_eq!(store.ledger.refuse(denial).await.kind, Kind::Forbidden);
+        let (rows, _) =
+            store.ledger.newest().scan(&AUDIT, &(), Direction::Forward, 10).await.unwrap();
+        let verbs: Vec<_> = rows.iter().map(|(_, row)| row.facts[0].verb.as_str()).collect();
+        assert_eq!(
+            verbs,
+            ["account.created", "account.created", "account.created", "event.refused"]
+        );
+        let mut link = Vec::new();
+        for (_, row) in rows {
+            link = audit_link(&link, row.at_ms, &row.facts);
+            assert_eq!(link, row.link);
+        }
+    }
+}

@@ -20,6 +20,8 @@ mod names;
 mod number;
 mod open;
 pub mod rows;
+#[cfg(test)]
+mod scenario;
 mod seal;
 pub mod state;
 mod touched;

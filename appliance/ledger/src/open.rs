@@ -193,3 +193,69 @@ async fn data_keys(
 async fn write(engine: &dyn Engine, write: Write) -> Result<(), EngineError> {
     engine.commit(vec![Batch { preconditions: Vec::new(), writes: vec![write] }]).await.map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use appliance_engine::Memory;
+    use appliance_model::OsDice;
+    use appliance_rules::Permit;
+
+    use super::*;
+    use crate::scenario::{Store, openers};
+
+    async fn refusal(engine: Arc<Memory>, openers: Openers<'_>) -> OpenError {
+        match open(engine, openers).await {
+            Ok(_) => panic!("the store was opened"),
+            Err(error) => error,
+        }
+    }
+
+    #[tokio::test]
+    async fn another_master_key_or_another_name_is_refused() {
+        let store = Store::new().await;
+        let other = SecretKey::random(&OsDice);
+        let refused = refusal(store.engine.clone(), openers(&other)).await;
+        assert!(matches!(refused, OpenError::WrongMasterKey));
+        let renamed = Openers { server_name: "other.example", ..openers(&store.master) };
+        let refused = refusal(store.engine.clone(), renamed).await;
+        assert!(refused.to_string().contains("hospital.example"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_store_of_a_newer_release_is_refused() {
+        let store = Store::new().await;
+        let vault = {
+            let keys = data_keys(&*store.engine, &store.master, &(Arc::new(OsDice) as _)).await;
+            Vault::new(Arc::new(OsDice), &keys.unwrap())
+        };
+        let newer = StoreRow {
+            schema_version: SCHEMA_VERSION + 1,
+            server_name: "hospital.example".to_owned(),
+            ..StoreRow::default()
+        };
+        let key = ().to_key();
+        let sealed = vault.seal(STORE.space, &key, &newer.to_bytes());
+        write(&*store.engine, Write::Put(STORE.space, key, sealed)).await.unwrap();
+        let refused = refusal(store.engine.clone(), openers(&store.master)).await;
+        assert!(matches!(refused, OpenError::NewerSchema { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_lost_its_tail_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let master = SecretKey::random(&OsDice);
+        let engine = Arc::new(Memory::new());
+        let with_folder = || Openers { folder: Some(folder.path()), ..openers(&master) };
+        let (ledger, lane) = open(engine.clone(), with_folder()).await.unwrap();
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(lane.run());
+        for _ in 0..2 {
+            ledger.commit(ledger.begin(Permit::housekeeping())).await.unwrap();
+        }
+        let older = Store::on(Arc::new(Memory::new()), master.clone()).await;
+        older.ledger.commit(older.ledger.begin(Permit::housekeeping())).await.unwrap();
+        let older = older.engine;
+        let refused = refusal(older, with_folder()).await;
+        assert!(matches!(refused, OpenError::LostTail { found: 1, acknowledged: 2 }));
+    }
+}

@@ -256,3 +256,81 @@ fn compare(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use appliance_rules::Permit;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::scenario::Store;
+
+    fn key(number: u64) -> StateKeyNid {
+        StateKeyNid(number)
+    }
+
+    /// Sets in any order, over any number of members: every root ever made reads as the map it was
+    /// made from, after a restart too, and differences are what the maps differ by.
+    #[test]
+    fn every_root_stays_the_map_it_was() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let sets = prop::collection::vec((1_u64..400, 1_u64..1_000_000), 1..300);
+        proptest!(ProptestConfig::with_cases(24), |(sets in sets, picks in any::<[u16; 4]>())| {
+            runtime.block_on(check(&sets, picks));
+        });
+    }
+
+    async fn check(sets: &[(u64, u64)], picks: [u16; 4]) {
+        let store = Store::new().await;
+        let room = RoomNid(7);
+        let mut history = vec![(Root(0), BTreeMap::new())];
+        let mut commit = store.ledger.begin(Permit::housekeeping());
+        let mut states = store.ledger.states(room);
+        for (number, event) in sets {
+            let (root, mut map) = history.last().unwrap().clone();
+            let root = states.set(root, key(*number), EventNid(*event), &mut commit).await.unwrap();
+            map.insert(key(*number), EventNid(*event));
+            history.push((root, map));
+        }
+        store.ledger.commit(commit).await.unwrap();
+        let store = store.power_cut_and_restart().await;
+        let states = store.ledger.states(room);
+        for pair in picks.chunks(2) {
+            let at = |pick: u16| &history[usize::from(pick) % history.len()];
+            let ((root_a, map_a), (root_b, map_b)) = (at(pair[0]), at(pair[1]));
+            let all: Entries = map_a.iter().map(|(key, event)| (*key, *event)).collect();
+            assert_eq!(states.all(*root_a).await.unwrap(), all);
+            for number in [1, 17, 399] {
+                let found = states.get(*root_a, key(number)).await.unwrap();
+                assert_eq!(found, map_a.get(&key(number)).copied());
+            }
+            let mut changes = states.changes(*root_a, *root_b).await.unwrap();
+            changes.sort_unstable();
+            let keys: std::collections::BTreeSet<_> = map_a.keys().chain(map_b.keys()).collect();
+            let expected: Vec<Change> = keys
+                .into_iter()
+                .map(|key| (*key, map_a.get(key).copied(), map_b.get(key).copied()))
+                .filter(|(_, a, b)| a != b)
+                .collect();
+            assert_eq!(changes, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_change_in_a_large_state_writes_few_nodes() {
+        let store = Store::new().await;
+        let mut commit = store.ledger.begin(Permit::housekeeping());
+        let mut states = store.ledger.states(RoomNid(1));
+        let entries = (1..=10_000).map(|number| (key(number), EventNid(number))).collect();
+        let root = states.build(entries, &mut commit);
+        store.ledger.commit(commit).await.unwrap();
+        let before = store.ledger.next_number();
+        let mut commit = store.ledger.begin(Permit::housekeeping());
+        let mut states = store.ledger.states(RoomNid(1));
+        states.set(root, key(5_000), EventNid(1), &mut commit).await.unwrap();
+        let nodes = store.ledger.next_number() - before - 1;
+        assert!(nodes <= 4, "{nodes} nodes for one change among ten thousand");
+    }
+}
