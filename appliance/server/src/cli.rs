@@ -6,6 +6,7 @@ mod init;
 mod order;
 pub mod out;
 mod password;
+mod quickstart;
 mod serve;
 mod user;
 mod version;
@@ -37,6 +38,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Quickstart(quickstart::Quickstart),
     Serve(serve::Serve),
     Init(init::Init),
     Config(config::Config),
@@ -61,6 +63,7 @@ pub struct Common {
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(command) => command.run(),
+        Command::Quickstart(command) => command.run(),
         Command::Init(command) => command.run(),
         Command::Config(command) => command.run(),
         Command::User(command) => command.run(),

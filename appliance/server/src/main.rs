@@ -3,10 +3,12 @@
 mod admin;
 mod cli;
 mod conformance;
+mod files;
 mod health;
 mod keys;
 mod lifecycle;
 mod listen;
+mod local_ca;
 mod lock;
 mod log;
 mod metrics;

@@ -3,8 +3,6 @@
 //! Everything that the shell (listeners, lifecycle, command line) needs from the house is asked for
 //! here and nowhere else.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +18,10 @@ use tokio::sync::watch;
 pub use appliance_api::ClientAddr;
 
 use crate::conformance::Conformance;
-use crate::keys;
 use crate::lifecycle::Tasks;
 use crate::lock::FolderLock;
 use crate::settings::{EngineKind, RegistrationMode, Settings};
+use crate::{files, keys};
 
 /// The lane ends when the last sender is gone; requests and jobs have ended before.
 const LANE_DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -101,11 +99,7 @@ impl House {
 
 fn lock_folder(folder: &Path) -> Result<FolderLock, String> {
     // What is in there is for nobody else's eyes, sealed or not.
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(|error| format!("cannot create the data folder {}: {error}", folder.display()))?;
+    files::create_private_dir(folder)?;
     FolderLock::take(folder)
 }
 

@@ -1,8 +1,5 @@
 //! `wardstone init`
 
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,8 +7,8 @@ use appliance_model::ruma::ServerName;
 use serde_json::json;
 
 use super::out;
-use crate::keys;
 use crate::settings::load::FILE_DEFAULT;
+use crate::{files, keys};
 
 /// The commented settings; `init` fills in the names.
 const EXAMPLE: &str = include_str!("../../../../config/wardstone.toml");
@@ -114,7 +111,7 @@ struct Made {
 
 impl Made {
     fn write(&self, name: &str) -> Result<(), String> {
-        create_private_dir(&self.data_dir)?;
+        files::create_private_dir(&self.data_dir)?;
         keys::create_signing_key(&self.signing_key)?;
         keys::create_master_key(&self.master_key)?;
         let socket = match self.config.as_path() == Path::new(FILE_DEFAULT) {
@@ -128,7 +125,7 @@ impl Made {
             ("master_key_file", &self.master_key.display().to_string()),
             ("socket", &socket.display().to_string()),
         ]);
-        write_new(&self.config, &settings, 0o640)
+        files::create(&self.config, &settings, 0o640)
     }
 
     fn in_words(&self) -> String {
@@ -161,28 +158,6 @@ pub fn fill_in(values: &[(&str, &str)]) -> String {
         }
     }
     text
-}
-
-/// Creates a folder that only its owner can enter.
-pub fn create_private_dir(path: &Path) -> Result<(), String> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|error| format!("cannot create {}: {error}", path.display()))
-}
-
-/// Writes a file that must not be there yet, and syncs it.
-pub fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), String> {
-    let write = || {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    };
-    write().map_err(|error: std::io::Error| format!("cannot write {}: {error}", path.display()))
 }
 
 #[cfg(test)]
