@@ -36,7 +36,7 @@ type Placed = (Arc<Event>, TimelineRow);
 
 /// The stretch of timeline to show, oldest first.
 struct Shown {
-    events: Vec<(Placed, Option<MembershipState>)>,
+    events: Vec<(Arc<Event>, Option<MembershipState>)>,
     /// There is more between `since` and the first event.
     limited: bool,
     /// The state before the first event shown.
@@ -62,20 +62,21 @@ impl Round<'_> {
             prev_batch: timeline_token(shown.start),
             ..RoomPart::default()
         };
-        let now_ms = self.sync.house.clock.now_ms();
-        for ((event, _), reader) in &shown.events {
-            self.push_event(&mut part, event, reader.as_ref(), now_ms).await?;
+        let page = self.sync.rooms.client_events(self.caller, room, shown.events.clone()).await?;
+        for index in 0..page.len() {
+            part.timeline.push(|out| page.write(out, index, None));
         }
+        let now_ms = self.sync.house.clock.now_ms();
         let state = self.state_events(room, span, &shown).await?;
         for event in &state {
-            let age_ms = age(event, now_ms);
+            let age_ms = client_event::age_ms(event, now_ms);
             part.state.push(|out| {
                 client_event::write(out, event, None, Unsigned { age_ms, ..Unsigned::default() });
             });
         }
         let members_changed = |event: &Event| event.kind() == "m.room.member";
         let changed = span.since.is_none()
-            || shown.events.iter().any(|((event, _), _)| members_changed(event))
+            || shown.events.iter().any(|(event, _)| members_changed(event))
             || state.iter().any(|event| members_changed(event));
         if changed && row.membership == membership::JOIN {
             part.summary = Some(self.summary(room).await?);
@@ -133,7 +134,11 @@ impl Round<'_> {
         let first = events.first().map(|(event, _)| event.clone());
         let start = first.as_ref().and_then(|event| event.position).unwrap_or(place(span.upto) + 1);
         let state_before = first.map_or(state_after, |event| event.state_before);
-        let events = events.into_iter().map(|event| (event, None)).collect();
+        let readers = self.sync.rooms.visible(self.caller.user, room, &events).await?;
+        let seen = events.into_iter().zip(readers);
+        let events = seen
+            .filter_map(|((event, _), reader)| reader.map(|reader| (event, Some(reader))))
+            .collect();
         Ok(Shown { events, limited, state_before, state_after, start })
     }
 
@@ -141,40 +146,6 @@ impl Round<'_> {
     pub(super) async fn state_at(&self, room: RoomNid, at: Position) -> Result<Root, Error> {
         let newest = self.sync.house.ledger.recent(room, (i64::MIN, place(at) + 1), 1).await?;
         Ok(newest.events.first().map(|(_, row)| Root(row.state_after)).unwrap_or_default())
-    }
-
-    async fn push_event(
-        &self,
-        part: &mut RoomPart,
-        event: &Event,
-        reader: Option<&MembershipState>,
-        now_ms: u64,
-    ) -> Result<(), Error> {
-        let ledger = &self.sync.house.ledger;
-        let replaced = match event.replaces {
-            Some(number) => Some(ledger.event(number).await?),
-            None => None,
-        };
-        let redaction = match event.redacted_by {
-            Some(number) => Some(ledger.event(number).await?),
-            None => None,
-        };
-        let redacted_because = redaction.map(|redaction| {
-            let mut json = String::new();
-            client_event::write(&mut json, &redaction, None, Unsigned::default());
-            json
-        });
-        let own = event.txn.as_ref().filter(|(device, _)| *device == self.caller.device);
-        let unsigned = Unsigned {
-            age_ms: age(event, now_ms),
-            transaction_id: own.map(|(_, txn_id)| txn_id.as_str()),
-            prev_content: replaced.as_ref().map(|event| event.content()),
-            replaces_state: replaced.as_ref().map(|event| event.event_id.as_str()),
-            redacted_because: redacted_because.as_deref(),
-            membership: reader,
-        };
-        part.timeline.push(|out| client_event::write(out, event, None, unsigned));
-        Ok(())
     }
 
     /// The state events that go with the timeline.
@@ -203,7 +174,7 @@ impl Round<'_> {
         };
         let in_timeline: BTreeSet<_> = match self.request.state_form {
             // The state before the timeline never holds what the timeline shows.
-            StateForm::Before => shown.events.iter().map(|((event, _), _)| event.number).collect(),
+            StateForm::Before => shown.events.iter().map(|(event, _)| event.number).collect(),
             _ => BTreeSet::new(),
         };
         let numbers: BTreeSet<_> = numbers.into_iter().collect();
@@ -264,7 +235,7 @@ impl Round<'_> {
         shown: &Shown,
     ) -> Result<Vec<EventNid>, Error> {
         let ledger = &self.sync.house.ledger;
-        let senders = shown.events.iter().map(|((event, _), _)| event);
+        let senders = shown.events.iter().map(|(event, _)| event);
         let mut wanted: BTreeMap<&str, ()> =
             senders.map(|event| (event.part(event.spans.sender).trim_matches('"'), ())).collect();
         wanted.insert(self.caller.user_id.as_str(), ());
@@ -290,11 +261,6 @@ impl Round<'_> {
             invited: summary.invited,
         })
     }
-}
-
-fn age(event: &Event, now_ms: u64) -> Option<u64> {
-    let sent_ms: u64 = event.part(event.spans.origin_server_ts).parse().ok()?;
-    Some(now_ms.saturating_sub(sent_ms))
 }
 
 fn place(position: Position) -> i64 {
