@@ -11,7 +11,7 @@ use appliance_rules::{Audit, Permit};
 use aws_lc_rs::digest;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::acked::Acked;
+use crate::acked::{Acked, SYNC_WITHIN};
 use crate::codec::{KeyPart, Row};
 use crate::keyspaces::{AUDIT, Keyspace, STORE};
 use crate::number::Numbers;
@@ -171,10 +171,35 @@ impl Lane {
     /// [`LaneStopped`] when the disk's answer is in doubt. Nothing is acknowledged after that.
     pub async fn run(mut self) -> Result<(), LaneStopped> {
         let mut group = Vec::with_capacity(GROUP_COMMITS_MAX);
-        while self.queue.recv_many(&mut group, GROUP_COMMITS_MAX).await > 0 {
-            self.write_group(group.drain(..).collect()).await?;
+        let sync_due = tokio::time::sleep(SYNC_WITHIN);
+        tokio::pin!(sync_due);
+        let mut unsynced = false;
+        loop {
+            tokio::select! {
+                count = self.queue.recv_many(&mut group, GROUP_COMMITS_MAX) => {
+                    if count == 0 {
+                        return self.sync_acked().await;
+                    }
+                    self.write_group(group.drain(..).collect()).await?;
+                    if !unsynced {
+                        unsynced = true;
+                        sync_due.set(tokio::time::sleep(SYNC_WITHIN));
+                    }
+                }
+                () = &mut sync_due, if unsynced => {
+                    self.sync_acked().await?;
+                    unsynced = false;
+                }
+            }
         }
-        Ok(())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a disk sync must not hold up the runtime")]
+    async fn sync_acked(&self) -> Result<(), LaneStopped> {
+        let Some(file) = self.acked.as_ref().map(Acked::file) else { return Ok(()) };
+        let synced = tokio::task::spawn_blocking(move || file.sync_data()).await;
+        let synced = synced.map_err(std::io::Error::other).and_then(|synced| synced);
+        synced.map_err(|error| LaneStopped(error.to_string()))
     }
 
     async fn write_group(

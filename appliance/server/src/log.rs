@@ -32,8 +32,9 @@ pub use writer::Writer;
 /// Another logger was installed first, or the level is not one: both are mistakes of ours, because
 /// the settings were checked.
 pub fn start(settings: &Log) -> Result<Writer, String> {
+    // Ruma tells at `info` of every event that it allows: several lines a message.
     let filter = EnvFilter::builder()
-        .parse(&settings.level)
+        .parse(format!("ruma_state_res=warn,{}", settings.level))
         .map_err(|error| format!("log.level: {error}"))?;
     let sink = match settings.format {
         LogFormat::Auto => Sink::journal().unwrap_or(Sink::Text),
