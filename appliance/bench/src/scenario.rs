@@ -1,0 +1,104 @@
+//! What is measured: one file per thing, each setting its own scene.
+
+mod fanout;
+mod history;
+mod idle;
+mod keys;
+mod media;
+mod room;
+mod send;
+mod start;
+mod sync;
+
+use anyhow::{Result, bail};
+
+use crate::measure::Row;
+use crate::server::{Kind, Server};
+
+/// In the order in which they run: an empty server first, a full one last.
+pub(crate) const NAMES: [&str; 9] =
+    ["idle", "send", "fanout", "sync", "history", "room", "keys", "media", "start"];
+
+/// How much of everything.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// How long each closed loop of sends runs.
+    pub(crate) send_s: u64,
+    /// Clients that wait while one message is sent.
+    pub(crate) waiters: usize,
+    /// Messages sent to the waiters, one at a time.
+    pub(crate) fanout_messages: usize,
+    /// Rooms of the one who syncs.
+    pub(crate) sync_rooms: usize,
+    /// Events written to one room, for disk use and paging.
+    pub(crate) history_events: usize,
+    /// Members of the big room.
+    pub(crate) members: usize,
+    /// Joins that are timed.
+    pub(crate) joins: usize,
+    /// People with device keys.
+    pub(crate) key_users: usize,
+    /// Photos of about 3 MB.
+    pub(crate) photos: usize,
+    /// Events in the store for a cold start.
+    pub(crate) start_events: usize,
+}
+
+impl Sizes {
+    /// The sizes that the targets speak of.
+    pub(crate) fn full() -> Self {
+        Self {
+            send_s: 15,
+            waiters: 200,
+            fanout_messages: 40,
+            sync_rooms: 122,
+            history_events: 10_000,
+            members: 1_000,
+            joins: 50,
+            key_users: 200,
+            photos: 10,
+            start_events: 100_000,
+        }
+    }
+
+    /// A look, not a measurement.
+    pub(crate) fn quick() -> Self {
+        Self {
+            send_s: 3,
+            waiters: 40,
+            fanout_messages: 10,
+            sync_rooms: 12,
+            history_events: 500,
+            members: 60,
+            joins: 10,
+            key_users: 20,
+            photos: 2,
+            start_events: 2_000,
+        }
+    }
+
+    /// Events that `server` holds when its cold start is timed. 100,000 sends take Synapse most of
+    /// an hour, and its start does not depend on them.
+    pub(crate) fn start_events(&self, server: &Server) -> usize {
+        match server.kind {
+            Kind::Wardstone => self.start_events,
+            Kind::Synapse => 0,
+        }
+    }
+}
+
+/// Runs the scenario called `name`.
+pub(crate) async fn run(name: &str, server: &mut Server, sizes: &Sizes) -> Result<Vec<Row>> {
+    match name {
+        "idle" => idle::measure(server).await,
+        "send" => send::measure(server, sizes).await,
+        "fanout" => fanout::measure(server, sizes).await,
+        "sync" => sync::measure(server, sizes).await,
+        "history" => history::measure(server, sizes).await,
+        "room" => room::measure(server, sizes).await,
+        "keys" => keys::measure(server, sizes).await,
+        "media" => media::measure(server, sizes).await,
+        "start" => start::measure(server, sizes).await,
+        _ => bail!("no scenario is called {name}: there are {NAMES:?}"),
+    }
+}

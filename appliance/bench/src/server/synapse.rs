@@ -1,0 +1,112 @@
+//! Synapse from its package on SQLite: one process, log level WARNING, no rate limits, the cheapest
+//! password hash, presence off. Installed once into the bench folder.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// Pinned: the ratio is against this release.
+pub(crate) const VERSION: &str = "1.163.2";
+
+const LOGGING: &str = "\
+version: 1
+formatters: {plain: {format: '%(asctime)s %(levelname)s %(name)s %(message)s'}}
+handlers: {console: {class: logging.StreamHandler, formatter: plain}}
+root: {level: WARNING, handlers: [console]}
+disable_existing_loggers: false
+";
+
+/// The settings, and the command that serves.
+pub(super) fn prepare(
+    bench: &Path,
+    folder: &Path,
+    data: &Path,
+    address: SocketAddr,
+) -> Result<Vec<String>> {
+    let python = install(bench)?;
+    std::fs::write(folder.join("logging.yaml"), LOGGING)?;
+    std::fs::write(folder.join("homeserver.yaml"), settings(folder, data, address))?;
+    let command = |more: &[&str]| {
+        let mut words = vec![python.to_string_lossy().into_owned()];
+        words.extend(["-m", "synapse.app.homeserver", "-c"].map(str::to_owned));
+        words.push(folder.join("homeserver.yaml").to_string_lossy().into_owned());
+        words.extend(more.iter().map(|word| (*word).to_owned()));
+        words
+    };
+    let keys = command(&["--generate-keys"]);
+    run(Command::new(&keys[0]).args(&keys[1..])).context("make Synapse's signing key")?;
+    Ok(command(&[]))
+}
+
+/// The interpreter of a virtual environment that has Synapse in it.
+fn install(bench: &Path) -> Result<PathBuf> {
+    let folder = bench.canonicalize()?.join(format!("synapse-{VERSION}"));
+    let python = folder.join("bin/python");
+    let has_synapse = Command::new(&python)
+        .args(["-c", "import synapse.app.homeserver"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !has_synapse {
+        eprintln!("installing Synapse {VERSION} into {}", folder.display());
+        run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+        run(Command::new(&python)
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            .arg(format!("matrix-synapse=={VERSION}")))?;
+    }
+    Ok(python)
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output()?;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
+
+fn settings(folder: &Path, data: &Path, address: SocketAddr) -> String {
+    let mut text = format!(
+        r#"
+server_name: bench.example
+report_stats: false
+listeners:
+  - {{port: {port}, bind_addresses: ["{ip}"], type: http, tls: false, resources: [{{names: [client]}}]}}
+database: {{name: sqlite3, args: {{database: {database:?}}}}}
+media_store_path: {media:?}
+signing_key_path: {key:?}
+log_config: {log:?}
+pid_file: {pid:?}
+default_room_version: "11"
+enable_registration: true
+enable_registration_without_verification: true
+bcrypt_rounds: 4
+presence: {{enabled: false}}
+trusted_key_servers: []
+suppress_key_server_warning: true
+max_upload_size: 50M
+macaroon_secret_key: bench
+form_secret: bench
+"#,
+        port = address.port(),
+        ip = address.ip(),
+        database = data.join("homeserver.db"),
+        media = data.join("media"),
+        key = folder.join("signing.key"),
+        log = folder.join("logging.yaml"),
+        pid = folder.join("homeserver.pid"),
+    );
+    // No measured request may be refused for coming too soon.
+    let free = "{per_second: 1000000, burst_count: 1000000}";
+    for limit in ["message", "registration", "registration_token_validity", "admin_redaction"] {
+        text += &format!("rc_{limit}: {free}\n");
+    }
+    text += &format!("rc_login: {{address: {free}, account: {free}, failed_attempts: {free}}}\n");
+    text += &format!("rc_joins: {{local: {free}, remote: {free}}}\n");
+    text += &format!("rc_joins_per_room: {free}\n");
+    text += &format!("rc_room_creation: {free}\n");
+    text += &format!("rc_invites: {{per_room: {free}, per_user: {free}, per_issuer: {free}}}\n");
+    text += &format!("rc_media_create: {free}\n");
+    text
+}
