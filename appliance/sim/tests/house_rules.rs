@@ -46,6 +46,7 @@ const SPAWN_SITES: &[(&str, &str)] = &[
     ("appliance/server/src/lifecycle.rs", "every long-lived task, waited for at shutdown"),
     ("appliance/engine/src/blocking.rs", "the bounded pool that waits for the disk"),
     ("appliance/engine/src/conformance.rs", "tests: readers beside a writer, all waited for"),
+    ("appliance/services/src/accounts/password.rs", "password hashes, behind a semaphore"),
 ];
 
 /// No text of ours is longer: a file is read in one sitting.
