@@ -60,7 +60,7 @@ struct Arguments {
     /// The binary under test.
     #[arg(long, default_value = "target/release/wardstone")]
     wardstone: PathBuf,
-    /// Where Synapse is installed and results are kept.
+    /// Where servers keep their files while they run, and where results are kept.
     #[arg(long, default_value = "target/bench")]
     folder: PathBuf,
 }
@@ -158,7 +158,11 @@ async fn measure_server(
         if !server.is_running() {
             let log = server.log_tail();
             eprintln!("{kind} has ended by itself; its last lines:\n{log}");
-            server.start().await.with_context(|| format!("start {kind} again"))?;
+            if let Err(error) = server.start().await {
+                // What was measured before is still worth printing.
+                rows.push(Row::failed("restart", &error));
+                return Ok(rows);
+            }
         }
     }
     server.stop().await?;

@@ -59,7 +59,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Writes its settings; `binary` is Wardstone, `folder` is where Synapse is installed.
+    /// Writes its settings; `binary` is Wardstone, `folder` is where temporary folders are made.
     pub(crate) fn prepare(kind: Kind, binary: &Path, folder: &Path) -> Result<Self> {
         let temporary = tempfile::Builder::new().prefix("server-").tempdir_in(folder)?;
         let address = free_address()?;
@@ -67,7 +67,7 @@ impl Server {
         std::fs::create_dir(&data)?;
         let command = match kind {
             Kind::Wardstone => wardstone::prepare(binary, temporary.path(), &data, address)?,
-            Kind::Synapse => synapse::prepare(folder, temporary.path(), &data, address)?,
+            Kind::Synapse => synapse::prepare(temporary.path(), &data, address)?,
         };
         Ok(Self {
             kind,

@@ -1,5 +1,5 @@
 //! Synapse from its package on SQLite: one process, log level WARNING, no rate limits, the cheapest
-//! password hash, presence off. Installed once into the bench folder.
+//! password hash, presence off. The acceptance tests' environment is used, and made if it is missing.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,13 +19,8 @@ disable_existing_loggers: false
 ";
 
 /// The settings, and the command that serves.
-pub(super) fn prepare(
-    bench: &Path,
-    folder: &Path,
-    data: &Path,
-    address: SocketAddr,
-) -> Result<Vec<String>> {
-    let python = install(bench)?;
+pub(super) fn prepare(folder: &Path, data: &Path, address: SocketAddr) -> Result<Vec<String>> {
+    let python = install()?;
     std::fs::write(folder.join("logging.yaml"), LOGGING)?;
     std::fs::write(folder.join("homeserver.yaml"), settings(folder, data, address))?;
     let command = |more: &[&str]| {
@@ -40,22 +35,22 @@ pub(super) fn prepare(
     Ok(command(&[]))
 }
 
-/// The interpreter of a virtual environment that has Synapse in it.
-fn install(bench: &Path) -> Result<PathBuf> {
-    let folder = bench.canonicalize()?.join(format!("synapse-{VERSION}"));
-    let python = folder.join("bin/python");
-    let has_synapse = Command::new(&python)
-        .args(["-c", "import synapse.app.homeserver"])
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !has_synapse {
-        eprintln!("installing Synapse {VERSION} into {}", folder.display());
-        run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
-        run(Command::new(&python)
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
-            .arg(format!("matrix-synapse=={VERSION}")))?;
+/// The interpreter of the environment that the acceptance tests keep for Synapse.
+fn install() -> Result<PathBuf> {
+    let python = PathBuf::from("target/acceptance/synapse/bin/python");
+    let version = || {
+        let print = "import synapse; print(synapse.__version__, end='')";
+        let output = Command::new(&python).args(["-c", print]).output().ok()?;
+        String::from_utf8(output.stdout).ok()
+    };
+    if version().as_deref() != Some(VERSION) {
+        eprintln!("installing Synapse {VERSION}");
+        run(Command::new("appliance/acceptance/prepare").arg("synapse"))?;
     }
-    Ok(python)
+    match version() {
+        Some(found) if found == VERSION => Ok(std::path::absolute(python)?),
+        found => bail!("wanted Synapse {VERSION}, found {}", found.unwrap_or_default()),
+    }
 }
 
 fn run(command: &mut Command) -> Result<()> {
