@@ -5,6 +5,7 @@ mod cli;
 mod conformance;
 mod files;
 mod health;
+mod jobs;
 mod keys;
 mod lifecycle;
 mod listen;

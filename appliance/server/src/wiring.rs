@@ -61,6 +61,7 @@ impl House {
             options: options(settings, conformance)?,
         });
         let services = Arc::new(Services::new(house, waiters));
+        jobs::start(&services, tasks);
         let (client, _) = appliance_api::router(services.clone());
         Ok(Self { services, client, lane_ended, _lock: lock })
     }

@@ -1,0 +1,43 @@
+//! The jobs: all of them, on one page.
+//!
+//! A job is a reconciler: it looks at the state of the world, not at a message, and may run at any
+//! time and any number of times. A failure is written to the journal and tried again next time.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use appliance_model::Error;
+use appliance_services::Services;
+
+use crate::lifecycle::Tasks;
+
+/// Starts the jobs. They end when the lifecycle tells them to.
+pub fn start(services: &Arc<Services>, tasks: &Tasks) {
+    // Clients count typing notices by the second.
+    every(tasks, "typing", Duration::from_secs(1), services, async |services: Arc<Services>| {
+        services.reading.expire_typing();
+        Ok(())
+    });
+}
+
+fn every<F>(
+    tasks: &Tasks,
+    name: &'static str,
+    period: Duration,
+    services: &Arc<Services>,
+    job: impl Fn(Arc<Services>) -> F + Send + 'static,
+) where
+    F: Future<Output = Result<(), Error>> + Send,
+{
+    let (stop, services) = (tasks.jobs().clone(), services.clone());
+    tasks.spawn_vital(name, async move {
+        let mut tick = tokio::time::interval(period);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(tick.tick()).await.is_some() {
+            if let Err(error) = job(services.clone()).await {
+                tracing::error!(kind = "job.failed", job = name, %error, "a job failed; it will be tried again");
+            }
+        }
+    });
+}
