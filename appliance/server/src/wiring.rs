@@ -18,6 +18,7 @@ use tokio::sync::watch;
 pub use appliance_api::ClientAddr;
 
 use crate::conformance::Conformance;
+use crate::jobs;
 use crate::lifecycle::Tasks;
 use crate::lock::FolderLock;
 use crate::settings::{EngineKind, RegistrationMode, Settings};
