@@ -5,11 +5,13 @@
 //! * [`View`] reads; a row that fails its seal is an error, never an answer.
 //! * [`Commit`] collects what becomes true together; only a [`appliance_rules::Permit`] opens one.
 //! * [`Lane`] writes: position, rows, audit chain, one sync, then the answer.
+//! * [`blobs`] keeps files outside the engine, sealed under keys that end with their day.
 //! * [`state`] keeps every room state ever current as a persistent trie that shares its nodes.
 //!
 //! Whatever was answered survives a power cut; [`open`] refuses a store that has lost its tail.
 
 mod acked;
+pub mod blobs;
 mod codec;
 mod events;
 pub mod keyspaces;
@@ -28,6 +30,7 @@ mod touched;
 mod view;
 
 pub use appliance_engine::Direction;
+pub use blobs::Blobs;
 pub use codec::{KeyPart, Row};
 pub use events::{Event, NewEvent, Stretch};
 pub use keyspaces::Digest;

@@ -23,6 +23,9 @@ const NONCE_BYTES: usize = 12;
 pub struct SecretKey(pub(crate) [u8; 32]);
 
 impl SecretKey {
+    /// How long a key is.
+    pub const BYTES: usize = 32;
+
     /// A fresh key.
     pub fn random(dice: &dyn Dice) -> Self {
         let mut bytes = [0; 32];
