@@ -39,6 +39,8 @@ pub fn code(kind: &Kind) -> (StatusCode, &'static str) {
         Kind::WrongRoomKeysVersion { .. } => (S::FORBIDDEN, "M_WRONG_ROOM_KEYS_VERSION"),
         Kind::NotYetUploaded => (S::GATEWAY_TIMEOUT, "M_NOT_YET_UPLOADED"),
         Kind::CannotOverwriteMedia => (S::CONFLICT, "M_CANNOT_OVERWRITE_MEDIA"),
+        Kind::CannotThumbnail => (S::BAD_REQUEST, "M_UNKNOWN"),
+        Kind::UnsatisfiableRange => (S::RANGE_NOT_SATISFIABLE, "M_UNKNOWN"),
         Kind::CannotLeaveServerNoticeRoom => (S::FORBIDDEN, "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM"),
         Kind::UnableToAuthoriseJoin => (S::BAD_REQUEST, "M_UNABLE_TO_AUTHORISE_JOIN"),
         Kind::UnableToGrantJoin => (S::BAD_REQUEST, "M_UNABLE_TO_GRANT_JOIN"),

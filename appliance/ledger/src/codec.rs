@@ -4,7 +4,7 @@
 //! fields (`minicbor`): a field is never renumbered, a new one is optional, so old rows stay
 //! readable.
 
-use appliance_model::{DeviceNid, EventNid, Position, RoomNid, StateKeyNid, UserNid};
+use appliance_model::{DeviceNid, EventNid, MediaNid, Position, RoomNid, StateKeyNid, UserNid};
 
 /// A key or a part of one.
 pub trait KeyPart: Sized {
@@ -101,7 +101,7 @@ macro_rules! nid_key {
         }
     )*};
 }
-nid_key!(Position RoomNid UserNid DeviceNid EventNid StateKeyNid);
+nid_key!(Position RoomNid UserNid DeviceNid EventNid StateKeyNid MediaNid);
 
 macro_rules! tuple_key {
     ($(($($part:ident $index:tt),*))*) => {$(

@@ -3,8 +3,9 @@
 use std::marker::PhantomData;
 
 use appliance_engine::Space;
-use appliance_model::{DeviceNid, EventNid, Position, RoomNid, StateKeyNid, UserNid};
+use appliance_model::{DeviceNid, EventNid, MediaNid, Position, RoomNid, StateKeyNid, UserNid};
 
+use crate::rows::media::{LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow};
 use crate::rows::{
     AccountDataRow, AccountRow, AuditRow, ChangedDataRow, DeviceRow, EventRow, FilterRow, HeadRow,
     MembershipRow, MovedReceiptRow, ReceiptRow, RoomRow, StateKeyRow, StateNode, StoreRow,
@@ -49,6 +50,29 @@ keyspaces! {
     DATA_KEYS b'1' u64 => minicbor::bytes::ByteVec;
     /// The audit chain.
     AUDIT b'A' Position => AuditRow;
+
+    /// Media ID to number.
+    MEDIA_IDS b'2' Digest => u64;
+    /// Uploaded files, and IDs reserved for some.
+    MEDIA b'3' MediaNid => MediaRow;
+    /// IDs a user has reserved and not used, until when (milliseconds since the Unix epoch).
+    MEDIA_PENDING b'4' (UserNid, MediaNid) => u64;
+    /// When to look at a file again: milliseconds since the Unix epoch. Every deadline has a row; a row
+    /// may be stale.
+    MEDIA_DUE b'5' (u64, MediaNid) => ();
+    /// What refers to a file: class, deadline in milliseconds since the Unix epoch (none: zero), the
+    /// number of the event or user.
+    MEDIA_LINKS b'6' (MediaNid, u8, u64, u64) => LinkRow;
+    /// The same by room and event.
+    ROOM_MEDIA b'7' (RoomNid, EventNid, MediaNid) => RoomMediaRow;
+    /// Data keys of files without a deadline, wrapped by the key that is kept.
+    MEDIA_KEPT b'8' MediaNid => minicbor::bytes::ByteVec;
+    /// Files to be erased.
+    MEDIA_PURGES b'9' MediaNid => PurgeRow;
+    /// Events to be redacted because what they show is gone.
+    MEDIA_REDACTIONS b'=' EventNid => RedactionRow;
+    /// Encrypted files that no event of the device may be about yet.
+    MEDIA_UNBOUND b'+' (DeviceNid, MediaNid) => UnboundRow;
 
     /// User ID to number.
     USER_IDS b'u' Digest => u64;

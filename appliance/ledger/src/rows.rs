@@ -1,5 +1,7 @@
 //! Rows of the store. A field is never renumbered; a new field is an `Option` at the end.
 
+pub mod media;
+
 use appliance_model::Spans;
 use minicbor::{Decode, Encode};
 

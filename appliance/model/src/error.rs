@@ -78,6 +78,10 @@ pub enum Kind {
     NotYetUploaded,
     /// The media is uploaded already.
     CannotOverwriteMedia,
+    /// There can be no thumbnail of that content.
+    CannotThumbnail,
+    /// The file has no bytes in that range.
+    UnsatisfiableRange,
     /// This room must not be left.
     CannotLeaveServerNoticeRoom,
     /// A restricted room cannot be joined through this server.

@@ -10,7 +10,7 @@ mod pdu;
 pub use caller::{Caller, Role};
 pub use clock::{Clock, Dice, OsDice, SystemClock};
 pub use error::{Error, Kind, Uia};
-pub use nid::{DeviceNid, EventNid, Position, RoomNid, StateKeyNid, UserNid};
+pub use nid::{DeviceNid, EventNid, MediaNid, Position, RoomNid, StateKeyNid, UserNid};
 pub use pdu::{MalformedPdu, Pdu, Spans, StateKey};
 pub use ruma;
 

@@ -21,6 +21,8 @@ nid! {
     EventNid
     /// A pair of state event type and state key, by number.
     StateKeyNid
+    /// An uploaded file, by number.
+    MediaNid
 }
 
 impl StateKeyNid {

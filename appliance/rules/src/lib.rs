@@ -2,11 +2,13 @@
 //! a [`Permit`] or a [`Denial`].
 //!
 //! * [`permit`]: the receipts. Only this crate makes a [`Permit`]; only a permit opens a commit.
+//! * [`policy`]: how long uploaded files live, and what refers to them.
 //! * [`event_auth`]: Matrix' authorization rules on the named state.
 //! * [`visibility`]: who may see an event.
 
 pub mod event_auth;
 pub mod permit;
 pub mod visibility;
+pub mod policy;
 
 pub use permit::{Audit, Denial, Permit};

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use appliance_ledger::{Ledger, Openers};
+use appliance_ledger::{Blobs, Ledger, Openers};
 use appliance_model::ruma::{OwnedServerName, RoomVersionId, ServerName};
 use appliance_model::{OsDice, SystemClock};
+use appliance_services::media::MediaOptions;
 use appliance_services::sync::Waiters;
 use appliance_services::{Options, Registration, Services};
 use axum::Router;
@@ -55,6 +56,7 @@ impl House {
             open_ledger(settings, &server_name, waiters.clone(), tasks).await?;
         let house = Arc::new(appliance_services::House {
             ledger,
+            blobs: open_blobs(settings)?,
             clock: Arc::new(SystemClock),
             dice: Arc::new(OsDice),
             server_name,
@@ -154,6 +156,13 @@ fn open_engine(settings: &Settings) -> Result<Arc<dyn appliance_engine::Engine>,
     appliance_engine::open(kind, &folder, &options).map_err(|error| error.to_string())
 }
 
+fn open_blobs(settings: &Settings) -> Result<Blobs, String> {
+    let master_key = keys::read_master_key(&settings.store.master_key_file)?;
+    let folder: &Path = &settings.server.data_dir;
+    Blobs::open(folder, &master_key, Arc::new(OsDice))
+        .map_err(|error| format!("cannot use the media folders in {}: {error}", folder.display()))
+}
+
 fn server_name(settings: &Settings) -> Result<OwnedServerName, String> {
     ServerName::parse(settings.server.name.as_str()).map_err(|error| {
         format!(
@@ -182,5 +191,11 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
         public_base_url: (!url.is_empty()).then(|| url.clone()),
         cheap_password_hash: conformance.is_some_and(|c| c.cheap_password_hash),
         rate_limits: conformance.is_none_or(|c| !c.no_rate_limits),
+        media: MediaOptions {
+            ttl_ms: settings.media.ttl_ms,
+            upload_bytes_max: settings.media.upload_bytes_max,
+            unused_ms: settings.media.unused_ms,
+            pixels_max: settings.media.pixels_max,
+        },
     })
 }

@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 
-use appliance_ledger::Ledger;
+use appliance_ledger::{Blobs, Ledger};
 use appliance_model::ruma::signatures::Ed25519KeyPair;
 use appliance_model::ruma::{OwnedServerName, RoomVersionId, UserId};
 use appliance_model::{Clock, Dice};
+
+use crate::media::MediaOptions;
 
 /// The house.
 pub struct House {
     /// Typed rows to read, commits to make.
     pub ledger: Ledger,
+    /// Files, outside the store.
+    pub blobs: Blobs,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Chance.
@@ -36,6 +40,8 @@ pub struct Options {
     pub cheap_password_hash: bool,
     /// Limit how often things may be done.
     pub rate_limits: bool,
+    /// Files and how long they live.
+    pub media: MediaOptions,
 }
 
 /// Who may make an account.

@@ -9,6 +9,7 @@ pub mod client_event;
 mod doors;
 pub mod event_filter;
 mod house;
+pub mod media;
 pub mod personal;
 pub mod reading;
 pub mod rooms;
@@ -34,6 +35,8 @@ pub struct Services {
     pub personal: Arc<personal::Personal>,
     /// Who has read how far, and who is typing.
     pub reading: Arc<reading::Reading>,
+    /// Files.
+    pub media: media::Media,
     /// What is new for whom.
     pub sync: sync::Sync,
 }
@@ -59,6 +62,7 @@ impl Services {
         };
         Self {
             sync: sync::Sync::new(house.clone(), parts),
+            media: media::Media::new(house.clone()),
             accounts,
             rooms,
             personal,

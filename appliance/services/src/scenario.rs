@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use appliance_engine::Memory;
 use appliance_ledger::keyspaces::{ACCOUNTS, AUDIT, DEVICES};
 use appliance_ledger::rows::TimelineRow;
-use appliance_ledger::{Direction, Event, Openers, SecretKey};
+use appliance_ledger::{Blobs, Direction, Event, Openers, SecretKey};
 use appliance_model::ruma::api::client::message::send_message_event;
 use appliance_model::ruma::api::client::room::create_room;
 use appliance_model::ruma::api::client::state::send_state_event;
@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::accounts::{NewAccount, NewSession};
+use crate::media::MediaOptions;
 use crate::rooms::Move;
 use crate::sync::Waiters;
 use crate::{House, Options, Registration, Services};
@@ -40,6 +41,11 @@ impl StillClock {
     /// Lets `ms` milliseconds pass.
     pub fn pass_ms(&self, ms: u64) {
         self.0.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// Goes back by `ms` milliseconds, as clocks do when they are set.
+    pub fn go_back_ms(&self, ms: u64) {
+        self.0.fetch_sub(ms, Ordering::SeqCst);
     }
 }
 
@@ -71,6 +77,8 @@ pub struct Ward {
     pub services: Arc<Services>,
     /// Its time.
     pub clock: Arc<StillClock>,
+    /// Its data folder: files are there, the store is in memory.
+    pub folder: Arc<tempfile::TempDir>,
     engine: Arc<Memory>,
     keys: Keys,
     /// The lane lives as long as the ward.
@@ -102,7 +110,8 @@ impl Ward {
             room_version,
         };
         let clock = Arc::new(StillClock(AtomicU64::new(1_700_000_000_000)));
-        Self::open(Arc::new(Memory::new()), clock, keys).await
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        Self::open(Arc::new(Memory::new()), clock, folder, keys).await
     }
 
     /// A ward with these people, by local part.
@@ -136,7 +145,12 @@ impl Ward {
         Caller { user_id, user, device_id, device, role: Role::User }
     }
 
-    async fn open(engine: Arc<Memory>, clock: Arc<StillClock>, keys: Keys) -> Self {
+    async fn open(
+        engine: Arc<Memory>,
+        clock: Arc<StillClock>,
+        folder: Arc<tempfile::TempDir>,
+        keys: Keys,
+    ) -> Self {
         let waiters = Arc::new(Waiters::default());
         let openers = Openers {
             server_name: SERVER,
@@ -154,6 +168,7 @@ impl Ward {
         });
         let house = Arc::new(House {
             ledger,
+            blobs: Blobs::open(folder.path(), &keys.master, keys.dice.clone()).unwrap(),
             clock: clock.clone(),
             dice: keys.dice.clone(),
             server_name: OwnedServerName::try_from(SERVER).unwrap(),
@@ -164,16 +179,22 @@ impl Ward {
                 public_base_url: None,
                 cheap_password_hash: true,
                 rate_limits: false,
+                media: MediaOptions::default(),
             },
         });
         let services = Arc::new(Services::new(house, waiters));
-        Self { services, clock, engine, keys, _lane: running }
+        Self { services, clock, folder, engine, keys, _lane: running }
     }
 
     /// The power goes and comes back. What was answered is still there.
     pub async fn power_cut_and_restart(self) -> Self {
         let engine = Arc::new(self.engine.power_cut());
-        Self::open(engine, self.clock, self.keys).await
+        Self::open(engine, self.clock, self.folder, self.keys).await
+    }
+
+    /// The engine, to turn its knobs.
+    pub fn engine(&self) -> &Memory {
+        &self.engine
     }
 
     /// A private room of the version this ward creates.

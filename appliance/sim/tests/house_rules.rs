@@ -47,6 +47,7 @@ const SPAWN_SITES: &[(&str, &str)] = &[
     ("appliance/engine/src/blocking.rs", "the bounded pool that waits for the disk"),
     ("appliance/engine/src/conformance.rs", "tests: readers beside a writer, all waited for"),
     ("appliance/services/src/accounts/password.rs", "password hashes, behind a semaphore"),
+    ("appliance/services/src/media/thumbnail", "the bounded pool that decodes images"),
 ];
 
 /// No text of ours is longer: a file is read in one sitting.

@@ -5,6 +5,7 @@ mod discovery;
 mod personal;
 mod push_rules;
 mod reading;
+mod media;
 mod rooms;
 mod sync;
 
@@ -17,6 +18,7 @@ pub(crate) fn add(routes: &mut Routes) {
     personal::add(routes);
     push_rules::add(routes);
     reading::add(routes);
+    media::add(routes);
     rooms::add(routes);
     sync::add(routes);
 }

@@ -223,7 +223,8 @@ pub fn rewrap_day_keys(
     let (old, new) = (vault(old), vault(new));
     for entry in std::fs::read_dir(&folder)? {
         let path = entry?.path();
-        let Some(stem) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".key")) else {
+        let Some(stem) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".key"))
+        else {
             continue;
         };
         let day = if stem == "kept" { Some(KEPT) } else { stem.parse().ok() };

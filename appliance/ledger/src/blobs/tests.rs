@@ -149,10 +149,9 @@ async fn the_clear_bytes_are_nowhere_on_disk_and_erasing_leaves_nothing() {
     let world = World::new();
     let marker = b"PLANTED-MARKER-0123456789";
     let kept = world.keep(&marker.repeat(10_000), 1_000).await;
-    let mut rendering =
-        world.blobs.begin_rendering(&kept.name, "32x32c", &kept.key).await.unwrap();
+    let mut rendering = world.blobs.begin_rendering(&kept.name, "32x32c", &kept.key).await.unwrap();
     rendering.write(marker).await.unwrap();
-    rendering.finish().await.unwrap();
+    rendering.finish().await.unwrap().into_named();
     let read = world.blobs.read_rendering(&kept.name, "32x32c", &kept.key, 1_000).await.unwrap();
     assert_eq!(read.unwrap(), marker.as_slice());
 
@@ -214,8 +213,13 @@ async fn what_was_half_written_goes_at_the_next_start() {
     assert_eq!(found, [kept.name.clone()]);
     assert_eq!(found[0].number(), 5);
     let name = kept.name.clone();
-    drop(kept);
+    let named = kept.into_named();
+    assert!(world.blobs.is_in_flight(&name));
+    drop(named);
     assert!(!world.blobs.is_in_flight(&name));
+    assert_eq!(files_below(world.data.path()).len(), 1, "named, so it stays");
+    drop(world.keep(b"another photo", 7).await);
+    assert_eq!(files_below(world.data.path()).len(), 1, "never named, so it goes");
 }
 
 fn files_below(folder: &Path) -> Vec<PathBuf> {

@@ -37,8 +37,17 @@ pub struct Kept {
     pub key: SecretKey,
     /// Its length in plain bytes.
     pub bytes: u64,
-    /// To be held by the commit that names it: until then the sweep leaves the file alone.
-    pub in_flight: InFlight,
+    file: Temporary,
+    in_flight: InFlight,
+}
+
+impl Kept {
+    /// To be called when a commit is about to name the blob, which shall hold what is returned: until
+    /// it is through, the sweep leaves the file alone. A blob that is dropped instead is removed.
+    pub fn into_named(mut self) -> InFlight {
+        self.file.0 = None;
+        self.in_flight
+    }
 }
 
 /// Marks a blob as being written or committed.
@@ -186,12 +195,12 @@ impl BlobWriter {
         self.file.sync_all().await.map_err(failed)?;
         if let Some(temporary) = &self.temporary.0 {
             let path = self.blobs.path(&self.name, &self.label);
-            tokio::fs::rename(temporary, path).await.map_err(failed)?;
-            self.temporary.0 = None;
+            tokio::fs::rename(temporary, &path).await.map_err(failed)?;
+            self.temporary.0 = Some(path);
         }
         files::sync_folder(&self.blobs.shelf_of(&self.name)).await.map_err(failed)?;
-        let Self { name, key, bytes, in_flight, .. } = self;
-        Ok(Kept { name, key, bytes, in_flight })
+        let Self { name, key, bytes, temporary: file, in_flight, .. } = self;
+        Ok(Kept { name, key, bytes, file, in_flight })
     }
 }
 
@@ -216,7 +225,8 @@ mod tests {
 
         let written = async {
             let temporary = Temporary(Some(path.clone()));
-            let mut writer = blobs.over(full, temporary, (name.clone(), "", key), in_flight).await?;
+            let mut writer =
+                blobs.over(full, temporary, (name.clone(), "", key), in_flight).await?;
             writer.write(&vec![7; 3 * CHUNK_BYTES]).await?;
             writer.finish().await
         };

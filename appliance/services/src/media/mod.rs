@@ -1,0 +1,246 @@
+//! Files that people upload, and their lifetime.
+//!
+//! Every file gets a deadline when it is uploaded ([`MediaOptions::ttl_ms`]); events that show it in a
+//! stricter room make it earlier ([`link`]). From the deadline's millisecond on nobody gets a byte:
+//! that is judged at every read and before every chunk, by the clock, not by a job. The job
+//! ([`expire`]) erases what is due soon after, and redacts the events that showed it.
+//!
+//! What a file's life hangs on is never changed in place: the upload, each reference and each use as
+//! an avatar is a row of its own, and [`Media::life`] is the earliest of them. So no two commits can
+//! undo each other's deadline.
+
+pub mod create;
+pub mod serve;
+pub mod thumbnail;
+pub mod upload;
+
+use std::collections::HashSet;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use appliance_ledger::Direction;
+use appliance_ledger::blobs::{BlobName, KEPT};
+use appliance_ledger::keyspaces::{MEDIA, MEDIA_IDS, MEDIA_KEPT, MEDIA_LINKS};
+use appliance_ledger::rows::media::{LINK_GUESSED, LINK_KEPT, LINK_OWN, LinkRow, MediaRow, Stage};
+use appliance_ledger::{Blobs, Digest, Ledger, SecretKey};
+use appliance_model::{DeviceNid, Error, MediaNid};
+use appliance_rules::policy::is_media_id;
+use quick_cache::sync::Cache;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::doors::Doors;
+use crate::house::House;
+
+/// What the operator chose about files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MediaOptions {
+    /// From upload until nobody gets the bytes, in milliseconds. A room can only make it shorter.
+    pub ttl_ms: u64,
+    /// One upload, in bytes.
+    pub upload_bytes_max: u64,
+    /// How long a reserved ID stays reserved without a file, in milliseconds.
+    pub unused_ms: u64,
+    /// The most pixels an image may have before a thumbnail of it is refused.
+    pub pixels_max: u64,
+}
+
+impl Default for MediaOptions {
+    fn default() -> Self {
+        Self {
+            ttl_ms: 7 * 24 * 60 * 60 * 1_000,
+            upload_bytes_max: 50 * 1024 * 1024,
+            // "The recommended default expiration is 24 hours."
+            unused_ms: 24 * 60 * 60 * 1_000,
+            pixels_max: 40_000_000,
+        }
+    }
+}
+
+/// Uploads under way at once. Each holds two chunks (128 KiB) and an open file.
+const UPLOADS_AT_ONCE_MAX: usize = 128;
+/// Requests that wait at once for a file that is not uploaded yet. More are answered at once.
+const WAITING_MAX: usize = 256;
+/// First deliveries remembered, about 60 bytes each: what is not remembered is audited again.
+const DELIVERIES_CACHED_MAX: usize = 20_000;
+/// References read in one trip. A file has one or two.
+const LINKS_PAGE: usize = 16;
+
+/// The files of the house. Cheap to clone.
+#[derive(Clone)]
+pub struct Media(Arc<Inner>);
+
+struct Inner {
+    house: Arc<House>,
+    /// One at a time fills, renders or purges a file.
+    doors: Doors,
+    uploads: Semaphore,
+    /// Rings when a file has arrived at a reserved ID.
+    arrived: Notify,
+    waiting: Semaphore,
+    rendering: Arc<Semaphore>,
+    /// Which file was given to which device in which form.
+    delivered: Cache<(MediaNid, DeviceNid, u8), ()>,
+    /// Files whose deadline was seen to pass and whose purge is not committed yet: should the clock go
+    /// back now, they stay gone.
+    overdue: Mutex<HashSet<MediaNid>>,
+    swept: AtomicBool,
+}
+
+/// A file and when its life ends.
+#[derive(Clone, Debug)]
+pub(crate) struct Living {
+    pub number: MediaNid,
+    pub row: MediaRow,
+    /// From when on nobody gets it: milliseconds since the Unix epoch; none while it is kept.
+    pub deadline_ms: Option<u64>,
+}
+
+impl Media {
+    pub(crate) fn new(house: Arc<House>) -> Self {
+        Self(Arc::new(Inner {
+            house,
+            doors: Doors::default(),
+            uploads: Semaphore::new(UPLOADS_AT_ONCE_MAX),
+            arrived: Notify::new(),
+            waiting: Semaphore::new(WAITING_MAX),
+            rendering: Arc::new(Semaphore::new(thumbnail::RENDERINGS_AT_ONCE_MAX)),
+            delivered: Cache::new(DELIVERIES_CACHED_MAX),
+            overdue: Mutex::default(),
+            swept: AtomicBool::new(false),
+        }))
+    }
+
+    /// The largest upload, in bytes: what `/config` says as `m.upload.size`.
+    pub fn upload_bytes_max(&self) -> u64 {
+        self.options().upload_bytes_max
+    }
+
+    pub(crate) fn options(&self) -> &MediaOptions {
+        &self.0.house.options.media
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.0.house.ledger
+    }
+
+    fn blobs(&self) -> &Blobs {
+        &self.0.house.blobs
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.0.house.clock.now_ms()
+    }
+
+    /// `mxc://server/id`.
+    fn uri(&self, media_id: &str) -> String {
+        format!("mxc://{}/{media_id}", self.0.house.server_name)
+    }
+
+    /// The row of a media ID of ours, at whatever stage.
+    pub(crate) async fn row(
+        &self,
+        server_name: &str,
+        media_id: &str,
+    ) -> Result<Option<(MediaNid, MediaRow)>, Error> {
+        // Files of other servers come with federation.
+        if self.0.house.server_name != server_name || !is_media_id(media_id) {
+            return Ok(None);
+        }
+        row_of(&self.0.house, media_id).await
+    }
+
+    /// A file that may be given out now. Sees what is committed: ask again before each chunk.
+    pub(crate) async fn living(&self, number: MediaNid) -> Result<Option<Living>, Error> {
+        let Some(row) = self.ledger().get(&MEDIA, &number).await? else { return Ok(None) };
+        if row.stage != Stage::Present || self.is_overdue(number) {
+            return Ok(None);
+        }
+        let deadline_ms = self.life(number, &row).await?;
+        if deadline_ms.is_some_and(|deadline_ms| self.now_ms() >= deadline_ms) {
+            self.overdue().insert(number);
+            return Ok(None);
+        }
+        Ok(Some(Living { number, row, deadline_ms }))
+    }
+
+    /// From when on nobody gets a file: the earliest of the server's own limit, unless the file is
+    /// kept, and of what its uploader's events say.
+    pub(crate) async fn life(
+        &self,
+        number: MediaNid,
+        row: &MediaRow,
+    ) -> Result<Option<u64>, Error> {
+        type Link = ((MediaNid, u8, u64, u64), LinkRow);
+        let view = self.ledger().newest();
+        let (links, more): (Vec<Link>, _) =
+            view.scan(&MEDIA_LINKS, &number, Direction::Forward, LINKS_PAGE).await?;
+        let first = |links: &[Link], class: u8| {
+            links
+                .iter()
+                .find(|(key, _)| key.1 == class)
+                .map(|((_, _, deadline_ms, _), _)| *deadline_ms)
+        };
+        let mut firsts = [LINK_OWN, LINK_GUESSED, LINK_KEPT].map(|class| first(&links, class));
+        if more {
+            // Rows sort by class, then deadline: the first of each class is enough.
+            for (class, found) in [LINK_OWN, LINK_GUESSED, LINK_KEPT].into_iter().zip(&mut firsts) {
+                let range = (&(number, class), &(number, class + 1));
+                let (links, _): (Vec<Link>, _) =
+                    view.scan_between(&MEDIA_LINKS, range, Direction::Forward, 1).await?;
+                *found = first(&links, class);
+            }
+        }
+        let [own, guessed, kept] = firsts;
+        let limit = kept.is_none().then_some(row.deadline_ms);
+        Ok([own, guessed, limit].into_iter().flatten().min())
+    }
+
+    /// The data key and blob of a file; none if its key has been destroyed.
+    async fn open_key(
+        &self,
+        number: MediaNid,
+        row: &MediaRow,
+    ) -> Result<Option<(BlobName, SecretKey)>, Error> {
+        let Some(blob) = BlobName::parse(&row.blob) else {
+            return Err(Error::internal("a media row names no blob"));
+        };
+        let key = self.blobs().unwrap(row.key_day, number.0, &row.wrapped_key).await?;
+        let key = match (key, self.ledger().get(&MEDIA_KEPT, &number).await?) {
+            (None, Some(kept)) => self.blobs().unwrap(KEPT, number.0, &kept).await?,
+            (key, _) => key,
+        };
+        Ok(key.map(|key| (blob, key)))
+    }
+
+    fn is_overdue(&self, number: MediaNid) -> bool {
+        self.overdue().contains(&number)
+    }
+
+    fn overdue(&self) -> std::sync::MutexGuard<'_, HashSet<MediaNid>> {
+        self.0.overdue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The key under which a media ID's number is kept.
+pub(crate) fn media_digest(ledger: &Ledger, media_id: &str) -> Digest {
+    ledger.digest(&[b"media", media_id.as_bytes()])
+}
+
+/// The row of one of our media IDs.
+pub(crate) async fn row_of(
+    house: &House,
+    media_id: &str,
+) -> Result<Option<(MediaNid, MediaRow)>, Error> {
+    let digest = media_digest(&house.ledger, media_id);
+    let Some(number) = house.ledger.get(&MEDIA_IDS, &digest).await? else { return Ok(None) };
+    let number = MediaNid(number);
+    Ok(house.ledger.get(&MEDIA, &number).await?.map(|row| (number, row)))
+}
+
+/// What a caller hears of what is not there, was never there, or is gone: the same words.
+pub(crate) fn no_such_media() -> Error {
+    Error::not_found("This server has no such file (any more).")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+//! `POST /_matrix/media/v3/upload` and `PUT /_matrix/media/v3/upload/{serverName}/{mediaId}` ([spec]):
+//! bytes become a sealed blob as they arrive, and a file that lives until its deadline.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixmediav3upload
+
+use appliance_ledger::blobs::{Kept, day_of};
+use appliance_ledger::keyspaces::{MEDIA, MEDIA_DUE, MEDIA_IDS, MEDIA_PENDING, MEDIA_UNBOUND};
+use appliance_ledger::rows::media::{MediaRow, Stage, UnboundRow};
+use appliance_model::{Caller, Error, Kind, MediaNid};
+use appliance_rules::policy;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use tokio::sync::OwnedMutexGuard;
+
+use super::{Media, media_digest, no_such_media};
+
+/// Names longer than what file systems take help nobody.
+const FILENAME_BYTES_MAX: usize = 255;
+/// The type of what is not known, or encrypted.
+pub const OCTET_STREAM: &str = "application/octet-stream";
+
+/// What comes along with an upload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewFile {
+    /// The `Content-Type` header.
+    pub content_type: Option<String>,
+    /// The `filename` of the query.
+    pub filename: Option<String>,
+    /// The `Content-Length` header.
+    pub announced_bytes: Option<u64>,
+}
+
+impl Media {
+    /// Keeps a file under a new ID; returns its `mxc://` URI when it would survive a power cut. Holds
+    /// at most two chunks of it in memory.
+    ///
+    /// # Errors
+    ///
+    /// * [`Kind::TooLarge`]: larger than [`Media::upload_bytes_max`]; noticed while reading.
+    /// * [`Kind::Unavailable`]: the disk is full, or too many uploads are under way. Nothing was kept.
+    /// * [`Kind::InvalidParam`]: the bytes did not arrive whole.
+    pub async fn upload<B, E>(
+        &self,
+        caller: &Caller,
+        new: NewFile,
+        body: B,
+    ) -> Result<String, Error>
+    where
+        B: Stream<Item = Result<Bytes, E>> + Unpin,
+    {
+        let number = MediaNid(self.ledger().next_number());
+        let media_id = self.fresh_id();
+        let kept = self.receive(number, &new, body).await?;
+        let uri = self.uri(&media_id);
+        self.name(caller, (number, media_id), new, kept, None).await?;
+        Ok(uri)
+    }
+
+    /// Keeps a file under an ID that its caller has reserved ([`Media::create`]).
+    ///
+    /// # Errors
+    ///
+    /// As [`Media::upload`], and:
+    ///
+    /// * [`Kind::NotFound`]: the ID was never reserved, or not used in time.
+    /// * [`Kind::Forbidden`]: somebody else reserved it.
+    /// * [`Kind::CannotOverwriteMedia`]: it has a file already.
+    pub async fn fill<B, E>(
+        &self,
+        caller: &Caller,
+        (server_name, media_id): (&str, &str),
+        new: NewFile,
+        body: B,
+    ) -> Result<(), Error>
+    where
+        B: Stream<Item = Result<Bytes, E>> + Unpin,
+    {
+        let number = self.reserved(caller, server_name, media_id).await?;
+        let kept = self.receive(number, &new, body).await?;
+        // A retry may have overtaken this upload: only one becomes the file.
+        let door = self.0.doors.enter(number.0).await;
+        let judged = self.reserved(caller, server_name, media_id).await;
+        if let Err(error) = judged {
+            self.discard(kept).await;
+            return Err(error);
+        }
+        self.name(caller, (number, media_id.to_owned()), new, kept, Some(door)).await?;
+        self.0.arrived.notify_waiters();
+        Ok(())
+    }
+
+    async fn reserved(
+        &self,
+        caller: &Caller,
+        server_name: &str,
+        media_id: &str,
+    ) -> Result<MediaNid, Error> {
+        let (number, row) = self.row(server_name, media_id).await?.ok_or_else(no_such_media)?;
+        if row.uploader != caller.user.0 {
+            return Err(Error::forbidden("Somebody else has reserved that ID."));
+        }
+        match row.stage {
+            Stage::Reserved if self.now_ms() < row.deadline_ms => Ok(number),
+            Stage::Present => Err(Error::new(
+                Kind::CannotOverwriteMedia,
+                "That ID has a file already. Reserve another one.",
+            )),
+            Stage::Reserved | Stage::Purging => Err(no_such_media()),
+        }
+    }
+
+    async fn receive<B, E>(
+        &self,
+        number: MediaNid,
+        new: &NewFile,
+        mut body: B,
+    ) -> Result<Kept, Error>
+    where
+        B: Stream<Item = Result<Bytes, E>> + Unpin,
+    {
+        let bytes_max = self.upload_bytes_max();
+        let too_large = || Error::too_large(format!("The file is larger than {bytes_max} bytes."));
+        if new.announced_bytes.is_some_and(|bytes| bytes > bytes_max) {
+            return Err(too_large());
+        }
+        let _place = self.0.uploads.try_acquire().map_err(|_| {
+            Error::new(Kind::Unavailable, "Too many uploads are under way. Try again shortly.")
+        })?;
+        let mut writer = self.blobs().begin(number.0).await?;
+        let mut bytes = 0_u64;
+        while let Some(part) = body.next().await {
+            let part =
+                part.map_err(|_| Error::invalid_param("The upload did not arrive whole."))?;
+            bytes = bytes.saturating_add(part.len() as u64);
+            if bytes > bytes_max {
+                return Err(too_large());
+            }
+            writer.write(&part).await?;
+        }
+        if new.announced_bytes.is_some_and(|announced| announced != bytes) {
+            return Err(Error::invalid_param("The upload did not arrive whole."));
+        }
+        writer.finish().await
+    }
+
+    /// The one commit: from here on the file is there.
+    async fn name(
+        &self,
+        caller: &Caller,
+        (number, media_id): (MediaNid, String),
+        new: NewFile,
+        kept: Kept,
+        door: Option<OwnedMutexGuard<()>>,
+    ) -> Result<(), Error> {
+        let now_ms = self.now_ms();
+        let deadline_ms = now_ms.saturating_add(self.options().ttl_ms);
+        let key_day = day_of(deadline_ms);
+        let (wrapped_key, in_use) = self.blobs().wrap(key_day, number.0, &kept.key).await?;
+        let content_type = content_type_of(new.content_type);
+        // Encrypted files come as octets, and only the next encrypted event can say for which room.
+        let may_be_encrypted = content_type == OCTET_STREAM;
+        let row = MediaRow {
+            media_id,
+            uploader: caller.user.0,
+            device: caller.device.0,
+            stage: Stage::Present,
+            at_ms: now_ms,
+            deadline_ms,
+            bytes: kept.bytes,
+            content_type: Some(content_type),
+            filename: new.filename.and_then(filename_of),
+            blob: kept.name.as_str().to_owned(),
+            key_day,
+            wrapped_key,
+        };
+        let uri = self.uri(&row.media_id);
+        let mut commit = self.ledger().begin(policy::may_upload(&caller.user_id, &uri));
+        commit.put(&MEDIA_IDS, &media_digest(self.ledger(), &row.media_id), &number.0);
+        commit.put(&MEDIA, &number, &row);
+        commit.put(&MEDIA_DUE, &(deadline_ms, number), &());
+        commit.delete(&MEDIA_PENDING, &(caller.user, number));
+        if may_be_encrypted {
+            let unbound = UnboundRow { at_ms: now_ms, bound: false };
+            commit.put(&MEDIA_UNBOUND, &(caller.device, number), &unbound);
+        }
+        let blob = kept.name.clone();
+        commit.hold((kept.into_named(), in_use, door));
+        if let Err(error) = self.ledger().commit(commit).await {
+            // Nobody was told of the file. Should its row be there after all, it is a file that nobody
+            // can read, until its deadline.
+            let _ = self.blobs().erase(&blob, &[]).await;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn discard(&self, kept: Kept) {
+        // What does not go now goes with the sweep at the next start; nobody has its key.
+        let _ = self.blobs().erase(&kept.name, &[]).await;
+    }
+}
+
+/// What the uploader says the file is, if it can be said back in a header.
+fn content_type_of(announced: Option<String>) -> String {
+    const CONTENT_TYPE_BYTES_MAX: usize = 255;
+    let is_sane = |text: &String| {
+        (1..=CONTENT_TYPE_BYTES_MAX).contains(&text.len())
+            && text.contains('/')
+            && text.bytes().all(|b| (0x20..0x7f).contains(&b))
+    };
+    announced.filter(is_sane).unwrap_or_else(|| OCTET_STREAM.to_owned())
+}
+
+/// The name without control characters, and not longer than a name can be.
+fn filename_of(text: String) -> Option<String> {
+    let mut name: String = text.chars().filter(|c| !c.is_control()).collect();
+    while name.len() > FILENAME_BYTES_MAX {
+        name.pop();
+    }
+    (!name.is_empty()).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_said_back_in_a_header_is_octets() {
+        let of = |text: &str| content_type_of(Some(text.to_owned()));
+        assert_eq!(of("image/jpeg"), "image/jpeg");
+        assert_eq!(of("text/plain; charset=utf-8"), "text/plain; charset=utf-8");
+        for odd in ["", "image", "image/\r\nX-Evil: 1", "image/\u{fc}", &"a/".repeat(200)] {
+            assert_eq!(of(odd), OCTET_STREAM, "{odd:?}");
+        }
+        assert_eq!(content_type_of(None), OCTET_STREAM);
+        assert_eq!(filename_of("leg\r\n.jpg".to_owned()).unwrap(), "leg.jpg");
+        assert_eq!(filename_of("\n".to_owned()), None);
+        assert!(filename_of("\u{1f9b5}".repeat(200)).unwrap().len() <= FILENAME_BYTES_MAX);
+    }
+}
