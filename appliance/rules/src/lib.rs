@@ -8,7 +8,7 @@
 
 pub mod event_auth;
 pub mod permit;
-pub mod visibility;
 pub mod policy;
+pub mod visibility;
 
 pub use permit::{Audit, Denial, Permit};

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -76,18 +76,31 @@ impl Tasks {
         });
     }
 
-    /// Spawns what everything else stands on (the lane): it outlives requests and jobs, and ends
-    /// with the process. If it ends before, the process ends with a failure.
+    /// Starts what everything else stands on (the lane) on a thread of its own, where waiting for the
+    /// disk holds up nobody. It outlives requests and jobs, and ends with the process. If it ends
+    /// before, the process ends with a failure.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system gives no thread.
     pub fn spawn_foundation(
         &self,
         name: &'static str,
         task: impl Future<Output = ()> + Send + 'static,
-    ) {
+    ) -> io::Result<()> {
         let alarm = self.alarm(name);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let (living, end) = oneshot::channel::<()>();
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _living = living;
+            runtime.block_on(task);
+        })?;
         self.inner.foundations.spawn(async move {
             let _alarm = alarm;
-            task.await;
+            // Nothing is ever sent: the channel closes when the thread ends, by a panic too.
+            let _ = end.await;
         });
+        Ok(())
     }
 
     fn alarm(&self, name: &'static str) -> Alarm {

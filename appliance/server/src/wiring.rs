@@ -134,12 +134,15 @@ async fn open_ledger(
         told.close();
     });
     let (ended, lane_ended) = watch::channel(false);
-    tasks.spawn_foundation("lane", async move {
+    let lane = async move {
         if let Err(error) = lane.run().await {
             tracing::error!(kind = "store.stopped", %error, "the store no longer takes writes");
         }
         ended.send_replace(true);
-    });
+    };
+    tasks
+        .spawn_foundation("lane", lane)
+        .map_err(|error| format!("the store's thread cannot be started: {error}"))?;
     Ok((ledger, lane_ended))
 }
 

@@ -2,10 +2,10 @@
 
 mod account;
 mod discovery;
+mod media;
 mod personal;
 mod push_rules;
 mod reading;
-mod media;
 mod rooms;
 mod sync;
 
