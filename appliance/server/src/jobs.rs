@@ -14,6 +14,10 @@ use crate::lifecycle::Tasks;
 
 /// Starts the jobs. They end when the lifecycle tells them to.
 pub fn start(services: &Arc<Services>, tasks: &Tasks) {
+    every(tasks, "presence", Duration::from_secs(5), services, async |services: Arc<Services>| {
+        services.reading.expire_presence();
+        Ok(())
+    });
     // Clients count typing notices by the second.
     every(tasks, "typing", Duration::from_secs(1), services, async |services: Arc<Services>| {
         services.reading.expire_typing();

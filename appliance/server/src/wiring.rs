@@ -193,6 +193,7 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
         default_room_version,
         public_base_url: (!url.is_empty()).then(|| url.clone()),
         cheap_password_hash: conformance.is_some_and(|c| c.cheap_password_hash),
+        presence: settings.presence.enabled || conformance.is_some_and(|c| c.presence),
         rate_limits: conformance.is_none_or(|c| !c.no_rate_limits),
         media: MediaOptions {
             ttl_ms: settings.media.ttl_ms,

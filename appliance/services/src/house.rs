@@ -38,6 +38,8 @@ pub struct Options {
     pub public_base_url: Option<String>,
     /// Hash passwords cheaply: for conformance suites only.
     pub cheap_password_hash: bool,
+    /// Show who is online.
+    pub presence: bool,
     /// Limit how often things may be done.
     pub rate_limits: bool,
     /// Files and how long they live.

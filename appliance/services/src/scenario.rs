@@ -178,6 +178,7 @@ impl Ward {
                 default_room_version: keys.room_version.clone(),
                 public_base_url: None,
                 cheap_password_hash: true,
+                presence: true,
                 rate_limits: false,
                 media: MediaOptions::default(),
             },

@@ -1,5 +1,8 @@
-//! Receipts, read markers, typing.
+//! Receipts, read markers, typing, presence.
 
+use std::time::Duration;
+
+use appliance_model::ruma::api::client::presence::{get_presence, set_presence};
 use appliance_model::ruma::api::client::read_marker::set_read_marker;
 use appliance_model::ruma::api::client::receipt::create_receipt;
 use appliance_model::ruma::api::client::receipt::create_receipt::v3::ReceiptType;
@@ -17,6 +20,8 @@ pub(crate) fn add(routes: &mut Routes) {
     routes.serve(receipt);
     routes.serve(read_markers);
     routes.serve(typing);
+    routes.serve(get_presence);
+    routes.serve(set_presence);
 }
 
 async fn receipt(
@@ -86,4 +91,31 @@ async fn typing(
     };
     visit.services.reading.set_typing(caller, &request.room_id, timeout_ms).await?;
     Ok(create_typing_event::v3::Response::new())
+}
+
+async fn get_presence(
+    visit: Visit<get_presence::v3::Request>,
+) -> Result<get_presence::v3::Response, Error> {
+    let (caller, user_id) = (visit.caller()?, &visit.request.user_id);
+    let (services, hidden) = (&visit.services, || Error::forbidden("You share no room with them."));
+    let user = services.house.ledger.user(user_id).await?.ok_or_else(hidden)?;
+    if user != caller.user && !services.rooms.share_a_room(caller.user, user).await? {
+        return Err(hidden());
+    }
+    let content = services.reading.presence_of(user);
+    let state = serde_json::from_value(content["presence"].clone()).map_err(Error::internal)?;
+    let mut response = get_presence::v3::Response::new(state);
+    response.status_msg = content["status_msg"].as_str().map(ToOwned::to_owned);
+    response.currently_active = content["currently_active"].as_bool();
+    response.last_active_ago = content["last_active_ago"].as_u64().map(Duration::from_millis);
+    Ok(response)
+}
+
+async fn set_presence(
+    visit: Visit<set_presence::v3::Request>,
+) -> Result<set_presence::v3::Response, Error> {
+    let (caller, request) = (visit.caller()?, &visit.request);
+    let set = (request.presence.clone(), request.status_msg.clone());
+    visit.services.reading.set_presence(caller, &request.user_id, set)?;
+    Ok(set_presence::v3::Response::new())
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use appliance_model::ruma::api::client::filter::FilterDefinition;
+use appliance_model::ruma::presence::PresenceState;
 use appliance_model::{Error, Kind};
 use appliance_services::sync::{StateForm, SyncRequest, Token};
 use axum::response::Response;
@@ -47,6 +48,7 @@ fn read_query(query: &str) -> Result<Query, Error> {
         full_state: false,
         timeout: Duration::ZERO,
         state_form: StateForm::Before,
+        presence: PresenceState::Online,
     };
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         match &*name {
@@ -55,6 +57,7 @@ fn read_query(query: &str) -> Result<Query, Error> {
             "full_state" => request.full_state = flag(&value)?,
             "filter" if value.starts_with('{') => request.filter = filter(&value)?,
             "filter" => filter_id = Some(value.into_owned()),
+            "set_presence" => request.presence = presence(&value)?,
             "use_state_after" if flag(&value)? => request.state_form = StateForm::After,
             "org.matrix.msc4222.use_state_after" if flag(&value)? => {
                 request.state_form = StateForm::AfterUnstable;
@@ -67,6 +70,18 @@ fn read_query(query: &str) -> Result<Query, Error> {
 
 fn number(value: &str) -> Result<u64, Error> {
     value.parse().map_err(|_| Error::invalid_param("`timeout` must be a number of milliseconds."))
+}
+
+/// "The default is online".
+fn presence(value: &str) -> Result<PresenceState, Error> {
+    match value {
+        "online" => Ok(PresenceState::Online),
+        "unavailable" => Ok(PresenceState::Unavailable),
+        "offline" => Ok(PresenceState::Offline),
+        _ => Err(Error::invalid_param(
+            "`set_presence` must be `online`, `unavailable` or `offline`.",
+        )),
+    }
 }
 
 fn flag(value: &str) -> Result<bool, Error> {

@@ -1,5 +1,6 @@
-//! Who has read how far, what is unread, and who is typing.
+//! Who has read how far, what is unread, who is typing, who is there.
 
+mod presence;
 mod receipts;
 mod typing;
 mod unread;
@@ -22,7 +23,9 @@ pub struct Reading {
     rooms: Arc<Rooms>,
     personal: Arc<Personal>,
     doors: Doors,
+    serial: presence::Serial,
     typists: typing::Typists,
+    everyone: presence::Everyone,
     counts: unread::KnownCounts,
 }
 
@@ -33,15 +36,16 @@ impl Reading {
         rooms: Arc<Rooms>,
         personal: Arc<Personal>,
     ) -> Self {
-        // Serial numbers of another run must not be taken for this one's.
-        let typists = typing::Typists::starting_at(house.clock.now_ms());
+        let serial = presence::Serial::starting_at(house.clock.now_ms());
         Self {
             house,
             waiters,
             rooms,
             personal,
             doors: Doors::default(),
-            typists,
+            typists: typing::Typists::new(serial.clone()),
+            everyone: presence::Everyone::new(serial.clone()),
+            serial,
             counts: unread::KnownCounts::new(),
         }
     }

@@ -10,6 +10,7 @@ use appliance_model::{Caller, Error, RoomNid, UserNid};
 use serde_json::json;
 
 use super::Reading;
+use super::presence::Serial;
 
 /// A client that went away stops typing by itself after this.
 const TYPING_MS_MAX: u64 = 120_000;
@@ -20,7 +21,7 @@ const ROOMS_MAX: usize = 10_000;
 pub(super) struct Typists(Mutex<Inner>);
 
 struct Inner {
-    serial: u64,
+    serial: Serial,
     rooms: HashMap<RoomNid, TypingRoom>,
 }
 
@@ -33,7 +34,7 @@ struct TypingRoom {
 }
 
 impl Typists {
-    pub fn starting_at(serial: u64) -> Self {
+    pub fn new(serial: Serial) -> Self {
         Self(Mutex::new(Inner { serial, rooms: HashMap::new() }))
     }
 
@@ -71,9 +72,9 @@ impl Reading {
         Ok(())
     }
 
-    /// The present serial number of typing notices.
-    pub fn typing_serial(&self) -> u64 {
-        self.typists.lock().serial
+    /// The present serial number of what is told without being committed: typing and presence.
+    pub fn serial(&self) -> u64 {
+        self.serial.now()
     }
 
     /// The typing notices of a room, if they changed after `after`: those who type, as JSON.
@@ -121,7 +122,7 @@ impl Reading {
         let now_ms = self.house.clock.now_ms();
         let (woken, next) = {
             let mut inner = self.typists.lock();
-            let before = inner.serial;
+            let before = inner.serial.now();
             let rooms: Vec<_> = inner.rooms.keys().copied().collect();
             rooms.iter().for_each(|room| inner.expire(*room, now_ms));
             let woken: Vec<_> = (inner.rooms.iter())
@@ -152,8 +153,7 @@ impl Inner {
             None => known.until_ms.remove(&user).is_some(),
         };
         if changed {
-            self.serial += 1;
-            known.changed = self.serial;
+            known.changed = self.serial.next();
         }
         changed
     }
@@ -163,8 +163,7 @@ impl Inner {
         let before = known.until_ms.len();
         known.until_ms.retain(|_, until_ms| *until_ms > now_ms);
         if known.until_ms.len() != before {
-            self.serial += 1;
-            known.changed = self.serial;
+            known.changed = self.serial.next();
         }
     }
 }

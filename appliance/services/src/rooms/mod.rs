@@ -2,6 +2,7 @@
 
 mod build;
 mod client_events;
+mod company;
 mod create_room;
 mod membership;
 mod power;

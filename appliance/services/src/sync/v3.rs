@@ -10,7 +10,9 @@ use appliance_ledger::keyspaces::USER_ROOMS;
 use appliance_ledger::rows::MembershipRow;
 use appliance_ledger::{Direction, membership};
 use appliance_model::ruma::api::client::filter::FilterDefinition;
+use appliance_model::ruma::presence::PresenceState;
 use appliance_model::{Caller, Error, Position, RoomNid};
+use serde_json::json;
 
 use super::room::Span;
 use super::wait::{Memberships, News, RoomNews, Subscription};
@@ -39,6 +41,8 @@ pub struct SyncRequest {
     pub timeout: Duration,
     /// Which form of state.
     pub state_form: StateForm,
+    /// What the sync says of its user.
+    pub presence: PresenceState,
 }
 
 /// One look at what is new.
@@ -66,6 +70,7 @@ impl Sync {
         request: &SyncRequest,
     ) -> Result<String, Error> {
         let mut subscription = self.waiters.subscribe(caller.user);
+        self.reading.seen_syncing(caller.user, request.presence.clone());
         let deadline = tokio::time::sleep(request.timeout.min(WAIT_MAX));
         tokio::pin!(deadline);
         let mut out_of_time = request.timeout.is_zero();
@@ -123,7 +128,7 @@ impl Round<'_> {
         let memberships = self.sync.memberships(self.caller, subscription).await?;
         let mut answer = Answer::default();
         // Before typing is read: what comes in between is told again, not lost.
-        let typing = self.sync.reading.typing_serial();
+        let typing = self.sync.reading.serial();
         let gathered = self.gather(&memberships, &mut answer).await?;
         for (room, row) in memberships.iter() {
             // Beyond the position of this answer: the next one tells it.
@@ -131,6 +136,7 @@ impl Round<'_> {
                 self.add_room(*room, row, &gathered, &mut answer).await?;
             }
         }
+        self.add_presence(&memberships, &mut answer).await?;
         let token = Token { position: self.upto, typing, to_device: self.upto };
         answer.next_batch = token.text();
         Ok(answer)
@@ -145,8 +151,7 @@ impl Round<'_> {
         memberships: &Memberships,
         answer: &mut Answer,
     ) -> Result<Gathered, Error> {
-        let joined = |row: &MembershipRow| row.membership == membership::JOIN;
-        let rooms = memberships.iter().filter(|(_, row)| joined(row)).map(|(room, _)| *room);
+        let rooms = joined_rooms(memberships).into_iter();
         let news = self
             .since()
             .map(|since| self.sync.waiters.rooms_with_news(self.caller.user, rooms, since));
@@ -277,6 +282,27 @@ impl Round<'_> {
         Ok(())
     }
 
+    async fn add_presence(
+        &self,
+        memberships: &Memberships,
+        answer: &mut Answer,
+    ) -> Result<(), Error> {
+        let known = self.request.since.map_or(0, |token| token.typing);
+        let changes = self.sync.reading.presence_changes(known);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let users = changes.iter().map(|(user, _)| *user).collect();
+        let mut shown = self.sync.rooms.found_in(&joined_rooms(memberships), users).await?;
+        shown.insert(self.caller.user);
+        for (user, content) in changes.into_iter().filter(|(user, _)| shown.contains(user)) {
+            let sender = self.sync.house.ledger.user_id(user).await?;
+            let event = json!({ "type": "m.presence", "sender": sender, "content": content });
+            answer.presence.push_json(&event.to_string());
+        }
+        Ok(())
+    }
+
     async fn add_receipts(
         &self,
         room: RoomNid,
@@ -365,6 +391,12 @@ impl Round<'_> {
             && !filter.not_rooms.contains(&room_id);
         Ok(wanted.then(|| room_id.to_string()))
     }
+}
+
+/// The rooms among them that the user is in.
+pub(super) fn joined_rooms(memberships: &Memberships) -> Vec<RoomNid> {
+    let joined = |row: &MembershipRow| row.membership == membership::JOIN;
+    memberships.iter().filter(|(_, row)| joined(row)).map(|(room, _)| *room).collect()
 }
 
 /// An event of only type and content.

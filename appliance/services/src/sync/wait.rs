@@ -133,6 +133,16 @@ impl Waiters {
         }
     }
 
+    /// Wakes those who share a room with a user.
+    pub fn wake_sharing(&self, user: UserNid) {
+        self.lock().wake_those_who_share_with(user);
+    }
+
+    /// Whether a request of the user is under way.
+    pub fn is_waiting(&self, user: UserNid) -> bool {
+        self.lock().present.get(&user).is_some_and(|present| present.waiting > 0)
+    }
+
     /// Tells every request that waits to answer now: the server stops.
     pub fn close(&self) {
         self.closing.send_replace(true);

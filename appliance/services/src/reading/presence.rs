@@ -1,0 +1,169 @@
+//! Who is online ([spec]). Kept in memory only, and off unless the operator turns it on: it costs
+//! much and watches staff.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#presence
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use appliance_model::ruma::UserId;
+use appliance_model::ruma::presence::PresenceState;
+use appliance_model::{Caller, Error, UserNid};
+use serde_json::{Value, json};
+
+use super::Reading;
+
+/// A client that does not sync any more goes offline after this; long polls last half as long.
+const ONLINE_MS: u64 = 60_000;
+/// A status is one line.
+const STATUS_BYTES_MAX: usize = 1_024;
+
+/// One counter for all that is told without being committed: typing and presence.
+#[derive(Clone)]
+pub(super) struct Serial(Arc<AtomicU64>);
+
+impl Serial {
+    /// Numbers of another run must not be taken for this one's.
+    pub fn starting_at(serial: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(serial)))
+    }
+
+    pub fn now(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    pub fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::SeqCst) + 1
+    }
+}
+
+/// Who is how.
+pub(super) struct Everyone(Mutex<HashMap<UserNid, Present>>, Serial);
+
+#[derive(Clone)]
+struct Present {
+    state: PresenceState,
+    status: Option<String>,
+    active_ms: u64,
+    changed: u64,
+}
+
+impl Everyone {
+    pub fn new(serial: Serial) -> Self {
+        Self(Mutex::default(), serial)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<UserNid, Present>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether others see a difference.
+    fn set(
+        &self,
+        user: UserNid,
+        state: PresenceState,
+        status: Option<Option<String>>,
+        now_ms: u64,
+    ) -> bool {
+        let mut all = self.lock();
+        let known = all.entry(user).or_insert(Present {
+            state: PresenceState::Offline,
+            status: None,
+            active_ms: now_ms,
+            changed: 0,
+        });
+        let status = status.unwrap_or_else(|| known.status.clone());
+        let changed = known.state != state || known.status != status;
+        *known = Present { state, status, active_ms: now_ms, changed: known.changed };
+        if changed {
+            known.changed = self.1.next();
+        }
+        changed
+    }
+}
+
+impl Reading {
+    /// What the caller says of themselves.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::Forbidden`] for others, [`appliance_model::Kind::TooLarge`].
+    pub fn set_presence(
+        &self,
+        caller: &Caller,
+        user_id: &UserId,
+        (state, status): (PresenceState, Option<String>),
+    ) -> Result<(), Error> {
+        if caller.user_id != user_id {
+            return Err(Error::forbidden("You can only set your own presence."));
+        }
+        if status.as_ref().is_some_and(|status| status.len() > STATUS_BYTES_MAX) {
+            return Err(Error::too_large("A status is at most 1024 bytes."));
+        }
+        if self.house.options.presence
+            && self.everyone.set(caller.user, state, Some(status), self.house.clock.now_ms())
+        {
+            self.waiters.wake_sharing(caller.user);
+        }
+        Ok(())
+    }
+
+    /// A sync says that its user is there.
+    pub fn seen_syncing(&self, user: UserNid, state: PresenceState) {
+        let now_ms = self.house.clock.now_ms();
+        if self.house.options.presence
+            && state != PresenceState::Offline
+            && self.everyone.set(user, state, None, now_ms)
+        {
+            self.waiters.wake_sharing(user);
+        }
+    }
+
+    /// The content of someone's presence.
+    pub fn presence_of(&self, user: UserNid) -> Value {
+        let now_ms = self.house.clock.now_ms();
+        match self.everyone.lock().get(&user) {
+            Some(present) => content(present, now_ms),
+            None => json!({ "presence": "offline" }),
+        }
+    }
+
+    /// Those whose presence changed after `after`, with its content.
+    pub fn presence_changes(&self, after: u64) -> Vec<(UserNid, Value)> {
+        if !self.house.options.presence {
+            return Vec::new();
+        }
+        let now_ms = self.house.clock.now_ms();
+        let all = self.everyone.lock();
+        let changed = all.iter().filter(|(_, present)| present.changed > after);
+        changed.map(|(user, present)| (*user, content(present, now_ms))).collect()
+    }
+
+    /// Those who have gone without a word are offline. A job calls this.
+    pub fn expire_presence(&self) {
+        let now_ms = self.house.clock.now_ms();
+        let gone: Vec<_> = (self.everyone.lock().iter())
+            .filter(|(_, present)| present.state != PresenceState::Offline)
+            .filter(|(_, present)| present.active_ms + ONLINE_MS < now_ms)
+            .map(|(user, _)| *user)
+            .collect();
+        for user in gone.into_iter().filter(|user| !self.waiters.is_waiting(*user)) {
+            if self.everyone.set(user, PresenceState::Offline, None, now_ms) {
+                self.waiters.wake_sharing(user);
+            }
+        }
+    }
+}
+
+fn content(present: &Present, now_ms: u64) -> Value {
+    let mut content = json!({
+        "presence": present.state,
+        "last_active_ago": now_ms.saturating_sub(present.active_ms),
+        "currently_active": present.state == PresenceState::Online,
+    });
+    if let Some(status) = &present.status {
+        content["status_msg"] = status.as_str().into();
+    }
+    content
+}
