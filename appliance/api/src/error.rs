@@ -81,6 +81,11 @@ pub(crate) fn refuse(error: &Error) -> Response {
     response
 }
 
+/// Errcode and sentence, where an answer tells of several errors.
+pub(crate) fn error_body(error: &Error) -> Map<String, Value> {
+    body_of(code(&error.kind).1, error)
+}
+
 fn body_of(errcode: &str, error: &Error) -> Map<String, Value> {
     let mut body = Map::new();
     body.insert("errcode".to_owned(), errcode.into());

@@ -5,6 +5,7 @@
 mod client;
 mod cors;
 pub mod error;
+mod json;
 mod route;
 
 use std::net::IpAddr;

@@ -26,7 +26,7 @@ use crate::{ClientAddr, cors};
 
 /// Bodies of JSON endpoints. To-device and key uploads of large rooms stay below; media has a limit
 /// of its own.
-const JSON_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub(crate) const JSON_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Who may call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +158,21 @@ impl Routes {
             }
         };
         self.route(method, path, access, |filter| on(filter, endpoint));
+    }
+
+    /// Serves the endpoint of a Ruma request type, on all its stable paths, but leaves body and
+    /// answer to the handler.
+    pub fn serve_raw_as<R, F, Answer>(&mut self, handler: F)
+    where
+        R: IncomingRequest,
+        R::Authentication: Admission,
+        R::PathBuilder: StablePaths,
+        F: Fn(Visit<RawRequest>) -> Answer + Clone + Send + Sync + 'static,
+        Answer: Future<Output = Result<Response, Error>> + Send + 'static,
+    {
+        for path in R::PATH_BUILDER.served_paths() {
+            self.serve_raw(R::METHOD, path, R::Authentication::ACCESS, handler.clone());
+        }
     }
 
     fn route(

@@ -5,6 +5,10 @@ use std::marker::PhantomData;
 use appliance_engine::Space;
 use appliance_model::{DeviceNid, EventNid, MediaNid, Position, RoomNid, StateKeyNid, UserNid};
 
+use crate::rows::keys::{
+    BackedUpKeyRow, BackupRow, ClaimedKeyRow, CrossSigningRow, DeviceKeysRow, OneTimeKeyRow,
+    StockRow, ToDeviceRow, TrustRow,
+};
 use crate::rows::media::{LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow};
 use crate::rows::{
     AccountDataRow, AccountRow, AuditRow, ChangedDataRow, DeviceRow, EventRow, FilterRow, HeadRow,
@@ -120,6 +124,31 @@ keyspaces! {
     RECEIPTS b'v' (RoomNid, UserNid, u8, String) => ReceiptRow;
     /// When receipts last moved, newest move of each only.
     RECEIPT_CHANGES b'V' (RoomNid, Position) => MovedReceiptRow;
+
+    /// Identity keys of local users' devices.
+    DEVICE_KEYS b'E' (UserNid, DeviceNid) => DeviceKeysRow;
+    /// Cross-signing keys of local users: 1 master, 2 self-signing, 3 user-signing.
+    CROSS_SIGNING b'X' (UserNid, u8) => CrossSigningRow;
+    /// Who has signed whose master key: signer, then signed.
+    TRUST b'I' (UserNid, UserNid) => TrustRow;
+    /// How many one-time keys a device has, and its fallback keys: one read for every sync.
+    STOCKS b'O' DeviceNid => StockRow;
+    /// Unclaimed one-time keys: device, algorithm (index in its stock), in the order of upload.
+    ONE_TIME_KEYS b'o' (DeviceNid, u8, u64) => OneTimeKeyRow;
+    /// Algorithm and key ID of an unclaimed one-time key to its number.
+    ONE_TIME_KEY_IDS b'n' (DeviceNid, String) => u64;
+    /// The last one-time keys claimed of a device: a ring.
+    CLAIMED_KEYS b'c' (DeviceNid, u64) => ClaimedKeyRow;
+    /// Whose device list changed when: each user once, at the newest change.
+    DEVICE_LIST_CHANGES b'L' (Position, UserNid) => ();
+    /// When a user's device list changed last.
+    DEVICE_LISTS b'J' UserNid => u64;
+    /// Messages waiting for a device, in order.
+    TO_DEVICE b'T' (DeviceNid, Position) => ToDeviceRow;
+    /// Versions of a user's key backup.
+    BACKUPS b'B' (UserNid, u64) => BackupRow;
+    /// Sessions in a key backup: owner, version, digest of the room ID, session ID.
+    BACKED_UP_KEYS b'b' (UserNid, u64, Digest, String) => BackedUpKeyRow;
 }
 
 #[cfg(test)]

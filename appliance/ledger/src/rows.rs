@@ -1,5 +1,6 @@
 //! Rows of the store. A field is never renumbered; a new field is an `Option` at the end.
 
+pub mod keys;
 pub mod media;
 
 use appliance_model::Spans;

@@ -5,8 +5,10 @@
 //! * [`policy`]: how long uploaded files live, and what refers to them.
 //! * [`event_auth`]: Matrix' authorization rules on the named state.
 //! * [`visibility`]: who may see an event.
+//! * [`keys`]: encryption between devices.
 
 pub mod event_auth;
+pub mod keys;
 pub mod permit;
 pub mod policy;
 pub mod visibility;

@@ -9,6 +9,7 @@ pub mod client_event;
 mod doors;
 pub mod event_filter;
 mod house;
+pub mod keys;
 pub mod media;
 pub mod personal;
 pub mod reading;
@@ -29,6 +30,8 @@ pub struct Services {
     pub house: Arc<House>,
     /// Accounts, sessions, devices.
     pub accounts: Arc<accounts::Accounts>,
+    /// End-to-end encryption: keys and messages between devices.
+    pub keys: Arc<keys::Keys>,
     /// Rooms.
     pub rooms: Arc<rooms::Rooms>,
     /// What people set for themselves.
@@ -67,6 +70,7 @@ impl Services {
             rooms,
             personal,
             reading,
+            keys: Arc::new(keys::Keys::new(house.clone())),
             house,
         }
     }

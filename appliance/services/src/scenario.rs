@@ -79,7 +79,8 @@ pub struct Ward {
     pub clock: Arc<StillClock>,
     /// Its data folder: files are there, the store is in memory.
     pub folder: Arc<tempfile::TempDir>,
-    engine: Arc<Memory>,
+    /// Its disk, with a switch for everything that can go wrong.
+    pub engine: Arc<Memory>,
     keys: Keys,
     /// The lane lives as long as the ward.
     _lane: JoinSet<()>,

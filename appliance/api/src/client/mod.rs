@@ -2,12 +2,14 @@
 
 mod account;
 mod discovery;
+mod keys;
 mod media;
 mod personal;
 mod push_rules;
 mod reading;
 mod rooms;
 mod sync;
+mod to_device;
 
 use crate::route::Routes;
 
@@ -21,4 +23,6 @@ pub(crate) fn add(routes: &mut Routes) {
     media::add(routes);
     rooms::add(routes);
     sync::add(routes);
+    keys::add(routes);
+    to_device::add(routes);
 }
