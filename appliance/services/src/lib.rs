@@ -56,7 +56,9 @@ impl Services {
             rooms.clone(),
             personal.clone(),
         ));
+        let keys = Arc::new(keys::Keys::new(house.clone()));
         let parts = sync::Parts {
+            keys: keys.clone(),
             waiters,
             rooms: rooms.clone(),
             accounts: accounts.clone(),
@@ -70,7 +72,7 @@ impl Services {
             rooms,
             personal,
             reading,
-            keys: Arc::new(keys::Keys::new(house.clone())),
+            keys,
             house,
         }
     }

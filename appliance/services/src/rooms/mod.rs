@@ -25,6 +25,7 @@ pub use client_events::ClientEvents;
 pub use membership::Move;
 pub use room::OpenRoom;
 pub use summary::RoomSummary;
+pub(crate) use visible::membership_set_by;
 
 use crate::doors::Doors;
 use crate::house::House;

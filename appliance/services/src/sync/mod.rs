@@ -1,5 +1,6 @@
 //! What is new for whom, and waiting for it.
 
+mod devices;
 mod room;
 mod sent_members;
 pub mod token;
@@ -17,6 +18,7 @@ pub use write::{StateForm, Unread};
 use self::sent_members::SentMembers;
 use crate::accounts::Accounts;
 use crate::house::House;
+use crate::keys::Keys;
 use crate::personal::Personal;
 use crate::reading::Reading;
 use crate::rooms::Rooms;
@@ -29,6 +31,7 @@ pub struct Sync {
     accounts: Arc<Accounts>,
     personal: Arc<Personal>,
     reading: Arc<Reading>,
+    keys: Arc<Keys>,
     sent_members: SentMembers,
 }
 
@@ -39,12 +42,13 @@ pub(crate) struct Parts {
     pub accounts: Arc<Accounts>,
     pub personal: Arc<Personal>,
     pub reading: Arc<Reading>,
+    pub keys: Arc<Keys>,
 }
 
 impl Sync {
     pub(crate) fn new(house: Arc<House>, parts: Parts) -> Self {
-        let Parts { waiters, rooms, accounts, personal, reading } = parts;
+        let Parts { waiters, rooms, accounts, personal, reading, keys } = parts;
         let sent_members = SentMembers::default();
-        Self { house, waiters, rooms, accounts, personal, reading, sent_members }
+        Self { house, waiters, rooms, accounts, personal, reading, keys, sent_members }
     }
 }

@@ -11,6 +11,7 @@ use appliance_model::ruma::events::StateEventType;
 use appliance_model::ruma::events::room::member::MembershipState;
 use appliance_model::{Error, EventNid, Position, RoomNid};
 
+use super::devices::Company;
 use super::token::timeline_token;
 use super::v3::Round;
 use super::write::{RoomPart, StateForm, Summary};
@@ -54,8 +55,15 @@ impl Round<'_> {
         room: RoomNid,
         row: &MembershipRow,
         span: &Span,
+        company: &mut Company,
     ) -> Result<RoomPart, Error> {
         let shown = self.shown(room, span).await?;
+        if let Some(since) = span.since {
+            let before = self.state_at(room, since).await?;
+            let states = self.sync.house.ledger.states(room);
+            let changes = states.changes(before, shown.state_after).await?;
+            self.note_company(&changes, company).await?;
+        }
         let mut part = RoomPart {
             state_form: self.request.state_form,
             limited: shown.limited,

@@ -137,7 +137,9 @@ impl Round<'_> {
             }
         }
         self.add_presence(&memberships, &mut answer).await?;
-        let token = Token { position: self.upto, typing, to_device: self.upto };
+        self.add_device_lists(&memberships, &mut answer).await?;
+        let to_device = self.add_to_device(&mut answer).await?;
+        let token = Token { position: self.upto, typing, to_device };
         answer.next_batch = token.text();
         Ok(answer)
     }
@@ -258,8 +260,11 @@ impl Round<'_> {
         let span = Span { since: self.since().filter(|_| !newly_joined), upto: self.upto };
         let has =
             |pick: fn(&RoomNews) -> News| news.as_ref().is_some_and(|n| pick(n) != News::None);
+        if newly_joined && self.since().is_some() {
+            answer.company.met.extend(self.sync.rooms.members_now(room).await?);
+        }
         let mut part = if has(|news| news.timeline) {
-            self.room_part(room, row, &span).await?
+            self.room_part(room, row, &span, &mut answer.company).await?
         } else {
             self.quiet_part()
         };
@@ -377,7 +382,10 @@ impl Round<'_> {
         let Some(room_id) = self.wanted(room).await? else { return Ok(()) };
         let upto = Position(row.position.min(self.upto.0));
         let span = Span { since: self.since(), upto };
-        let mut part = self.room_part(room, row, &span).await?;
+        if self.since().is_some() {
+            answer.company.parted.extend(self.sync.rooms.members_now(room).await?);
+        }
+        let mut part = self.room_part(room, row, &span, &mut answer.company).await?;
         part.must_show = true;
         answer.leave.push((room_id, part));
         Ok(())

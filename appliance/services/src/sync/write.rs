@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use super::devices::Company;
+
 /// A JSON array that grows.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct List {
@@ -245,6 +247,8 @@ pub(crate) struct Answer {
     pub leave: Vec<(String, RoomPart)>,
     pub invite: Vec<(String, List)>,
     pub knock: Vec<(String, List)>,
+    /// Who came and went, for the device lists.
+    pub company: Company,
     /// Something that is always in the answer has changed: key counts.
     pub counts_changed: bool,
 }
