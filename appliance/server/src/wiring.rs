@@ -126,7 +126,6 @@ async fn open_ledger(
     };
     let opened = appliance_ledger::open(engine, openers).await;
     let (ledger, lane) = opened.map_err(|error| error.to_string())?;
-    waiters.start_at(ledger.position());
     let stopping = tasks.soft().clone();
     let told = waiters.clone();
     tasks.spawn_request(async move {

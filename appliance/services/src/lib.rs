@@ -47,6 +47,7 @@ pub struct Services {
 impl Services {
     /// Wires the services to a house.
     pub fn new(house: Arc<House>, waiters: Arc<sync::Waiters>) -> Self {
+        waiters.start_at(house.ledger.position());
         let rooms = Arc::new(rooms::Rooms::new(house.clone()));
         let accounts = Arc::new(accounts::Accounts::new(house.clone()));
         let personal = Arc::new(personal::Personal::new(house.clone(), rooms.clone()));

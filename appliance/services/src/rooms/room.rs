@@ -165,15 +165,14 @@ impl<'a> OpenRoom<'a> {
         let ledger = &self.rooms.house.ledger;
         let number = EventNid(ledger.next_number());
         let before = Root(self.head.state_root);
-        let (mut after, mut replaces) = (before, None);
+        let (mut after, mut replaces, mut moved) = (before, None, None);
         if let Some((kind, key)) = pdu.state_pair() {
             let old = self.state_entry(&kind, &key).await?;
             let key_number = ledger.state_key_in(&kind, &key, commit).await?;
             after = self.states.set(before, key_number, number, commit).await?;
             replaces = old.as_ref().map(|(number, _)| *number);
             if kind == StateEventType::RoomMember {
-                let old = old.map(|(_, pdu)| membership_of(&pdu));
-                self.move_member(pdu, number, &key, old, commit).await?;
+                moved = Some((key, old.map(|(_, pdu)| membership_of(&pdu))));
             }
         }
         let new = NewEvent {
@@ -186,6 +185,11 @@ impl<'a> OpenRoom<'a> {
             replaces,
         };
         commit.append(ledger, new);
+        // After the event: what a leaver may see ends at the membership's position, and holds the
+        // event.
+        if let Some((user_id, old)) = moved {
+            self.move_member(pdu, number, &user_id, old, commit).await?;
+        }
         self.fresh.insert(number, pdu.clone());
         self.head.extremities = vec![pdu.event_id.to_string()];
         self.head.depth = self.head.depth.max(pdu.depth);

@@ -3,6 +3,8 @@
 mod devices;
 mod room;
 mod sent_members;
+#[cfg(test)]
+mod tests;
 pub mod token;
 mod v3;
 mod wait;

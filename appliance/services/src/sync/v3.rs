@@ -92,7 +92,7 @@ impl Sync {
     }
 
     /// The user's rooms, from memory while they are unchanged.
-    async fn memberships(
+    pub(super) async fn memberships(
         &self,
         caller: &Caller,
         subscription: &Subscription,
