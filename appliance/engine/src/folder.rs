@@ -64,6 +64,53 @@ fn holder(file: &mut File) -> Option<u32> {
     text.trim().parse().ok()
 }
 
+/// Counts the runs in a row that ended without closing the store.
+///
+/// One such end is ordinary: a power cut, a kill. Two in a row are a reason to look before a third.
+/// The count is not synced; losing it in a power cut only means looking later.
+#[derive(Debug)]
+pub(crate) struct Runs {
+    path: PathBuf,
+    ends_well: bool,
+}
+
+impl Runs {
+    /// Notes that a run begins; returns how many before it did not end.
+    pub(crate) fn begin(path: PathBuf) -> io::Result<(Self, u32)> {
+        let unfinished: u32 = match fs::read_to_string(&path) {
+            Ok(count) => count.trim().parse().unwrap_or(0),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+        let runs = Self { path, ends_well: true };
+        runs.note(unfinished.saturating_add(1))?;
+        Ok((runs, unfinished))
+    }
+
+    /// The store was looked at and found whole: counting starts again with this run.
+    pub(crate) fn start_again(&self) -> io::Result<()> {
+        self.note(1)
+    }
+
+    /// The run ends, and not well.
+    pub(crate) fn end_badly(mut self) {
+        self.ends_well = false;
+    }
+
+    fn note(&self, count: u32) -> io::Result<()> {
+        fs::write(&self.path, count.to_string())
+    }
+}
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        if self.ends_well {
+            // A file that stays only makes a later opening look closer.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
 /// Creates a folder and its parents, so that they survive a power cut.
 pub(crate) fn create(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
@@ -193,6 +240,26 @@ mod tests {
         create(&folder).unwrap();
         create(&folder).unwrap();
         assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn runs_that_did_not_end_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let begin = || Runs::begin(folder.path().join("running")).unwrap();
+        let (first, unfinished) = begin();
+        assert_eq!(unfinished, 0);
+        first.end_badly();
+        let (second, unfinished) = begin();
+        assert_eq!(unfinished, 1);
+        second.end_badly();
+        let (third, unfinished) = begin();
+        assert_eq!(unfinished, 2);
+        third.start_again().unwrap();
+        third.end_badly();
+        let (fourth, unfinished) = begin();
+        assert_eq!(unfinished, 1, "what was found whole does not count");
+        drop(fourth);
+        assert_eq!(begin().1, 0, "closed");
     }
 
     #[test]

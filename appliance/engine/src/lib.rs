@@ -20,6 +20,7 @@ mod layout;
 mod lmdb;
 mod lmdb_check;
 mod lmdb_file;
+mod lmdb_view;
 mod memory;
 mod open;
 mod sled;

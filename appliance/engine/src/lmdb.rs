@@ -9,7 +9,6 @@
 //! (`lmdb_file.rs`); a value that is not what was written is the ledger's seal to notice.
 
 use std::io;
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -23,14 +22,15 @@ use heed::{
 };
 
 use crate::blocking::{blocking, pause};
-use crate::folder::{self, FolderLock};
-use crate::layout::{check_lengths, join_key, stored_bounds, stored_key};
+use crate::folder::{self, FolderLock, Runs};
+use crate::layout::{check_lengths, stored_key};
 use crate::lmdb_check;
 use crate::lmdb_file::{DATA_FILE, DataFile};
+use crate::lmdb_view::{Snapshot, View, reading};
 use crate::open::{Kind, Options, copy_into, failed};
 use crate::{
-    Batch, Conflict, Direction, Engine, EngineError, JoinedPage, KEY_BYTES_MAX, KeyRange, Page,
-    Precondition, Read, Space, Stats, VALUE_BYTES_MAX, Write,
+    Batch, Conflict, Direction, Engine, EngineError, JoinedPage, KeyRange, Page, Precondition,
+    Read, Space, Stats, Write,
 };
 
 /// How many reads and snapshots may exist at one moment: far more than the runtime has threads, because
@@ -51,10 +51,17 @@ const MAP_BYTES_MAX: u64 = 1 << 46;
 const GROW_TRIES_MAX: u32 = 1000;
 const GROW_PAUSE: Duration = Duration::from_millis(10);
 
+/// Counts the runs that did not end by closing the store.
+const RUNS_FILE: &str = "running";
+
+/// So many of them in a row, and the structure is read before LMDB trusts it: a damaged page can end
+/// the process each time it is met, and nobody should have to find that out by hand.
+const UNFINISHED_RUNS_MAX: u32 = 2;
+
 /// `EIO` of every Linux.
 const EIO: i32 = 5;
 
-type Rows = Database<Raw, Raw>;
+pub(crate) type Rows = Database<Raw, Raw>;
 
 /// The engine.
 #[derive(Debug)]
@@ -74,13 +81,14 @@ struct Shared {
     map: RwLock<Option<Arc<Map>>>,
     /// Set when a commit failed in doubt: nothing may be acknowledged after it.
     failed: AtomicBool,
+    _runs: Runs,
     _lock: Option<FolderLock>,
 }
 
 /// An open file.
-struct Map {
-    env: Env<WithoutTls>,
-    rows: Rows,
+pub(crate) struct Map {
+    pub(crate) env: Env<WithoutTls>,
+    pub(crate) rows: Rows,
     map_bytes: u64,
     data: DataFile,
     /// How long the file is; only the writer changes it.
@@ -100,9 +108,24 @@ impl Lmdb {
         options: &Options,
         lock: Option<FolderLock>,
     ) -> Result<Self, EngineError> {
-        let map = Map::open(folder, options.lmdb_map_bytes, options.verify)?;
+        let (runs, unfinished) = Runs::begin(folder.join(RUNS_FILE)).map_err(failed)?;
+        let verify_bytes_max = match unfinished {
+            0..UNFINISHED_RUNS_MAX => options.verify_bytes_max,
+            _ => u64::MAX,
+        };
+        let map = match Map::open(folder, options.lmdb_map_bytes, verify_bytes_max) {
+            Ok(map) => map,
+            Err(error) => {
+                runs.end_badly();
+                return Err(error);
+            }
+        };
+        if verify_bytes_max == u64::MAX {
+            runs.start_again().map_err(failed)?;
+        }
         let shared = Shared {
             folder: folder.to_owned(),
+            _runs: runs,
             map: RwLock::new(Some(Arc::new(map))),
             failed: AtomicBool::new(false),
             _lock: lock,
@@ -116,12 +139,12 @@ impl Lmdb {
 }
 
 impl Map {
-    fn open(folder: &Path, map_bytes: u64, verify: bool) -> Result<Self, EngineError> {
+    fn open(folder: &Path, map_bytes: u64, verify_bytes_max: u64) -> Result<Self, EngineError> {
         let mut used_bytes = 0;
         if let Some(data) = DataFile::open(folder).map_err(failed)? {
             let head = data.check_heads()?;
             used_bytes = head.used_bytes();
-            if verify {
+            if used_bytes <= verify_bytes_max {
                 lmdb_check::check(&data, &head)?;
             }
             data.keep_ahead(data.file_bytes()?, used_bytes, 0)?;
@@ -263,7 +286,7 @@ impl Shared {
         }
         // The same file cannot be mapped twice, so the old map goes first.
         drop(held.take());
-        *held = Some(Arc::new(Map::open(&self.folder, map_bytes, false)?));
+        *held = Some(Arc::new(Map::open(&self.folder, map_bytes, 0)?));
         tracing::info!(map_bytes, "the store's map was enlarged");
         Ok(true)
     }
@@ -331,121 +354,6 @@ fn broken(
     Ok(None)
 }
 
-/// Rows at one moment: the rules of reading, for single reads and snapshots alike.
-struct View<'a> {
-    rows: &'a Rows,
-    txn: &'a RoTxn<'a, WithoutTls>,
-}
-
-impl View<'_> {
-    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        match self.rows.get(self.txn, &stored_key(space, key)).map_err(reading)? {
-            Some(value) => Ok(Some(owned(value)?)),
-            None => Ok(None),
-        }
-    }
-
-    fn get_many(&self, keys: &[(Space, Vec<u8>)]) -> Result<Vec<Option<Bytes>>, EngineError> {
-        keys.iter().map(|(space, key)| self.get(*space, key)).collect()
-    }
-
-    fn scan(
-        &self,
-        space: Space,
-        range: &KeyRange,
-        direction: Direction,
-        limit: usize,
-    ) -> Result<Page, EngineError> {
-        let Some((from, to)) = stored_bounds(space, range) else { return Ok(Page::default()) };
-        let bounds = (as_slice(&from), as_slice(&to));
-        match direction {
-            Direction::Forward => {
-                page(self.rows.range(self.txn, &bounds).map_err(reading)?, limit, |a, b| a < b)
-            }
-            Direction::Backward => {
-                page(self.rows.rev_range(self.txn, &bounds).map_err(reading)?, limit, |a, b| a > b)
-            }
-        }
-    }
-
-    fn scan_join(
-        &self,
-        (index, range): (Space, &KeyRange),
-        direction: Direction,
-        limit: usize,
-        (target, suffix_bytes): (Space, usize),
-    ) -> Result<JoinedPage, EngineError> {
-        let found = self.scan(index, range, direction, limit)?;
-        let mut joined =
-            JoinedPage { rows: Vec::with_capacity(found.rows.len()), more: found.more };
-        for row in found.rows {
-            let value = match join_key(&row.0, suffix_bytes) {
-                Some(key) => self.get(target, key)?,
-                None => None,
-            };
-            joined.rows.push((row, value));
-        }
-        Ok(joined)
-    }
-}
-
-/// Takes up to `limit` rows. Keys that do not follow each other are damage, and would never end if they
-/// went in a circle.
-fn page<'t>(
-    found: impl Iterator<Item = heed::Result<(&'t [u8], &'t [u8])>>,
-    limit: usize,
-    in_order: impl Fn(&[u8], &[u8]) -> bool,
-) -> Result<Page, EngineError> {
-    let mut page = Page::default();
-    for row in found {
-        let (stored, value) = row.map_err(reading)?;
-        if page.rows.len() == limit {
-            page.more = true;
-            break;
-        }
-        if stored.is_empty() || stored.len() > 1 + KEY_BYTES_MAX {
-            return Err(EngineError::Damaged(format!("a key has {} bytes", stored.len())));
-        }
-        let key = Bytes::copy_from_slice(&stored[1..]);
-        if page.rows.last().is_some_and(|(last, _)| !in_order(last, &key)) {
-            return Err(EngineError::Damaged("its keys are out of order".to_owned()));
-        }
-        page.rows.push((key, owned(value)?));
-    }
-    Ok(page)
-}
-
-/// Copies a value out of the map, if its length can be true.
-fn owned(value: &[u8]) -> Result<Bytes, EngineError> {
-    if value.len() > VALUE_BYTES_MAX {
-        return Err(EngineError::Damaged(format!("a value has {} bytes", value.len())));
-    }
-    Ok(Bytes::copy_from_slice(value))
-}
-
-fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
-    bound.as_ref().map(Vec::as_slice)
-}
-
-/// What an error means that did not come from a commit.
-fn reading(error: heed::Error) -> EngineError {
-    match error {
-        heed::Error::Io(io) => failed(io),
-        heed::Error::Mdb(
-            damage @ (MdbError::Corrupted
-            | MdbError::PageNotFound
-            | MdbError::Invalid
-            | MdbError::VersionMismatch
-            | MdbError::CursorFull
-            | MdbError::PageFull
-            | MdbError::Incompatible
-            | MdbError::BadValSize
-            | MdbError::Problem),
-        ) => EngineError::Damaged(damage.to_string()),
-        other => EngineError::Failed(other.to_string()),
-    }
-}
-
 fn opening(error: heed::Error, map_bytes: u64) -> EngineError {
     match &error {
         heed::Error::Io(io) if io.kind() == io::ErrorKind::OutOfMemory => {
@@ -455,55 +363,6 @@ fn opening(error: heed::Error, map_bytes: u64) -> EngineError {
             ))
         }
         _ => reading(error),
-    }
-}
-
-/// A view that stays as it is. The transaction ends before the map it looks through.
-struct Snapshot {
-    txn: Mutex<RoTxn<'static, WithoutTls>>,
-    map: Arc<Map>,
-}
-
-impl Snapshot {
-    fn read<T>(
-        &self,
-        read: impl FnOnce(&View<'_>) -> Result<T, EngineError>,
-    ) -> Result<T, EngineError> {
-        let txn = self.txn.lock().unwrap_or_else(PoisonError::into_inner);
-        read(&View { rows: &self.map.rows, txn: &txn })
-    }
-}
-
-#[async_trait]
-impl Read for Snapshot {
-    async fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.read(|view| view.get(space, key))
-    }
-
-    async fn get_many(&self, keys: &[(Space, Vec<u8>)]) -> Result<Vec<Option<Bytes>>, EngineError> {
-        self.read(|view| view.get_many(keys))
-    }
-
-    async fn scan(
-        &self,
-        space: Space,
-        range: &KeyRange,
-        direction: Direction,
-        limit: usize,
-    ) -> Result<Page, EngineError> {
-        self.read(|view| view.scan(space, range, direction, limit))
-    }
-
-    async fn scan_join(
-        &self,
-        index: Space,
-        range: &KeyRange,
-        direction: Direction,
-        limit: usize,
-        target: Space,
-        suffix_bytes: usize,
-    ) -> Result<JoinedPage, EngineError> {
-        self.read(|view| view.scan_join((index, range), direction, limit, (target, suffix_bytes)))
     }
 }
 
@@ -544,9 +403,7 @@ impl Read for Lmdb {
 #[async_trait]
 impl Engine for Lmdb {
     async fn snapshot(&self) -> Result<Box<dyn Read>, EngineError> {
-        let map = self.shared.map()?;
-        let txn = map.env.clone().static_read_txn().map_err(reading)?;
-        Ok(Box::new(Snapshot { txn: Mutex::new(txn), map }))
+        Ok(Box::new(Snapshot::take(self.shared.map()?)?))
     }
 
     fn isolates(&self) -> bool {
@@ -584,5 +441,98 @@ impl Engine for Lmdb {
             })
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn small(folder: &Path) -> Lmdb {
+        let options = Options { lmdb_map_bytes: MIB, ..Options::default() };
+        Lmdb::open(folder, &options, None).unwrap()
+    }
+
+    fn batch(number: u8, bytes: usize) -> Vec<Batch> {
+        let write = Write::Put(Space(1), vec![number], vec![number; bytes]);
+        vec![Batch { preconditions: vec![], writes: vec![write] }]
+    }
+
+    async fn room(engine: &Lmdb) -> u64 {
+        engine.stats().await.unwrap().room_bytes.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_map_grows_before_it_is_full_and_when_one_commit_fills_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = small(folder.path());
+        assert!(room(&engine).await < MIB);
+        for number in 0..20 {
+            engine.commit(batch(number, 300_000)).await.unwrap();
+        }
+        engine.commit(batch(20, 16 << 20)).await.unwrap();
+        assert!(room(&engine).await > 16 * MIB);
+        for number in 0..20 {
+            let value = engine.get(Space(1), &[number]).await.unwrap().unwrap();
+            assert!(value == vec![number; 300_000], "what was written before it grew");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_map_waits_for_a_snapshot_that_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = small(folder.path());
+        engine.commit(batch(0, 10)).await.unwrap();
+        let snapshot = engine.snapshot().await.unwrap();
+        let (answer, ()) = tokio::join!(engine.commit(batch(1, 4 << 20)), async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!(snapshot.get(Space(1), &[1]).await.unwrap(), None, "still isolated");
+            drop(snapshot);
+        });
+        assert_eq!(answer.unwrap(), [Ok(())]);
+        assert!(engine.get(Space(1), &[1]).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_store_opens_with_a_map_larger_than_itself_whatever_was_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Lmdb::open(folder.path(), &Options::default(), None).unwrap();
+        engine.commit(batch(1, 8 << 20)).await.unwrap();
+        drop(engine);
+        let engine = small(folder.path());
+        assert!(room(&engine).await > 16 * MIB);
+    }
+
+    /// The file reaches far behind what is in use, so that a damaged page cannot point behind its end.
+    #[tokio::test]
+    async fn the_file_stays_ahead_of_what_is_in_use_without_taking_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Lmdb::open(folder.path(), &Options::default(), None).unwrap();
+        for number in 0..8 {
+            engine.commit(batch(number, 16 << 20)).await.unwrap();
+            let file = std::fs::metadata(folder.path().join(DATA_FILE)).unwrap().len();
+            let used = used(&engine.shared.map().unwrap().env);
+            assert!(file >= used + 32 * MIB, "{file} bytes for {used} in use");
+        }
+        let disk_bytes = engine.stats().await.unwrap().disk_bytes;
+        assert!(disk_bytes < 150 * MIB, "a hole takes no room: {disk_bytes}");
+    }
+
+    /// More snapshots than one ward opens in the same second.
+    #[tokio::test]
+    async fn many_snapshots_live_side_by_side() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Lmdb::open(folder.path(), &Options::default(), None).unwrap();
+        let mut snapshots = Vec::new();
+        for number in 0..200 {
+            engine.commit(batch(number, 10)).await.unwrap();
+            snapshots.push(engine.snapshot().await.unwrap());
+        }
+        for (number, snapshot) in (0..).zip(&snapshots) {
+            assert!(snapshot.get(Space(1), &[number]).await.unwrap().is_some());
+            assert!(snapshot.get(Space(1), &[number + 1]).await.unwrap().is_none());
+        }
     }
 }

@@ -36,7 +36,7 @@ pub(crate) const DEPTH_MAX: u16 = 32;
 /// but never written.
 const AHEAD_BYTES_MIN: u64 = 2 * VALUE_BYTES_MAX as u64;
 /// How far the file is extended when it has to be: rarely.
-const AHEAD_BYTES: u64 = 16 * AHEAD_BYTES_MIN;
+const AHEAD_BYTES: u64 = 4 * AHEAD_BYTES_MIN;
 
 /// One of the two trees that a head names: the free pages, and the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

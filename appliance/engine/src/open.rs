@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use crate::folder::{self, FolderLock, LockError};
 use crate::lmdb::Lmdb;
-use crate::sled::Sled;
+use crate::lmdb_file::DATA_FILE;
+use crate::sled::{LOG_FILE, Sled};
 use crate::{Engine, EngineError};
 
 /// The file that names the engine.
@@ -66,15 +67,16 @@ pub struct Options {
     /// sled: how many bytes of pages it keeps in memory. Default: 64 MiB. Several times that were seen
     /// in use in the field.
     pub sled_cache_bytes: u64,
-    /// Read the structure of the whole store before using it: about a second for each gigabyte that is
-    /// in memory, and as long as the disk takes otherwise. For `store check` and after a disk fault.
-    /// Default: no.
-    pub verify: bool,
+    /// The structure of a store of up to so many bytes is read whole at every opening, before anything
+    /// trusts it: about 0.3 s for each gigabyte that is in memory already, otherwise as long as the disk
+    /// takes. A larger one is read after two runs in a row that did not end well. `u64::MAX` for `store
+    /// check` and after a disk fault. Default: 512 MiB.
+    pub verify_bytes_max: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lmdb_map_bytes: 1 << 40, sled_cache_bytes: 64 << 20, verify: false }
+        Self { lmdb_map_bytes: 1 << 40, sled_cache_bytes: 64 << 20, verify_bytes_max: 512 << 20 }
     }
 }
 
@@ -159,8 +161,8 @@ pub fn open(kind: Kind, folder: &Path, options: &Options) -> Result<Arc<dyn Engi
             return Err(OpenError::OtherKind { folder: folder.to_owned(), found, asked: kind });
         }
         // A name without its data means that the data was lost, not that there was none.
-        Some(_) if !data.is_dir() => {
-            return Err(at.damaged(format!("the folder {} is missing", kind.name())));
+        Some(_) if !has_data(kind, &data) => {
+            return Err(at.damaged(format!("its data in {} is missing", data.display())));
         }
         _ if named.is_none() => create(kind, &at, options)?,
         _ => {}
@@ -170,6 +172,15 @@ pub fn open(kind: Kind, folder: &Path, options: &Options) -> Result<Arc<dyn Engi
         Kind::Sled => Sled::open(&data, options, Some(lock)).map(|engine| Arc::new(engine) as _),
     };
     opened.map_err(|error| at.engine(error))
+}
+
+/// Whether the engine's file is there and not empty: an engine would take that for a new store.
+fn has_data(kind: Kind, data: &Path) -> bool {
+    let file = match kind {
+        Kind::Lmdb => DATA_FILE,
+        Kind::Sled => LOG_FILE,
+    };
+    fs::metadata(data.join(file)).is_ok_and(|meta| meta.len() > 0)
 }
 
 /// Makes an empty store, or finishes one that a crash left between its data and its name.
@@ -288,6 +299,136 @@ impl Place<'_> {
             error @ EngineError::KeyTooLong(_) => {
                 OpenError::Failed { folder, what: error.to_string() }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Batch, Space, Write};
+
+    fn open_default(kind: Kind, folder: &Path) -> Result<Arc<dyn Engine>, OpenError> {
+        open(kind, folder, &Options::default())
+    }
+
+    /// The sentence of an opening that must not succeed.
+    fn refusal(kind: Kind, folder: &Path) -> String {
+        match open_default(kind, folder) {
+            Ok(_) => panic!("opened"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    async fn write_one(engine: &dyn Engine) {
+        let write = Write::Put(Space(1), b"k".to_vec(), b"v".to_vec());
+        let batch = Batch { preconditions: vec![], writes: vec![write] };
+        assert_eq!(engine.commit(vec![batch]).await.unwrap(), [Ok(())]);
+    }
+
+    #[test]
+    fn a_store_in_use_is_refused_by_name() {
+        for kind in Kind::ALL {
+            let folder = tempfile::tempdir().unwrap();
+            let held = open_default(kind, folder.path()).unwrap();
+            let sentence = refusal(kind, folder.path());
+            assert!(sentence.contains(&format!("process {}", std::process::id())), "{sentence}");
+            drop(held);
+            open_default(kind, folder.path()).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_other_engines_store_is_refused_with_the_way_out() {
+        for (made, asked) in [(Kind::Lmdb, Kind::Sled), (Kind::Sled, Kind::Lmdb)] {
+            let folder = tempfile::tempdir().unwrap();
+            drop(open_default(made, folder.path()).unwrap());
+            // With its name, and without: a crash may come between the data and the name.
+            for _ in 0..2 {
+                let sentence = refusal(asked, folder.path());
+                assert!(sentence.contains("wardstone store export"), "{sentence}");
+                assert!(sentence.contains("wardstone store import"), "{sentence}");
+                let _ = fs::remove_file(folder.path().join(KIND_FILE));
+            }
+            assert!(!folder.path().join(asked.name()).exists(), "nothing was made");
+        }
+    }
+
+    /// Every state that a kill can leave behind in a first creation.
+    #[tokio::test]
+    async fn an_interrupted_creation_is_finished() {
+        for kind in Kind::ALL {
+            let whole = tempfile::tempdir().unwrap();
+            drop(open_default(kind, whole.path()).unwrap());
+
+            let folder = tempfile::tempdir().unwrap();
+            let new = folder.path().join(kind.name()).with_extension("new");
+            fs::create_dir(&new).unwrap();
+            fs::write(new.join("data.mdb"), b"half a").unwrap();
+            fs::write(new.join("db"), b"half a").unwrap();
+            fs::write(folder.path().join("engine.new"), b"lm").unwrap();
+            write_one(&*open_default(kind, folder.path()).unwrap()).await;
+            assert!(!new.exists());
+
+            fs::remove_file(folder.path().join(KIND_FILE)).unwrap();
+            let engine = open_default(kind, folder.path()).unwrap();
+            assert!(engine.get(Space(1), b"k").await.unwrap().is_some(), "the data was kept");
+            assert!(folder.path().join(KIND_FILE).exists(), "the name was written");
+        }
+    }
+
+    #[test]
+    fn lost_data_is_not_taken_for_a_new_store() {
+        for kind in Kind::ALL {
+            let folder = tempfile::tempdir().unwrap();
+            drop(open_default(kind, folder.path()).unwrap());
+            fs::remove_dir_all(folder.path().join(kind.name())).unwrap();
+            let sentence = refusal(kind, folder.path());
+            assert!(sentence.contains("is missing"), "{sentence}");
+        }
+        for (kind, file) in [(Kind::Lmdb, "lmdb/data.mdb"), (Kind::Sled, "sled/db")] {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join(file);
+            drop(open_default(kind, folder.path()).unwrap());
+            fs::File::create(&file).unwrap();
+            assert!(refusal(kind, folder.path()).contains("is missing"), "emptied");
+            fs::remove_file(&file).unwrap();
+            assert!(refusal(kind, folder.path()).contains("is missing"), "removed");
+            assert!(!file.exists(), "nothing was made");
+        }
+    }
+
+    #[test]
+    fn a_store_of_the_future_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(KIND_FILE), "postgres\n").unwrap();
+        assert!(refusal(Kind::Lmdb, folder.path()).contains("\"postgres\""));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_is_refused_with_the_reason() {
+        let sentence = refusal(Kind::Lmdb, Path::new("/dev/null/store"));
+        assert!(sentence.contains("/dev/null/store"), "{sentence}");
+        assert!(sentence.contains("belongs to the user"), "{sentence}");
+    }
+
+    #[test]
+    fn names_of_engines_are_read_and_written_alike() {
+        for kind in Kind::ALL {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+        assert!("rocks".parse::<Kind>().unwrap_err().to_string().contains("\"lmdb\" and \"sled\""));
+    }
+
+    #[tokio::test]
+    async fn a_copy_goes_into_an_empty_folder_only() {
+        for kind in Kind::ALL {
+            let (folder, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let engine = open_default(kind, folder.path()).unwrap();
+            fs::write(to.path().join("someone's"), b"").unwrap();
+            let refused = engine.copy_to(to.path()).await;
+            assert!(matches!(refused, Err(EngineError::Failed(why)) if why.contains("not empty")));
+            assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1, "nothing was written");
         }
     }
 }

@@ -36,6 +36,9 @@ use crate::{
     Precondition, Read, Row, Space, Stats, VALUE_BYTES_MAX, Write,
 };
 
+/// sled's name for its log.
+pub(crate) const LOG_FILE: &str = "db";
+
 /// Fixed when a store is made. A page above a quarter of this would go to a file that is never synced.
 const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 /// Pages hold sixteen rows and more, so this keeps them far below the limit.
@@ -99,7 +102,7 @@ impl Sled {
     ) -> Result<Self, EngineError> {
         caught(|| {
             let db = open_db(folder, options.sled_cache_bytes)?;
-            let log = OpenOptions::new().read(true).write(true).open(folder.join("db"));
+            let log = OpenOptions::new().read(true).write(true).open(folder.join(LOG_FILE));
             let log = log.map_err(failed)?;
             db.flush().map_err(fault)?;
             folder::sync_tree(folder).map_err(failed)?;
@@ -108,7 +111,7 @@ impl Sled {
             let folder = folder.to_owned();
             let shared = Shared { db, folder, log, next_value, failed, _lock: lock };
             shared.check_blobs()?;
-            if options.verify {
+            if options.verify_bytes_max == u64::MAX {
                 shared.rows().try_for_each(|row| row.map(drop))?;
             }
             let reads = Arc::new(tokio::sync::Semaphore::new(READS_MAX));
