@@ -20,7 +20,7 @@ pub mod sync;
 
 use std::sync::Arc;
 
-pub use appliance_ledger::Ledger;
+pub use appliance_ledger::{Direction, Ledger};
 pub use doors::Doors;
 pub use house::{House, Options, Registration};
 

@@ -4,6 +4,7 @@ mod account;
 mod discovery;
 mod keys;
 mod media;
+mod messages;
 mod personal;
 mod push_rules;
 mod reading;
@@ -21,6 +22,7 @@ pub(crate) fn add(routes: &mut Routes) {
     push_rules::add(routes);
     reading::add(routes);
     media::add(routes);
+    messages::add(routes);
     rooms::add(routes);
     sync::add(routes);
     keys::add(routes);
