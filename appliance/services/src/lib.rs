@@ -68,7 +68,7 @@ impl Services {
         };
         Self {
             sync: sync::Sync::new(house.clone(), parts),
-            media: media::Media::new(house.clone()),
+            media: media::Media::new(house.clone(), rooms.clone()),
             accounts,
             rooms,
             personal,

@@ -10,12 +10,15 @@
 //! undo each other's deadline.
 
 pub mod create;
+pub mod expire;
+pub mod link;
+pub mod purge;
 pub mod serve;
 pub mod thumbnail;
 pub mod upload;
 
 use std::collections::HashSet;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use appliance_ledger::Direction;
@@ -30,6 +33,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::doors::Doors;
 use crate::house::House;
+use crate::rooms::Rooms;
 
 /// What the operator chose about files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +75,8 @@ pub struct Media(Arc<Inner>);
 
 struct Inner {
     house: Arc<House>,
+    /// To redact what showed a file that is gone.
+    rooms: Arc<Rooms>,
     /// One at a time fills, renders or purges a file.
     doors: Doors,
     uploads: Semaphore,
@@ -83,7 +89,10 @@ struct Inner {
     /// Files whose deadline was seen to pass and whose purge is not committed yet: should the clock go
     /// back now, they stay gone.
     overdue: Mutex<HashSet<MediaNid>>,
+    /// What an earlier run left behind was swept.
     swept: AtomicBool,
+    /// The day on which day keys were last looked through.
+    days_ended: AtomicU64,
 }
 
 /// A file and when its life ends.
@@ -96,9 +105,10 @@ pub(crate) struct Living {
 }
 
 impl Media {
-    pub(crate) fn new(house: Arc<House>) -> Self {
+    pub(crate) fn new(house: Arc<House>, rooms: Arc<Rooms>) -> Self {
         Self(Arc::new(Inner {
             house,
+            rooms,
             doors: Doors::default(),
             uploads: Semaphore::new(UPLOADS_AT_ONCE_MAX),
             arrived: Notify::new(),
@@ -107,6 +117,7 @@ impl Media {
             delivered: Cache::new(DELIVERIES_CACHED_MAX),
             overdue: Mutex::default(),
             swept: AtomicBool::new(false),
+            days_ended: AtomicU64::new(0),
         }))
     }
 

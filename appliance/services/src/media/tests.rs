@@ -1,5 +1,7 @@
 //! Scenes with files.
 
+mod lifetime;
+
 use std::convert::Infallible;
 use std::path::Path;
 

@@ -10,6 +10,7 @@ use appliance_model::{Caller, Error};
 use appliance_rules::Permit;
 
 use super::Personal;
+use crate::media::link::avatar_changed;
 
 /// Longer names do not fit on a phone; 256 bytes is what other servers allow.
 const DISPLAYNAME_BYTES_MAX: usize = 256;
@@ -71,6 +72,8 @@ impl Personal {
         let permit = Permit::own("profile.changed", &caller.user_id, &caller.user_id);
         let mut commit = ledger.begin(permit);
         commit.put(&ACCOUNTS, &caller.user, &account);
+        let avatars = (before.avatar_url.as_deref(), account.avatar_url.as_deref());
+        avatar_changed(&self.house, caller.user, avatars, &mut commit).await?;
         ledger.commit(commit).await?;
         self.tell_rooms(caller).await
     }

@@ -16,6 +16,7 @@ use appliance_model::ruma::{
 };
 use appliance_model::{Caller, Error, Kind, Pdu, RoomNid};
 use appliance_rules::event_auth::NamedState;
+use appliance_rules::policy::POLICY_TYPE;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -270,6 +271,7 @@ fn power_levels(plan: &Plan<'_>) -> Result<CanonicalJsonObject, Error> {
             "m.room.avatar": 50,
             "m.room.canonical_alias": 50,
             "m.room.power_levels": 100,
+            POLICY_TYPE: 100,
             "m.room.history_visibility": 100,
             "m.room.encryption": 100,
             "m.room.server_acl": 100,

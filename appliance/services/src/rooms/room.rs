@@ -17,6 +17,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::Rooms;
 use super::build::{Draft, Place, content_from};
+use crate::media::link::{Sent, link};
 
 /// "A PDU … at most 20 entries in prev_events" (server-server, PDU fields).
 const PREV_EVENTS_MAX: usize = 20;
@@ -164,6 +165,7 @@ impl<'a> OpenRoom<'a> {
     ) -> Result<(), Error> {
         let ledger = &self.rooms.house.ledger;
         let number = EventNid(ledger.next_number());
+        let device = txn.as_ref().map(|(device, _)| *device);
         let before = Root(self.head.state_root);
         let (mut after, mut replaces, mut moved) = (before, None, None);
         if let Some((kind, key)) = pdu.state_pair() {
@@ -190,6 +192,9 @@ impl<'a> OpenRoom<'a> {
         if let Some((user_id, old)) = moved {
             self.move_member(pdu, number, &user_id, old, commit).await?;
         }
+        // What it shows of people's files lives no longer than this room allows.
+        let sent = Sent { number, pdu, device, replaces };
+        link(&self.rooms.house, self, sent, commit).await?;
         self.fresh.insert(number, pdu.clone());
         self.head.extremities = vec![pdu.event_id.to_string()];
         self.head.depth = self.head.depth.max(pdu.depth);

@@ -1,0 +1,297 @@
+//! The job that erases what is due. It takes no input: it looks at the store and the clock, does what is
+//! to be done, and may be stopped and repeated at any point.
+//!
+//! Nobody depends on it for secrecy: what is due is refused at every read. It makes the bytes
+//! unrecoverable soon after, redacts the events that showed them so that clients drop them, and destroys
+//! the keys of days that are over.
+
+use std::sync::atomic::Ordering;
+
+use appliance_ledger::Direction;
+use appliance_ledger::blobs::day_of;
+use appliance_ledger::keyspaces::{
+    MEDIA, MEDIA_DUE, MEDIA_LINKS, MEDIA_PURGES, MEDIA_REDACTIONS, ROOM_MEDIA,
+};
+use appliance_ledger::rows::media::{LINK_OTHER, LinkRow, PurgeRow, RedactionRow, Stage};
+use appliance_model::ruma::events::TimelineEventType;
+use appliance_model::ruma::{CanonicalJsonObject, UserId};
+use appliance_model::{Error, EventNid, Kind, MediaNid, RoomNid};
+use appliance_rules::{Permit, policy};
+
+use super::Media;
+use super::link::{blob_of, forget_links};
+use super::purge::EXPIRED;
+use crate::rooms::Draft;
+
+/// Rows looked at in one trip.
+const PAGE: usize = 256;
+const DAY_MS: u64 = 86_400_000;
+/// What clients show as the reason of the redaction.
+const REDACTION_REASON: &str = "expired: io.wardstone";
+
+/// What one look of the job did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Files erased.
+    pub erased: usize,
+    /// Events redacted because what they showed is gone.
+    pub redacted: usize,
+    /// Files that could not be erased: the disk refuses. An administrator should look.
+    pub stuck: usize,
+}
+
+impl Media {
+    /// Looks once. To be called every second by the job list of the server.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails; calling again goes on where it stopped.
+    pub async fn activate(&self) -> Result<Report, Error> {
+        let now_ms = self.now_ms();
+        let mut report = Report::default();
+        if !self.0.swept.swap(true, Ordering::Relaxed)
+            && let Err(error) = self.sweep().await
+        {
+            // What stays is noise that takes up room: the next start sweeps again.
+            tracing::error!(kind = "media.not_swept", %error, "left-over files were not swept");
+        }
+        // A step that fails, or one file in it, must not keep the others.
+        let steps = [
+            self.meet_deadlines(now_ms, &mut report).await,
+            self.finish_purges(&mut report).await,
+            self.redact_shown(&mut report).await,
+            self.end_days(now_ms, &report).await,
+        ];
+        metrics::gauge!("wardstone_media_stuck")
+            .set(u32::try_from(report.stuck).unwrap_or(u32::MAX));
+        steps.into_iter().collect::<Result<(), Error>>()?;
+        Ok(report)
+    }
+
+    /// Removes files that no row names: their commit did not happen. They are noise, and in the way.
+    async fn sweep(&self) -> Result<(), Error> {
+        let failed = |error: std::io::Error| Error::internal(format!("media folder: {error}"));
+        for shelf in 0..self.blobs().shelves() {
+            for name in self.blobs().on_shelf(shelf).await.map_err(failed)? {
+                // Asked in this order, an upload in between is in flight or has its row.
+                if self.blobs().is_in_flight(&name) {
+                    continue;
+                }
+                let row = self.ledger().get(&MEDIA, &MediaNid(name.number())).await?;
+                if row.and_then(|row| blob_of(&row)).as_ref() != Some(&name) {
+                    let labels = super::thumbnail::labels();
+                    self.blobs().erase(&name, &labels).await.map_err(failed)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn meet_deadlines(&self, now_ms: u64, report: &mut Report) -> Result<(), Error> {
+        let overdue: Vec<_> = self.overdue().iter().copied().collect();
+        let mut met = Ok(());
+        for number in overdue {
+            met = self.meet(number, now_ms, report).await.and(met);
+        }
+        type Due = ((u64, MediaNid), ());
+        let (mut from, end) = ((0, MediaNid(0)), (now_ms.saturating_add(1), MediaNid(0)));
+        loop {
+            let view = self.ledger().newest();
+            let (due, more): (Vec<Due>, _) =
+                view.scan_between(&MEDIA_DUE, (&from, &end), Direction::Forward, PAGE).await?;
+            let mut commit = self.ledger().begin(Permit::housekeeping());
+            let mut are_done = 0;
+            for (key, ()) in due {
+                from = (key.0, MediaNid(key.1.0 + 1));
+                match self.meet(key.1, now_ms, report).await {
+                    Ok(()) => {
+                        commit.delete(&MEDIA_DUE, &key);
+                        are_done += 1;
+                    }
+                    Err(error) => met = Err(error),
+                }
+            }
+            if are_done > 0 {
+                self.ledger().commit(commit).await?;
+            }
+            if !more {
+                return met;
+            }
+        }
+    }
+
+    /// Looks at one file.
+    async fn meet(&self, number: MediaNid, now_ms: u64, report: &mut Report) -> Result<(), Error> {
+        let Some(row) = self.ledger().get(&MEDIA, &number).await? else {
+            return self.meet_links_of_nothing(number).await;
+        };
+        match row.stage {
+            Stage::Reserved if now_ms >= row.deadline_ms => {
+                let _door = self.0.doors.enter(number.0).await;
+                let now_there = self.ledger().get(&MEDIA, &number).await?;
+                if now_there.as_ref() == Some(&row) {
+                    self.forget(number, &row).await?;
+                }
+                Ok(())
+            }
+            Stage::Reserved | Stage::Purging => Ok(()),
+            Stage::Present => {
+                if self.living(number).await?.is_none() {
+                    report.erased += usize::from(self.purge(number, EXPIRED).await?);
+                    return Ok(());
+                }
+                self.meet_others(number, now_ms).await
+            }
+        }
+    }
+
+    /// Queues the redaction of other people's events whose own deadline has come.
+    async fn meet_others(&self, number: MediaNid, now_ms: u64) -> Result<(), Error> {
+        type Link = ((MediaNid, u8, u64, u64), LinkRow);
+        loop {
+            let range = (&(number, LINK_OTHER, 0), &(number, LINK_OTHER, now_ms.saturating_add(1)));
+            let view = self.ledger().newest();
+            let (links, _): (Vec<Link>, _) =
+                view.scan_between(&MEDIA_LINKS, range, Direction::Forward, PAGE).await?;
+            if links.is_empty() {
+                return Ok(());
+            }
+            let mut commit = self.ledger().begin(Permit::housekeeping());
+            for (key, row) in links {
+                let event = EventNid(key.3);
+                commit.delete(&MEDIA_LINKS, &key);
+                if let Some(room) = row.room {
+                    commit.delete(&ROOM_MEDIA, &(RoomNid(room), event, number));
+                    commit.put(&MEDIA_REDACTIONS, &event, &RedactionRow { room });
+                }
+            }
+            self.ledger().commit(commit).await?;
+        }
+    }
+
+    /// An event that was sent while its file was being purged.
+    async fn meet_links_of_nothing(&self, number: MediaNid) -> Result<(), Error> {
+        self.overdue().remove(&number);
+        let mut commit = self.ledger().begin(Permit::housekeeping());
+        let shown = forget_links(&self.0.house, number, &mut commit).await?;
+        for (room, event) in shown {
+            commit.put(&MEDIA_REDACTIONS, &event, &RedactionRow { room: room.0 });
+        }
+        self.ledger().commit(commit).await.map(drop)
+    }
+
+    /// Erases what is condemned: by a redaction, or by a look that the disk or the power cut short.
+    async fn finish_purges(&self, report: &mut Report) -> Result<(), Error> {
+        type Purge = (MediaNid, PurgeRow);
+        let (mut from, mut finished) = (MediaNid(0), Ok(()));
+        loop {
+            let view = self.ledger().newest();
+            let (purges, more): (Vec<Purge>, _) = view
+                .scan_between(&MEDIA_PURGES, (&from, &MediaNid(u64::MAX)), Direction::Forward, PAGE)
+                .await?;
+            for (number, purge) in purges {
+                from = MediaNid(number.0 + 1);
+                match self.purge(number, &purge.reason).await {
+                    Ok(true) => report.erased += 1,
+                    Ok(false) => report.stuck += 1,
+                    Err(error) => finished = Err(error),
+                }
+            }
+            if !more {
+                return finished;
+            }
+        }
+    }
+
+    async fn redact_shown(&self, report: &mut Report) -> Result<(), Error> {
+        type Redaction = (EventNid, RedactionRow);
+        let mut from = EventNid(0);
+        loop {
+            let view = self.ledger().newest();
+            let end = EventNid(u64::MAX);
+            let (events, more): (Vec<Redaction>, _) = view
+                .scan_between(&MEDIA_REDACTIONS, (&from, &end), Direction::Forward, PAGE)
+                .await?;
+            for (event, row) in events {
+                from = EventNid(event.0 + 1);
+                match self.redact(event, RoomNid(row.room)).await {
+                    Ok(done) => report.redacted += usize::from(done),
+                    // The store is full or stopping: the row stays, the next look tries again.
+                    Err(error) if error.kind == Kind::Unavailable => return Err(error),
+                    Err(error) => self.give_up(event, &error).await?,
+                }
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Redacts an event as its author: "the server domain of the sender equals that of the redacted
+    /// event's", so every server applies it. Whether there was anything to redact.
+    async fn redact(&self, number: EventNid, room: RoomNid) -> Result<bool, Error> {
+        let ledger = self.ledger();
+        let room_id = ledger.room_id(room).await?;
+        let mut open = self.0.rooms.enter(&room_id).await?;
+        let event = ledger.event(number).await?;
+        let sender = UserId::parse(event.part(event.spans.sender).trim_matches('"'));
+        let author = sender.ok().filter(|sender| self.0.house.is_ours(sender));
+        let Some(author) = author.filter(|_| event.redacted_by.is_none() && !event.is_state())
+        else {
+            // Somebody was faster, or the author is another server's.
+            let mut commit = ledger.begin(Permit::housekeeping());
+            commit.delete(&MEDIA_REDACTIONS, &number);
+            ledger.commit(commit).await?;
+            return Ok(false);
+        };
+        let content = CanonicalJsonObject::from([
+            ("redacts".to_owned(), event.event_id.to_string().into()),
+            ("reason".to_owned(), REDACTION_REASON.to_owned().into()),
+        ]);
+        open.add(Draft::message(author, TimelineEventType::RoomRedaction, content), None).await?;
+        if let Some(commit) = open.commit_mut() {
+            commit.delete(&MEDIA_REDACTIONS, &number);
+        }
+        open.leave().await?;
+        Ok(true)
+    }
+
+    /// The room's rules do not let the author redact any more (they have left, say). Put on record.
+    async fn give_up(&self, number: EventNid, error: &Error) -> Result<(), Error> {
+        tracing::warn!(kind = "media.not_redacted", event.number = number.0, %error,
+            "the event of an expired file was not redacted");
+        let event = self.ledger().event(number).await;
+        let event_id =
+            event.map_or_else(|_| number.0.to_string(), |event| event.event_id.to_string());
+        let permit = policy::could_not_redact(self.0.house.server_name.as_str(), &event_id);
+        let mut commit = self.ledger().begin(permit);
+        commit.delete(&MEDIA_REDACTIONS, &number);
+        self.ledger().commit(commit).await.map(drop)
+    }
+
+    /// Destroys the keys of days that are over, and of days that nothing hangs on any more.
+    async fn end_days(&self, now_ms: u64, report: &Report) -> Result<(), Error> {
+        let today = day_of(now_ms);
+        // Nothing has changed since the last look.
+        let looked = self.0.days_ended.swap(today, Ordering::Relaxed);
+        if looked == today && report.erased == 0 {
+            return Ok(());
+        }
+        for day in self.blobs().days().await? {
+            let is_unneeded = async { Ok(day < today || self.is_empty_day(day).await?) };
+            self.blobs().destroy_day_if(day, is_unneeded).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether no file has its deadline on a day. Every file has a row there until it is gone.
+    async fn is_empty_day(&self, day: u64) -> Result<bool, Error> {
+        type Due = ((u64, MediaNid), ());
+        let start = day.saturating_mul(DAY_MS);
+        let range = (&(start, MediaNid(0)), &(start.saturating_add(DAY_MS), MediaNid(0)));
+        let view = self.ledger().newest();
+        let (due, _): (Vec<Due>, _) =
+            view.scan_between(&MEDIA_DUE, range, Direction::Forward, 1).await?;
+        Ok(due.is_empty())
+    }
+}

@@ -1,0 +1,433 @@
+//! What refers to a file, and what that does to its life.
+//!
+//! * The uploader's own event makes the file live no longer than the event's room allows, from the
+//!   moment it was sent. An event of somebody else's (a forward) gets a deadline of its own: when it has
+//!   come the event is redacted, and the file stays for those it was uploaded for. Otherwise anyone
+//!   could destroy anyone's photo by showing it in a strict room.
+//! * In an encrypted room the server cannot see which event shows which file. A file that came as
+//!   octets is bound to the first `m.room.encrypted` that its device sends after the upload, and to all
+//!   others it sends within [`BINDING_MS`] of the upload; the strictest of their rooms counts. Nothing
+//!   is redacted by such a guess.
+//! * What the uploader uses as an avatar or in an image pack is kept while it is used so.
+//!
+//! All of it happens inside the commit that adds the event.
+
+use appliance_ledger::blobs::{BlobName, KEPT};
+use appliance_ledger::keyspaces::{
+    MEDIA, MEDIA_DUE, MEDIA_KEPT, MEDIA_LINKS, MEDIA_UNBOUND, ROOM_MEDIA,
+};
+use appliance_ledger::rows::media::{
+    LINK_GUESSED, LINK_KEPT, LINK_OTHER, LINK_OWN, LinkRow, MediaRow, RoomMediaRow, Stage,
+    UnboundRow,
+};
+use appliance_ledger::{Commit, Direction};
+use appliance_model::ruma::events::{StateEventType, TimelineEventType};
+use appliance_model::{DeviceNid, Error, EventNid, MediaNid, Pdu, RoomNid, UserNid};
+use appliance_rules::policy::{self, POLICY_TYPE, RoomPolicy, Use};
+
+use super::purge::condemn;
+use super::row_of;
+use crate::house::House;
+use crate::rooms::OpenRoom;
+
+/// An upload and the event about it follow each other at once; clients with a send queue may send
+/// something else in between.
+pub const BINDING_MS: u64 = 60_000;
+/// Uploads of one device that wait for their event: more than an album has.
+const UNBOUND_MAX: usize = 64;
+/// A stricter policy meets at most this many references, about 20 MB of rows, in its one commit.
+const TIGHTENED_MAX: usize = 50_000;
+const PAGE: usize = 1_000;
+/// References looked at to find out whether any is left.
+const OTHERS_MAX: usize = 256;
+
+/// An event that is being added to a room.
+pub(crate) struct Sent<'a> {
+    pub number: EventNid,
+    pub pdu: &'a Pdu,
+    /// The device it comes from, if it comes from one of ours.
+    pub device: Option<DeviceNid>,
+    /// The state event it replaces.
+    pub replaces: Option<EventNid>,
+}
+
+/// Follows what an event refers to. To be called for every event that is added, in its commit; almost
+/// all cost a search for `mxc:` in their content.
+///
+/// # Errors
+///
+/// [`appliance_model::Kind::BadJson`] for a policy that cannot be kept as it is written.
+pub(crate) async fn link(
+    house: &House,
+    room: &OpenRoom<'_>,
+    sent: Sent<'_>,
+    commit: &mut Commit,
+) -> Result<(), Error> {
+    let (kind, content) = (&sent.pdu.kind, sent.pdu.content.get());
+    let is_state = sent.pdu.state_key.is_some();
+    let linking =
+        Linking { house, room: room.room, number: sent.number, now_ms: house.clock.now_ms() };
+    if is_state {
+        if let Some(replaced) = sent.replaces.filter(|_| may_keep(kind)) {
+            linking.release(replaced, commit).await?;
+        }
+        if kind.to_string() == POLICY_TYPE && sent.pdu.state_key.as_deref() == Some("") {
+            let policy = RoomPolicy::parse(content).map_err(Error::bad_json)?;
+            return linking.tighten(policy, commit).await;
+        }
+    }
+    if *kind == TimelineEventType::RoomEncrypted
+        && let Some(device) = sent.device
+    {
+        let unbound = linking.unbound(device).await?;
+        if !unbound.is_empty() {
+            let ttl_ms = ttl_ms(house, room).await?;
+            linking.guess(device, unbound, ttl_ms, commit);
+        }
+    }
+    let references =
+        policy::references(&kind.to_string(), is_state, content, house.server_name.as_str());
+    if references.is_empty() {
+        return Ok(());
+    }
+    let sender = house.ledger.user(&sent.pdu.sender).await?;
+    let ttl_ms = ttl_ms(house, room).await?;
+    for (media_id, as_what) in references {
+        let Some((media, row)) = row_of(house, &media_id).await? else { continue };
+        if row.stage != Stage::Present {
+            continue;
+        }
+        let is_own = sender == Some(UserNid(row.uploader));
+        // A member event repeats the sender's profile in every room: that is kept already.
+        let is_profile = as_what == Use::Kept
+            && *kind == TimelineEventType::RoomMember
+            && is_avatar_of(house, media, sender).await?;
+        if !is_profile {
+            linking.refer((media, &row), (as_what, is_own), ttl_ms, commit).await?;
+        }
+    }
+    Ok(())
+}
+
+/// How long what is sent into a room lives.
+async fn ttl_ms(house: &House, room: &OpenRoom<'_>) -> Result<u64, Error> {
+    let policy = room.state(&StateEventType::from(POLICY_TYPE), "").await?;
+    // One that came from elsewhere and cannot be read is none: the server's own limit holds.
+    let policy = policy.and_then(|event| RoomPolicy::parse(event.content.get()).ok());
+    Ok(policy::media_ttl_ms(house.options.media.ttl_ms, policy))
+}
+
+fn may_keep(kind: &TimelineEventType) -> bool {
+    matches!(kind, TimelineEventType::RoomAvatar | TimelineEventType::RoomMember)
+        || matches!(kind.to_string().as_str(), "im.ponies.room_emotes" | "m.room.image_pack")
+}
+
+struct Linking<'a> {
+    house: &'a House,
+    room: RoomNid,
+    number: EventNid,
+    now_ms: u64,
+}
+
+impl Linking<'_> {
+    async fn refer(
+        &self,
+        (media, row): (MediaNid, &MediaRow),
+        (as_what, is_own): (Use, bool),
+        ttl_ms: u64,
+        commit: &mut Commit,
+    ) -> Result<(), Error> {
+        let class = match (as_what, is_own) {
+            (Use::Kept, true) => {
+                keep_key(self.house, media, row, commit).await?;
+                self.add(media, LINK_KEPT, 0, commit);
+                return Ok(());
+            }
+            // Nobody keeps what somebody else has uploaded.
+            (Use::Kept, false) => return Ok(()),
+            (Use::Ornament, _) if is_kept(self.house, media).await? => return Ok(()),
+            (Use::Content | Use::Ornament, true) => LINK_OWN,
+            (Use::Content | Use::Ornament, false) => LINK_OTHER,
+        };
+        self.add(media, class, self.now_ms.saturating_add(ttl_ms), commit);
+        Ok(())
+    }
+
+    fn add(&self, media: MediaNid, class: u8, deadline_ms: u64, commit: &mut Commit) {
+        let link = LinkRow { room: Some(self.room.0), redacted: None };
+        commit.put(&MEDIA_LINKS, &(media, class, deadline_ms, self.number.0), &link);
+        let of_room = RoomMediaRow { class, deadline_ms, at_ms: self.now_ms };
+        commit.put(&ROOM_MEDIA, &(self.room, self.number, media), &of_room);
+        if class != LINK_KEPT {
+            commit.put(&MEDIA_DUE, &(deadline_ms, media), &());
+        }
+    }
+
+    async fn unbound(&self, device: DeviceNid) -> Result<Vec<(MediaNid, UnboundRow)>, Error> {
+        type Unbound = ((DeviceNid, MediaNid), UnboundRow);
+        let view = self.house.ledger.newest();
+        let (rows, _) = view.scan(&MEDIA_UNBOUND, &device, Direction::Forward, UNBOUND_MAX).await?;
+        Ok(rows.into_iter().map(|((_, media), row): Unbound| (media, row)).collect())
+    }
+
+    /// Binds what the device has uploaded to this encrypted event.
+    fn guess(
+        &self,
+        device: DeviceNid,
+        unbound: Vec<(MediaNid, UnboundRow)>,
+        ttl_ms: u64,
+        commit: &mut Commit,
+    ) {
+        for (media, row) in unbound {
+            let is_over = self.now_ms.saturating_sub(row.at_ms) > BINDING_MS;
+            if is_over {
+                commit.delete(&MEDIA_UNBOUND, &(device, media));
+            } else if !row.bound {
+                commit.put(
+                    &MEDIA_UNBOUND,
+                    &(device, media),
+                    &UnboundRow { bound: true, ..row.clone() },
+                );
+            }
+            // The first event counts however late it comes; later ones only soon after the upload.
+            if !is_over || !row.bound {
+                self.add(media, LINK_GUESSED, self.now_ms.saturating_add(ttl_ms), commit);
+            }
+        }
+    }
+
+    /// Applies a policy to what the room shows already. It can only make deadlines earlier: one that
+    /// was promised is kept.
+    async fn tighten(&self, policy: RoomPolicy, commit: &mut Commit) -> Result<(), Error> {
+        let ttl_ms = policy::media_ttl_ms(self.house.options.media.ttl_ms, Some(policy));
+        let end = (RoomNid(self.room.0 + 1), EventNid(0), MediaNid(0));
+        let mut from = (self.room, EventNid(0), MediaNid(0));
+        let mut met = 0;
+        loop {
+            let (rows, more): (Vec<RoomMedia>, _) = self
+                .house
+                .ledger
+                .newest()
+                .scan_between(&ROOM_MEDIA, (&from, &end), Direction::Forward, PAGE)
+                .await?;
+            met += rows.len();
+            if met > TIGHTENED_MAX {
+                return Err(Error::too_large(
+                    "This room shows more than 50000 living files: its policy cannot be changed now.",
+                ));
+            }
+            let Some(((room, event, media), _)) = rows.last() else { return Ok(()) };
+            from = (*room, *event, MediaNid(media.0 + 1));
+            for (key, row) in rows {
+                self.tighten_one(key, &row, ttl_ms, commit);
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    fn tighten_one(
+        &self,
+        (room, event, media): (RoomNid, EventNid, MediaNid),
+        row: &RoomMediaRow,
+        ttl_ms: u64,
+        commit: &mut Commit,
+    ) {
+        let deadline_ms = row.at_ms.saturating_add(ttl_ms);
+        if row.class == LINK_KEPT || deadline_ms >= row.deadline_ms {
+            return;
+        }
+        commit.delete(&MEDIA_LINKS, &(media, row.class, row.deadline_ms, event.0));
+        let link = LinkRow { room: Some(room.0), redacted: None };
+        commit.put(&MEDIA_LINKS, &(media, row.class, deadline_ms, event.0), &link);
+        commit.put(
+            &ROOM_MEDIA,
+            &(room, event, media),
+            &RoomMediaRow { deadline_ms, ..row.clone() },
+        );
+        commit.put(&MEDIA_DUE, &(deadline_ms, media), &());
+    }
+
+    /// The event `replaced` no longer shows its avatar or pack.
+    async fn release(&self, replaced: EventNid, commit: &mut Commit) -> Result<(), Error> {
+        for ((room, event, media), row) in of_event(self.house, self.room, replaced).await? {
+            if row.class == LINK_KEPT {
+                commit.delete(&ROOM_MEDIA, &(room, event, media));
+                commit.delete(&MEDIA_LINKS, &(media, LINK_KEPT, 0, event.0));
+                commit.put(&MEDIA_DUE, &(self.now_ms, media), &());
+            }
+        }
+        Ok(())
+    }
+}
+
+type RoomMedia = ((RoomNid, EventNid, MediaNid), RoomMediaRow);
+
+async fn of_event(house: &House, room: RoomNid, event: EventNid) -> Result<Vec<RoomMedia>, Error> {
+    let view = house.ledger.newest();
+    let (rows, _) = view.scan(&ROOM_MEDIA, &(room, event), Direction::Forward, PAGE).await?;
+    Ok(rows)
+}
+
+async fn is_avatar_of(
+    house: &House,
+    media: MediaNid,
+    user: Option<UserNid>,
+) -> Result<bool, Error> {
+    let Some(user) = user else { return Ok(false) };
+    let link = (media, LINK_KEPT, 0, user.0);
+    Ok(house.ledger.get(&MEDIA_LINKS, &link).await?.is_some())
+}
+
+async fn is_kept(house: &House, media: MediaNid) -> Result<bool, Error> {
+    Ok(house.ledger.get(&MEDIA_KEPT, &media).await?.is_some())
+}
+
+/// Wraps a file's data key by the key that is kept, since the key of its day will go.
+async fn keep_key(
+    house: &House,
+    media: MediaNid,
+    row: &MediaRow,
+    commit: &mut Commit,
+) -> Result<(), Error> {
+    if is_kept(house, media).await? {
+        return Ok(());
+    }
+    let key = house.blobs.unwrap(row.key_day, media.0, &row.wrapped_key).await?;
+    let Some(key) = key else { return Ok(()) };
+    let (wrapped, in_use) = house.blobs.wrap(KEPT, media.0, &key).await?;
+    commit.put(&MEDIA_KEPT, &media, &wrapped.into());
+    commit.hold(in_use);
+    Ok(())
+}
+
+/// A user has a new avatar, and perhaps had another. To be called in the commit that changes it, with
+/// the `mxc://` URIs before and after.
+///
+/// # Errors
+///
+/// If the store fails.
+pub(crate) async fn avatar_changed(
+    house: &House,
+    user: UserNid,
+    (before, after): (Option<&str>, Option<&str>),
+    commit: &mut Commit,
+) -> Result<(), Error> {
+    if before == after {
+        return Ok(());
+    }
+    let server_name = house.server_name.as_str();
+    let id = |uri: Option<&str>| {
+        uri.and_then(|uri| policy::media_id_of(uri, server_name).map(str::to_owned))
+    };
+    if let Some(media_id) = id(before)
+        && let Some((media, _)) = row_of(house, &media_id).await?
+    {
+        commit.delete(&MEDIA_LINKS, &(media, LINK_KEPT, 0, user.0));
+        commit.put(&MEDIA_DUE, &(house.clock.now_ms(), media), &());
+    }
+    if let Some(media_id) = id(after)
+        && let Some((media, row)) = row_of(house, &media_id).await?
+        && row.stage == Stage::Present
+        && row.uploader == user.0
+    {
+        keep_key(house, media, &row, commit).await?;
+        let link = LinkRow { room: None, redacted: None };
+        commit.put(&MEDIA_LINKS, &(media, LINK_KEPT, 0, user.0), &link);
+    }
+    Ok(())
+}
+
+/// An event is being redacted. To be called in the commit that prunes it. A file that its uploader
+/// showed in it, and that nothing else shows, goes with it.
+///
+/// # Errors
+///
+/// If the store fails.
+pub async fn unlink(
+    house: &House,
+    room: RoomNid,
+    event: EventNid,
+    commit: &mut Commit,
+) -> Result<(), Error> {
+    let now_ms = house.clock.now_ms();
+    for (key, row) in of_event(house, room, event).await? {
+        let media = key.2;
+        let link = (media, row.class, row.deadline_ms, event.0);
+        commit.delete(&ROOM_MEDIA, &key);
+        match row.class {
+            LINK_OWN => {
+                // The deadline it set stays: taking an event back must not make a file live longer.
+                let redacted = LinkRow { room: Some(room.0), redacted: Some(true) };
+                commit.put(&MEDIA_LINKS, &link, &redacted);
+                if !is_shown_elsewhere(house, media, event).await? {
+                    condemn(house, media, "redacted", commit).await?;
+                }
+            }
+            LINK_KEPT | LINK_OTHER => {
+                commit.delete(&MEDIA_LINKS, &link);
+                commit.put(&MEDIA_DUE, &(now_ms, media), &());
+            }
+            // Only a guess: what the event was about is not known.
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn is_shown_elsewhere(
+    house: &House,
+    media: MediaNid,
+    event: EventNid,
+) -> Result<bool, Error> {
+    type Link = ((MediaNid, u8, u64, u64), LinkRow);
+    let view = house.ledger.newest();
+    let (links, more): (Vec<Link>, _) =
+        view.scan(&MEDIA_LINKS, &media, Direction::Forward, OTHERS_MAX).await?;
+    let shows = |((_, class, _, by), row): &Link| {
+        *class != LINK_GUESSED && *by != event.0 && row.redacted != Some(true)
+    };
+    Ok(more || links.iter().any(shows))
+}
+
+/// The name of a row's blob, if it has one.
+pub(super) fn blob_of(row: &MediaRow) -> Option<BlobName> {
+    BlobName::parse(&row.blob)
+}
+
+/// Removes all references to a file from the store, a page at a time; returns the events that showed
+/// it and are not redacted.
+pub(super) async fn forget_links(
+    house: &House,
+    media: MediaNid,
+    commit: &mut Commit,
+) -> Result<Vec<(RoomNid, EventNid)>, Error> {
+    let mut shown = Vec::new();
+    let mut from = (media, 0_u8, 0_u64, 0_u64);
+    let end = (MediaNid(media.0 + 1), 0_u8, 0_u64, 0_u64);
+    loop {
+        type Link = ((MediaNid, u8, u64, u64), LinkRow);
+        let view = house.ledger.newest();
+        let (links, more): (Vec<Link>, _) =
+            view.scan_between(&MEDIA_LINKS, (&from, &end), Direction::Forward, PAGE).await?;
+        for (key, row) in links {
+            let (_, class, _, by) = key;
+            from = (key.0, key.1, key.2, key.3 + 1);
+            commit.delete(&MEDIA_LINKS, &key);
+            let Some(room) = row.room.map(RoomNid) else { continue };
+            commit.delete(&ROOM_MEDIA, &(room, EventNid(by), media));
+            if matches!(class, LINK_OWN | LINK_OTHER) && row.redacted != Some(true) {
+                shown.push((room, EventNid(by)));
+            }
+        }
+        if !more {
+            return Ok(shown);
+        }
+    }
+}
+
+/// Whether a file is there at all.
+pub(super) async fn present(house: &House, media: MediaNid) -> Result<Option<MediaRow>, Error> {
+    Ok(house.ledger.get(&MEDIA, &media).await?.filter(|row| row.stage == Stage::Present))
+}
