@@ -29,6 +29,7 @@ pub fn code(kind: &Kind) -> (StatusCode, &'static str) {
         Kind::UserInUse => (S::BAD_REQUEST, "M_USER_IN_USE"),
         Kind::InvalidUsername => (S::BAD_REQUEST, "M_INVALID_USERNAME"),
         Kind::Exclusive => (S::BAD_REQUEST, "M_EXCLUSIVE"),
+        Kind::AliasExists => (S::CONFLICT, "M_UNKNOWN"),
         Kind::RoomInUse => (S::BAD_REQUEST, "M_ROOM_IN_USE"),
         Kind::InvalidRoomState => (S::BAD_REQUEST, "M_INVALID_ROOM_STATE"),
         Kind::UnsupportedRoomVersion => (S::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION"),

@@ -11,8 +11,8 @@ use crate::rows::keys::{
 };
 use crate::rows::media::{LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow};
 use crate::rows::{
-    AccountDataRow, AccountRow, AuditRow, ChangedDataRow, DeviceRow, EventRow, FilterRow, HeadRow,
-    MembershipRow, MovedReceiptRow, ReceiptRow, RoomRow, StateKeyRow, StateNode, StoreRow,
+    AccountDataRow, AccountRow, AliasRow, AuditRow, ChangedDataRow, DeviceRow, EventRow, FilterRow,
+    HeadRow, MembershipRow, MovedReceiptRow, ReceiptRow, RoomRow, StateKeyRow, StateNode, StoreRow,
     TimelineRow, TokenRow, TxnRow, UserRow,
 };
 
@@ -113,6 +113,11 @@ keyspaces! {
     USER_ROOMS b'w' (UserNid, RoomNid) => MembershipRow;
     /// Transaction IDs of sent events, by device and digest of path and ID.
     TXNS b'x' (DeviceNid, Digest) => TxnRow;
+
+    /// Room aliases of this server.
+    ALIASES b'#' Digest => AliasRow;
+    /// The aliases of a room; the row is the number of who made it.
+    ROOM_ALIASES b'&' (RoomNid, String) => u64;
 
     /// Account data by owner, room (zero: global) and type.
     ACCOUNT_DATA b'D' (UserNid, RoomNid, String) => AccountDataRow;

@@ -315,6 +315,17 @@ pub struct MovedReceiptRow {
     pub thread: String,
 }
 
+/// Where an alias points.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct AliasRow {
+    /// The room.
+    #[n(0)]
+    pub room: u64,
+    /// Who made it.
+    #[n(1)]
+    pub creator: u64,
+}
+
 /// Spans as the row keeps them.
 pub fn spans_to_row(spans: &Spans) -> Vec<u32> {
     [

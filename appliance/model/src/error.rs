@@ -55,8 +55,10 @@ pub enum Kind {
     InvalidUsername,
     /// The name belongs to an application service.
     Exclusive,
-    /// The alias is taken.
+    /// The alias asked for with a new room is taken.
     RoomInUse,
+    /// The alias is taken.
+    AliasExists,
     /// The state given for a new room is not acceptable.
     InvalidRoomState,
     /// This server does not create rooms of that version.

@@ -1,6 +1,7 @@
 //! The client-server API: one file per endpoint or family of endpoints.
 
 mod account;
+mod aliases;
 mod discovery;
 mod keys;
 mod media;
@@ -18,6 +19,7 @@ use crate::route::Routes;
 pub(crate) fn add(routes: &mut Routes) {
     discovery::add(routes);
     account::add(routes);
+    aliases::add(routes);
     personal::add(routes);
     push_rules::add(routes);
     reading::add(routes);

@@ -12,7 +12,8 @@ use appliance_model::ruma::events::room::member::{MembershipState, RoomMemberEve
 use appliance_model::ruma::events::{StateEventType, TimelineEventType};
 use appliance_model::ruma::room_version_rules::RoomVersionRules;
 use appliance_model::ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedUserId, RoomVersionId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId,
+    RoomVersionId,
 };
 use appliance_model::{Caller, Error, Kind, Pdu, RoomNid};
 use appliance_rules::event_auth::NamedState;
@@ -75,7 +76,22 @@ impl Rooms {
         request: &Request,
     ) -> Result<OwnedRoomId, Error> {
         let plan = self.plan(caller, request)?;
+        let alias = self.new_alias(request)?;
+        // Held until the room is there: another room must not get the alias meanwhile.
+        let _inside = match &alias {
+            Some(alias) => {
+                let inside = self.doors.enter(0).await;
+                self.check_new_alias(alias).await?;
+                Some(inside)
+            }
+            None => None,
+        };
         let mut room = self.found(&plan).await?;
+        if let (Some(alias), number) = (&alias, room.room)
+            && let Some(commit) = room.commit_mut()
+        {
+            self.put_alias(caller, alias, number, commit);
+        }
         let added = self.furnish(&plan, &mut room).await;
         added.map_err(|error| match error.kind {
             // The creator may do anything, so a refusal is about the state that was asked for.
@@ -85,6 +101,16 @@ impl Rooms {
         let room_id = room.room_id.clone();
         room.leave().await?;
         Ok(room_id)
+    }
+
+    /// "room_alias_name: the desired room alias local part".
+    fn new_alias(&self, request: &Request) -> Result<Option<OwnedRoomAliasId>, Error> {
+        let Some(name) = &request.room_alias_name else { return Ok(None) };
+        let alias = OwnedRoomAliasId::try_from(format!("#{name}:{}", self.house.server_name));
+        let usable = !name.is_empty() && !name.contains([':', '\0']);
+        alias.ok().filter(|_| usable).map(Some).ok_or_else(|| {
+            Error::invalid_param("`room_alias_name` is the part before the colon, without `#`.")
+        })
     }
 
     fn plan<'a>(&self, caller: &'a Caller, request: &'a Request) -> Result<Plan<'a>, Error> {
@@ -162,6 +188,11 @@ impl Rooms {
         let member = self.joining_content(plan.caller).await?;
         room.add(member_draft(creator, creator, &member)?, None).await?;
         set(plan, room, StateEventType::RoomPowerLevels, power_levels(plan)?).await?;
+
+        if let Some(alias) = self.new_alias(plan.request)? {
+            let content = content_from(&json!({ "alias": alias }))?;
+            set(plan, room, StateEventType::RoomCanonicalAlias, content).await?;
+        }
 
         let given = initial_state(plan.request)?;
         for (kind, content) in preset_state(&plan.preset) {

@@ -185,7 +185,11 @@ impl Rooms {
     }
 
     /// The number of a room whose history the caller may read at all.
-    async fn readable(&self, caller: &Caller, room_id: &RoomId) -> Result<RoomNid, Error> {
+    pub(super) async fn readable(
+        &self,
+        caller: &Caller,
+        room_id: &RoomId,
+    ) -> Result<RoomNid, Error> {
         let not_in = || Error::forbidden("You are not in this room.");
         let room = self.house.ledger.room(room_id).await?.ok_or_else(not_in)?;
         let row = self.house.ledger.get(&USER_ROOMS, &(caller.user, room)).await?;

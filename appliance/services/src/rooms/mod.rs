@@ -1,5 +1,6 @@
 //! Rooms: entering one, building an event, judging it, adding it.
 
+mod aliases;
 mod build;
 mod client_events;
 mod company;

@@ -1,0 +1,50 @@
+//! Room aliases.
+
+use appliance_model::ruma::OwnedRoomAliasId;
+use appliance_model::ruma::api::client::alias::{create_alias, delete_alias, get_alias};
+use appliance_model::ruma::api::client::room::aliases;
+use appliance_model::{Error, Kind};
+
+use crate::route::{Routes, Visit};
+
+pub(crate) fn add(routes: &mut Routes) {
+    routes.serve(create);
+    routes.serve(resolve);
+    routes.serve(delete);
+    routes.serve(of_room);
+}
+
+async fn create(
+    visit: Visit<create_alias::v3::Request>,
+) -> Result<create_alias::v3::Response, Error> {
+    let (caller, request) = (visit.caller()?, &visit.request);
+    let created =
+        visit.services.rooms.create_alias(caller, &request.room_alias, &request.room_id).await;
+    created.map_err(|error| match error.kind {
+        // "409: A room alias with that name already exists … M_UNKNOWN".
+        Kind::RoomInUse => Error::new(Kind::AliasExists, error.message),
+        _ => error,
+    })?;
+    Ok(create_alias::v3::Response::new())
+}
+
+async fn resolve(visit: Visit<get_alias::v3::Request>) -> Result<get_alias::v3::Response, Error> {
+    let services = &visit.services;
+    let room_id = services.rooms.resolve_alias(&visit.request.room_alias).await?;
+    let servers = vec![services.house.server_name.clone()];
+    Ok(get_alias::v3::Response::new(room_id, servers))
+}
+
+async fn delete(
+    visit: Visit<delete_alias::v3::Request>,
+) -> Result<delete_alias::v3::Response, Error> {
+    visit.services.rooms.delete_alias(visit.caller()?, &visit.request.room_alias).await?;
+    Ok(delete_alias::v3::Response::new())
+}
+
+async fn of_room(visit: Visit<aliases::v3::Request>) -> Result<aliases::v3::Response, Error> {
+    let aliases = visit.services.rooms.aliases(visit.caller()?, &visit.request.room_id).await?;
+    let parse = |alias: String| OwnedRoomAliasId::try_from(alias).map_err(Error::internal);
+    let aliases = aliases.into_iter().map(parse).collect::<Result<_, _>>()?;
+    Ok(aliases::v3::Response::new(aliases))
+}
