@@ -1,6 +1,7 @@
 //! Events as the store keeps them: the signed JSON once, and what this server knows of them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use appliance_model::ruma::{EventId, OwnedEventId};
 use appliance_model::{DeviceNid, Error, EventNid, Pdu, RoomNid, Spans};
@@ -167,8 +168,9 @@ impl Ledger {
         if let Some(event) = self.events_cache().get(&number.0) {
             return Ok(event);
         }
+        let rewrites = self.rewrites().load(Ordering::SeqCst);
         let row = self.get(&EVENTS, &number).await?;
-        self.keep(number, row.ok_or_else(missing)?)
+        self.keep(number, row.ok_or_else(missing)?, rewrites)
     }
 
     /// Events by number, in the order asked; the uncached ones in one trip.
@@ -181,11 +183,12 @@ impl Ledger {
         let absent: Vec<_> = (numbers.iter().zip(&cached))
             .filter_map(|(number, found)| found.is_none().then_some(*number))
             .collect();
+        let rewrites = self.rewrites().load(Ordering::SeqCst);
         let rows = self.newest().get_many(&EVENTS, &absent).await?;
         let mut read = absent
             .into_iter()
             .zip(rows)
-            .map(|(number, row)| self.keep(number, row.ok_or_else(missing)?));
+            .map(|(number, row)| self.keep(number, row.ok_or_else(missing)?, rewrites));
         let pick = |found: Option<Arc<Event>>| match found {
             Some(event) => Ok(event),
             None => read.next().unwrap_or_else(|| Err(missing())),
@@ -205,16 +208,33 @@ impl Ledger {
         }
     }
 
-    /// Forgets a cached event whose row is about to change (a redaction, an erasure). Call it again
-    /// after the commit.
-    pub fn uncache_event(&self, number: EventNid) {
-        self.events_cache().remove(&number.0);
+    /// To be held by a commit that rewrites an event's row: when the commit is done, what was in
+    /// memory of the event is forgotten, also what somebody reads of it meanwhile.
+    pub fn rewriting(&self, number: EventNid) -> Rewriting {
+        Rewriting { ledger: self.clone(), number }
     }
 
-    fn keep(&self, number: EventNid, row: EventRow) -> Result<Arc<Event>, Error> {
+    fn keep(&self, number: EventNid, row: EventRow, rewrites: u64) -> Result<Arc<Event>, Error> {
         let event = Event::from_row(number, row).map(Arc::new).ok_or_else(missing)?;
         self.events_cache().insert(number.0, event.clone());
+        // Rewritten while it was read: what was read may be what is to be forgotten.
+        if self.rewrites().load(Ordering::SeqCst) != rewrites {
+            self.events_cache().remove(&number.0);
+        }
         Ok(event)
+    }
+}
+
+/// An event whose row a commit rewrites ([`Ledger::rewriting`]).
+pub struct Rewriting {
+    ledger: Ledger,
+    number: EventNid,
+}
+
+impl Drop for Rewriting {
+    fn drop(&mut self) {
+        self.ledger.rewrites().fetch_add(1, Ordering::SeqCst);
+        self.ledger.events_cache().remove(&self.number.0);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The ledger as its users see it.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use appliance_engine::Engine;
 use appliance_model::{Error, Position};
@@ -35,6 +36,7 @@ struct Inner {
     names: Names,
     events: Cache<u64, Arc<Event>>,
     nodes: Cache<u64, Arc<StateNode>>,
+    rewrites: AtomicU64,
     lane: LaneDoor,
     published: watch::Receiver<Position>,
 }
@@ -60,6 +62,7 @@ impl Ledger {
             names: Names::default(),
             events: Cache::new(EVENTS_CACHED_MAX),
             nodes: Cache::new(NODES_CACHED_MAX),
+            rewrites: AtomicU64::new(0),
             lane,
             published,
         }))
@@ -150,6 +153,11 @@ impl Ledger {
 
     pub(crate) fn events_cache(&self) -> &Cache<u64, Arc<Event>> {
         &self.0.events
+    }
+
+    /// How often a row of an event was rewritten.
+    pub(crate) fn rewrites(&self) -> &AtomicU64 {
+        &self.0.rewrites
     }
 
     pub(crate) fn nodes_cache(&self) -> &Cache<u64, Arc<StateNode>> {

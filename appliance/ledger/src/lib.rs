@@ -32,7 +32,7 @@ mod view;
 pub use appliance_engine::Direction;
 pub use blobs::Blobs;
 pub use codec::{KeyPart, Row};
-pub use events::{Event, NewEvent, Stretch};
+pub use events::{Event, NewEvent, Rewriting, Stretch};
 pub use keyspaces::Digest;
 pub use lane::{Commit, Lane, LaneStopped, Rows};
 pub use ledger::Ledger;

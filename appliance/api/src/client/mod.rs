@@ -9,6 +9,7 @@ mod messages;
 mod personal;
 mod push_rules;
 mod reading;
+mod redact;
 mod rooms;
 mod sync;
 mod to_device;
@@ -25,6 +26,7 @@ pub(crate) fn add(routes: &mut Routes) {
     reading::add(routes);
     media::add(routes);
     messages::add(routes);
+    redact::add(routes);
     rooms::add(routes);
     sync::add(routes);
     keys::add(routes);

@@ -8,6 +8,7 @@ mod create_room;
 mod membership;
 mod messages;
 mod power;
+mod redact_event;
 mod room;
 mod send_event;
 mod state;
@@ -24,8 +25,10 @@ use quick_cache::sync::Cache;
 
 pub use build::Draft;
 pub use client_events::ClientEvents;
+pub use create_room::ROOM_VERSIONS;
 pub use membership::Move;
 pub use messages::{Context, History, HistoryQuery};
+pub use redact_event::Redaction;
 pub use room::OpenRoom;
 pub use summary::RoomSummary;
 pub(crate) use visible::membership_set_by;

@@ -24,7 +24,7 @@ const PREV_EVENTS_MAX: usize = 20;
 
 /// A room with one writer inside.
 pub struct OpenRoom<'a> {
-    rooms: &'a Rooms,
+    pub(super) rooms: &'a Rooms,
     /// Its number.
     pub room: RoomNid,
     /// Its ID.
@@ -152,6 +152,9 @@ impl<'a> OpenRoom<'a> {
             None => ledger.begin(permit),
         };
         let pdu = Arc::new(pdu);
+        if pdu.kind == TimelineEventType::RoomRedaction {
+            self.may_redact(&pdu).await?;
+        }
         self.append(&pdu, txn, &mut commit).await?;
         self.commit = Some(commit);
         Ok(pdu)
@@ -191,6 +194,9 @@ impl<'a> OpenRoom<'a> {
         // event.
         if let Some((user_id, old)) = moved {
             self.move_member(pdu, number, &user_id, old, commit).await?;
+        }
+        if pdu.kind == TimelineEventType::RoomRedaction {
+            self.apply_redaction(pdu, number, commit).await?;
         }
         // What it shows of people's files lives no longer than this room allows.
         let sent = Sent { number, pdu, device, replaces };

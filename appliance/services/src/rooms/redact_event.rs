@@ -1,0 +1,223 @@
+//! `PUT /rooms/{roomId}/redact/{eventId}/{txnId}` ([spec]), and what a redaction does, however it
+//! was sent.
+//!
+//! The redaction and its effect are one commit: the target's row is overwritten with what the
+//! room version's redaction algorithm leaves, so the content is gone from the store, and files that
+//! only the target showed go with it.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidredacteventidtxnid
+
+use std::sync::Arc;
+
+use appliance_ledger::keyspaces::{EVENTS, TXNS};
+use appliance_ledger::rows::TxnRow;
+use appliance_ledger::{Commit, Event};
+use appliance_model::ruma::canonical_json::redact_in_place;
+use appliance_model::ruma::events::TimelineEventType;
+use appliance_model::ruma::{
+    CanonicalJsonObject, EventId, OwnedEventId, RoomId, TransactionId, UserId,
+};
+use appliance_model::{Caller, Error, EventNid, Pdu};
+use appliance_rules::Denial;
+use bytes::Bytes;
+
+use super::Rooms;
+use super::build::Draft;
+use super::room::OpenRoom;
+use crate::media::link::unlink;
+
+/// What to take back.
+#[derive(Clone, Debug)]
+pub struct Redaction<'a> {
+    /// The event.
+    pub event_id: &'a EventId,
+    /// So that a retry does it once.
+    pub txn_id: &'a TransactionId,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+impl Rooms {
+    /// Takes an event back; returns the redaction's ID when it would survive a power cut.
+    ///
+    /// # Errors
+    ///
+    /// * [`appliance_model::Kind::NotFound`]: the room has no such event.
+    /// * [`appliance_model::Kind::Forbidden`]: it is another's, and the caller lacks the power.
+    pub async fn redact(
+        &self,
+        caller: &Caller,
+        room_id: &RoomId,
+        redaction: Redaction<'_>,
+    ) -> Result<OwnedEventId, Error> {
+        let mut room = self.enter(room_id).await?;
+        let parts: [&[u8]; 4] = [
+            b"redact",
+            room_id.as_bytes(),
+            redaction.event_id.as_bytes(),
+            redaction.txn_id.as_bytes(),
+        ];
+        let txn_key = (caller.device, self.house.ledger.digest(&parts));
+        if let Some(row) = self.house.ledger.get(&TXNS, &txn_key).await? {
+            return EventId::parse(row.event_id).map_err(Error::internal);
+        }
+        let event = self.house.ledger.event_by_id(redaction.event_id).await?;
+        if event.is_none_or(|event| event.room != room.room) {
+            return Err(Error::not_found("The room has no such event."));
+        }
+        let mut content = CanonicalJsonObject::from([(
+            "redacts".to_owned(),
+            redaction.event_id.to_string().into(),
+        )]);
+        if let Some(reason) = redaction.reason {
+            content.insert("reason".to_owned(), reason.into());
+        }
+        let kind = TimelineEventType::RoomRedaction;
+        let draft = Draft::message(caller.user_id.clone(), kind, content);
+        let txn = Some((caller.device, redaction.txn_id.to_string()));
+        let sent = room.add(draft, txn).await?;
+        let row = TxnRow { event_id: sent.event_id.to_string(), at_ms: self.house.clock.now_ms() };
+        if let Some(commit) = room.commit_mut() {
+            commit.put(&TXNS, &txn_key, &row);
+        }
+        room.leave().await?;
+        Ok(sent.event_id.clone())
+    }
+}
+
+impl OpenRoom<'_> {
+    /// Whether the sender of a redaction may take its target back: with the power to, or because it
+    /// is their own.
+    ///
+    /// "the power level of the redaction event's sender is greater than or equal to the redact
+    /// level" ([redactions]); for others' events on the same server the rule of the domain would
+    /// let any colleague in, so people need to be the author.
+    ///
+    /// [redactions]: https://spec.matrix.org/v1.19/rooms/v11/#handling-redactions
+    pub(super) async fn may_redact(&self, redaction: &Pdu) -> Result<(), Error> {
+        let Some(target) = self.redacted_event(redaction).await? else { return Ok(()) };
+        let author = target.part(target.spans.sender).trim_matches('"');
+        if author == redaction.sender.as_str() || self.has_power(&redaction.sender).await? {
+            return Ok(());
+        }
+        let denial = Denial {
+            verb: "event.refused",
+            who: redaction.sender.to_string(),
+            object: format!("{} m.room.redaction {}", self.room_id, target.event_id),
+            why: "You can only take back your own messages here.".into(),
+        };
+        Err(self.rooms.house.ledger.refuse(denial).await)
+    }
+
+    async fn has_power(&self, user_id: &UserId) -> Result<bool, Error> {
+        let levels = self.rooms.power_levels(self.room).await?;
+        Ok(levels.for_user(user_id) >= levels.redact)
+    }
+
+    /// The event of this room that a redaction names, if this server has it.
+    async fn redacted_event(&self, redaction: &Pdu) -> Result<Option<Arc<Event>>, Error> {
+        let Some(event_id) = &redaction.redacts else { return Ok(None) };
+        let event = self.rooms.house.ledger.event_by_id(event_id).await?;
+        Ok(event.filter(|event| event.room == self.room))
+    }
+
+    /// Prunes the target in the commit of its redaction.
+    pub(super) async fn apply_redaction(
+        &self,
+        redaction: &Pdu,
+        number: EventNid,
+        commit: &mut Commit,
+    ) -> Result<(), Error> {
+        let Some(target) = self.redacted_event(redaction).await? else { return Ok(()) };
+        if target.redacted_by.is_some() {
+            return Ok(());
+        }
+        let mut object: CanonicalJsonObject =
+            serde_json::from_slice(&target.json).map_err(Error::internal)?;
+        redact_in_place(&mut object, &self.rules.redaction, None).map_err(Error::internal)?;
+        let json = Bytes::from(serde_json::to_vec(&object).map_err(Error::internal)?);
+        let pruned = Pdu::parse(
+            target.event_id.clone(),
+            self.room_id.clone(),
+            json.clone(),
+            self.rules.redaction.content_field_redacts,
+        )
+        .map_err(Error::internal)?;
+        let event =
+            Event { json, spans: pruned.spans, redacted_by: Some(number), ..(*target).clone() };
+        commit.put(&EVENTS, &target.number, &event.to_row());
+        unlink(&self.rooms.house, self.room, target.number, commit).await?;
+        commit.hold(self.rooms.house.ledger.rewriting(target.number));
+        self.rooms.pdus.remove(&target.number);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use appliance_model::Kind;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::scenario::Ward;
+
+    fn taking_back<'a>(event_id: &'a str, txn_id: &'a str) -> Redaction<'a> {
+        Redaction {
+            event_id: event_id.try_into().unwrap(),
+            txn_id: txn_id.into(),
+            reason: Some("wrong patient".to_owned()),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_back_is_gone_from_the_store_in_every_room_version() {
+        for version in crate::rooms::ROOM_VERSIONS {
+            let ward = Ward::of_version(version.clone()).await;
+            let [nurse, doctor] = ward.members(["nurse", "doctor"]).await;
+            let room = ward.room_of(&[&nurse, &doctor]).await;
+            let said = ward.say(&doctor, &room, "Mrs Marker, bed 4").await;
+            let rooms = &ward.services.rooms;
+            let first = rooms.redact(&doctor, &room, taking_back(&said, "t1")).await.unwrap();
+            let again = rooms.redact(&doctor, &room, taking_back(&said, "t1")).await.unwrap();
+            assert_eq!(first, again, "a retry does it once");
+
+            for _ in 0..2 {
+                let event_id: &EventId = said.as_str().try_into().unwrap();
+                let shown = ward.services.rooms.one_event(&nurse, &room, event_id).await.unwrap();
+                let shown: Value = serde_json::from_str(&shown.to_json(None)).unwrap();
+                assert_eq!(shown[0]["content"], json!({}), "{version}");
+                let because = &shown[0]["unsigned"]["redacted_because"];
+                assert_eq!(because["event_id"], first.as_str());
+                assert_eq!(because["redacts"], said.as_str(), "{version}");
+            }
+            let ward = ward.power_cut_and_restart().await;
+            let (_, events) = ward.timeline(&room).await;
+            let kept: String = events.iter().map(|(event, _)| event.content()).collect();
+            assert!(!kept.contains("Marker"), "{version}");
+        }
+    }
+
+    #[tokio::test]
+    async fn others_messages_need_power_and_state_keeps_what_rooms_stand_on() {
+        let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+        let room = ward.room_of(&[&nurse, &doctor]).await;
+        let said = ward.say(&nurse, &room, "Bed 4 is free").await;
+        let rooms = &ward.services.rooms;
+        let refused = rooms.redact(&doctor, &room, taking_back(&said, "t1")).await.unwrap_err();
+        assert_eq!(refused.kind, Kind::Forbidden);
+        rooms.redact(&nurse, &room, taking_back(&said, "t1")).await.unwrap();
+        let unknown = taking_back("$unknown", "t2");
+        let unknown = rooms.redact(&nurse, &room, unknown).await.unwrap_err();
+        assert_eq!(unknown.kind, Kind::NotFound);
+
+        // The creator takes back the doctor's join: the doctor stays in.
+        let number = ward.services.house.ledger.room(&room).await.unwrap().unwrap();
+        let kind = appliance_model::ruma::events::StateEventType::RoomMember;
+        let join = rooms.current(number, &kind, doctor.user_id.as_str()).await.unwrap().unwrap();
+        let join_id = join.event_id.to_string();
+        rooms.redact(&nurse, &room, taking_back(&join_id, "t3")).await.unwrap();
+        ward.say(&doctor, &room, "still here").await;
+        let join = rooms.current(number, &kind, doctor.user_id.as_str()).await.unwrap().unwrap();
+        assert_eq!(join.content(), r#"{"membership":"join"}"#);
+    }
+}
