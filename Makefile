@@ -45,6 +45,12 @@ lint: ## Formatting, clippy, shell scripts (what comes from outside is judged by
 	    | xargs shellcheck; \
 	else echo "shellcheck is not installed: shell scripts were not checked"; fi
 
+deb: ## Build the Debian package into target/
+	@packaging/build-deb
+
+deb-test: deb ## Install the package in a clean Debian 12 and see it answer (root; two minutes and more)
+	@packaging/test-deb
+
 advisories: ## Ask the RustSec database about every dependency (needs a network)
 	@command -v cargo-deny >/dev/null \
 	  || $(CARGO) install --locked --root $(TOOLS) cargo-deny@$(DENY_VERSION)

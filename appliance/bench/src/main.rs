@@ -103,7 +103,8 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     }
     let mut wardstone = Vec::new();
     if wants(Kind::Wardstone) {
-        wardstone = measure_server(Kind::Wardstone, arguments, &names, &sizes).await?;
+        let keep = |_: &[Row]| Ok(());
+        wardstone = measure_server(Kind::Wardstone, arguments, &names, &sizes, keep).await?;
         is_complete = wardstone.iter().all(|row| row.failure.is_none());
     }
 
@@ -123,19 +124,20 @@ async fn synapse_rows(arguments: &Arguments, names: &[&str], sizes: &Sizes) -> R
         .filter(|name| !rows.iter().any(|row| row.scenario == *name))
         .collect();
     if !missing.is_empty() {
-        let measured = measure_server(Kind::Synapse, arguments, &missing, sizes).await?;
-        saved.keep(&measured)?;
-        rows.extend(measured);
+        let keep = |measured: &[Row]| saved.keep(measured);
+        rows.extend(measure_server(Kind::Synapse, arguments, &missing, sizes, keep).await?);
     }
     Ok(rows)
 }
 
-/// One server, from the first start to the last stop.
+/// One server, from the first start to the last stop. `keep` is given the rows of each scenario as
+/// soon as they are there: a long run may be interrupted.
 async fn measure_server(
     kind: Kind,
     arguments: &Arguments,
     names: &[&str],
     sizes: &Sizes,
+    keep: impl Fn(&[Row]) -> Result<()>,
 ) -> Result<Vec<Row>> {
     let mut server = Server::prepare(kind, &arguments.wardstone, &arguments.folder)
         .with_context(|| format!("prepare {kind}"))?;
@@ -148,6 +150,7 @@ async fn measure_server(
                 for row in &measured {
                     eprintln!("  {row}");
                 }
+                keep(&measured)?;
                 rows.extend(measured);
             }
             Err(error) => {

@@ -39,7 +39,7 @@ pub(super) fn prepare(folder: &Path, data: &Path, address: SocketAddr) -> Result
 fn install() -> Result<PathBuf> {
     let python = PathBuf::from("target/acceptance/synapse/bin/python");
     let version = || {
-        let print = "import synapse; print(synapse.__version__, end='')";
+        let print = "import importlib.metadata as m; print(m.version('matrix-synapse'), end='')";
         let output = Command::new(&python).args(["-c", print]).output().ok()?;
         String::from_utf8(output.stdout).ok()
     };
