@@ -193,7 +193,7 @@ impl Round<'_> {
                         &datum.kind,
                     ) =>
                 {
-                    of_rooms.entry(room).or_default().push_json(&event)
+                    of_rooms.entry(room).or_default().push_json(&event);
                 }
                 None if wants_type(global.types.as_deref(), &global.not_types, &datum.kind) => {
                     answer.account_data.push_json(&event);
