@@ -5,8 +5,10 @@
 mod client;
 mod cors;
 pub mod error;
+mod form;
 mod json;
 mod route;
+mod scenario;
 
 use std::net::IpAddr;
 use std::sync::Arc;

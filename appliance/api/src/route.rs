@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use appliance_model::ruma::api::auth_scheme::{
@@ -10,7 +11,9 @@ use appliance_model::ruma::api::auth_scheme::{
     NoAuthentication,
 };
 use appliance_model::ruma::api::path_builder::PathBuilder;
-use appliance_model::ruma::api::{IncomingRequest, IncomingRequestExt, OutgoingResponseExt};
+use appliance_model::ruma::api::{
+    IncomingRequest, IncomingRequestExt, OutgoingResponse, OutgoingResponseExt,
+};
 use appliance_model::{Caller, Error, Kind};
 use appliance_services::Services;
 use axum::Router;
@@ -87,6 +90,11 @@ impl<R> Visit<R> {
     /// Who asks, on endpoints for signed-in users.
     pub fn caller(&self) -> Result<&Caller, Error> {
         self.visitor.as_ref().ok_or_else(missing_token)
+    }
+
+    /// Where from.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address.map(|address| address.0)
     }
 }
 
@@ -245,9 +253,8 @@ where
     F: Fn(Visit<R>) -> Answer,
     Answer: Future<Output = Result<R::OutgoingResponse, Error>>,
 {
-    let visitor =
-        admit(&services, request.headers(), request.uri(), R::Authentication::ACCESS).await?;
     let (parts, body) = request.into_parts();
+    let visitor = admit(&services, &parts, R::Authentication::ACCESS).await?;
     let body = read_body(body, JSON_BODY_BYTES_MAX).await?;
     let params: Vec<&str> = params.iter().map(|(_, value)| value).collect();
     let address = parts.extensions.get::<ClientAddr>().copied();
@@ -255,8 +262,7 @@ where
     let incoming = http::Request::from_parts(parts, body.as_ref());
     let request = R::try_from_http_request(incoming, &params).map_err(respond_to_bad_request)?;
     let response = handler(Visit { services, visitor, address, headers, request }).await?;
-    let response = response.try_into_http_response::<Vec<u8>>().map_err(Error::internal)?;
-    Ok(response.map(Body::from))
+    ruma_response(response)
 }
 
 async fn answer_raw<F, Answer>(
@@ -270,8 +276,8 @@ where
     F: Fn(Visit<RawRequest>) -> Answer,
     Answer: Future<Output = Result<Response, Error>>,
 {
-    let visitor = admit(&services, request.headers(), request.uri(), access).await?;
     let (parts, body) = request.into_parts();
+    let visitor = admit(&services, &parts, access).await?;
     let address = parts.extensions.get::<ClientAddr>().copied();
     let params = params.iter().map(|(_, value)| value.to_owned()).collect();
     let request = RawRequest { params, uri: parts.uri, body };
@@ -291,15 +297,15 @@ pub(crate) async fn read_body(body: Body, bytes_max: usize) -> Result<bytes::Byt
 
 async fn admit(
     services: &Services,
-    headers: &HeaderMap,
-    uri: &http::Uri,
+    request: &http::request::Parts,
     access: Access,
 ) -> Result<Option<Caller>, Error> {
     if access == Access::Open {
         return Ok(None);
     }
-    match (token(headers, uri), access) {
-        (Some(token), _) => services.accounts.authenticate(&token).await.map(Some),
+    let address = request.extensions.get::<ClientAddr>().map(|address| address.0);
+    match (token(&request.headers, &request.uri), access) {
+        (Some(token), _) => services.accounts.admit(&token, address).await.map(Some),
         (None, Access::Optional) => Ok(None),
         (None, _) => Err(missing_token()),
     }
@@ -319,6 +325,12 @@ pub(crate) fn token(headers: &HeaderMap, uri: &http::Uri) -> Option<String> {
 
 fn missing_token() -> Error {
     Error::new(Kind::MissingToken, "This endpoint needs an access token. Sign in first.")
+}
+
+/// An answer of one of Ruma's types.
+pub(crate) fn ruma_response(response: impl OutgoingResponse) -> Result<Response, Error> {
+    let response = response.try_into_http_response::<Vec<u8>>().map_err(Error::internal)?;
+    Ok(response.map(Body::from))
 }
 
 /// An answer that is JSON already.

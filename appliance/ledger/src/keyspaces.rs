@@ -12,8 +12,8 @@ use crate::rows::keys::{
 use crate::rows::media::{LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow};
 use crate::rows::{
     AccountDataRow, AccountRow, AliasRow, AuditRow, ChangedDataRow, DeviceRow, EventRow, FilterRow,
-    HeadRow, MembershipRow, MovedReceiptRow, ReceiptRow, RoomRow, StateKeyRow, StateNode, StoreRow,
-    TimelineRow, TokenRow, TxnRow, UserRow,
+    HeadRow, MembershipRow, MovedReceiptRow, ReceiptRow, RefreshRow, RoomRow, SeenRow, StateKeyRow,
+    StateNode, StoreRow, TimelineRow, TokenRow, TxnRow, UserRow,
 };
 
 /// The schema's version. Raised with every change that an older binary would not understand.
@@ -88,6 +88,10 @@ keyspaces! {
     DEVICES b'd' (UserNid, String) => DeviceRow;
     /// Access tokens, by digest.
     TOKENS b't' Digest => TokenRow;
+    /// Refresh tokens, by digest.
+    REFRESH_TOKENS b'~' Digest => RefreshRow;
+    /// When and from where devices were last seen.
+    LAST_SEEN b'S' (UserNid, DeviceNid) => SeenRow;
 
     /// Room ID to number.
     ROOM_IDS b'r' Digest => u64;

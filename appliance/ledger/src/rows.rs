@@ -6,6 +6,10 @@ pub mod media;
 use appliance_model::Spans;
 use minicbor::{Decode, Encode};
 
+mod accounts;
+
+pub use accounts::{AccountRow, DeviceRow, RefreshRow, SeenRow, TokenRow};
+
 /// Where the store stands. Written with every group of commits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct StoreRow {
@@ -60,63 +64,6 @@ pub struct UserRow {
     /// The full user ID.
     #[n(0)]
     pub user_id: String,
-}
-
-/// A local account.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
-pub struct AccountRow {
-    /// Argon2id, in PHC form; none means that no password opens it.
-    #[n(0)]
-    pub password_hash: Option<String>,
-    /// May use the administration endpoints.
-    #[n(1)]
-    pub administrator: bool,
-    /// No longer in use.
-    #[n(2)]
-    pub deactivated: bool,
-    /// Milliseconds since the Unix epoch.
-    #[n(3)]
-    pub created_ms: u64,
-    /// Global display name.
-    #[n(4)]
-    pub displayname: Option<String>,
-    /// Global avatar.
-    #[n(5)]
-    pub avatar_url: Option<String>,
-}
-
-/// A device of a local user.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct DeviceRow {
-    /// Its number.
-    #[n(0)]
-    pub device: u64,
-    /// Its name.
-    #[n(1)]
-    pub display_name: Option<String>,
-    /// Milliseconds since the Unix epoch.
-    #[n(2)]
-    pub created_ms: u64,
-    /// The digest of its access token, so that logging in again ends the old session.
-    #[cbor(n(3), with = "minicbor::bytes")]
-    pub token: Vec<u8>,
-}
-
-/// An access token.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct TokenRow {
-    /// Whose.
-    #[n(0)]
-    pub user: u64,
-    /// On which device.
-    #[n(1)]
-    pub device_id: String,
-    /// The device's number.
-    #[n(2)]
-    pub device: u64,
-    /// Milliseconds since the Unix epoch; none means until revoked.
-    #[n(3)]
-    pub expires_ms: Option<u64>,
 }
 
 /// A room this server knows.

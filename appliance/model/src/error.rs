@@ -53,6 +53,12 @@ pub enum Kind {
     UserInUse,
     /// The user ID is not of the allowed form.
     InvalidUsername,
+    /// A way of signing in that this server does not have.
+    UnknownLoginType,
+    /// This server has no guests.
+    GuestsForbidden,
+    /// This server keeps no e-mail addresses or phone numbers of its users.
+    ThreepidDenied,
     /// The name belongs to an application service.
     Exclusive,
     /// The alias asked for with a new room is taken.

@@ -12,7 +12,7 @@ use appliance_model::ruma::{OwnedServerName, RoomVersionId, ServerName};
 use appliance_model::{OsDice, SystemClock};
 use appliance_services::media::MediaOptions;
 use appliance_services::sync::Waiters;
-use appliance_services::{Options, Registration, Services};
+use appliance_services::{Options, Rate, RateLimits, Registration, Secret, Services};
 use axum::Router;
 use tokio::sync::watch;
 
@@ -22,7 +22,7 @@ use crate::conformance::Conformance;
 use crate::jobs;
 use crate::lifecycle::Tasks;
 use crate::lock::FolderLock;
-use crate::settings::{EngineKind, RegistrationMode, Settings};
+use crate::settings::{self, EngineKind, RegistrationMode, Settings};
 use crate::{files, keys};
 
 /// The lane ends when the last sender is gone; requests and jobs have ended before.
@@ -183,22 +183,38 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
         _ if conformance.is_some_and(|c| c.dummy_registration) => Registration::Open,
         RegistrationMode::Closed => Registration::Closed,
         RegistrationMode::Token => Registration::Token(
-            settings.registration.tokens.iter().map(|token| token.reveal().to_owned()).collect(),
+            settings.registration.tokens.iter().map(|token| Secret::new(token.reveal())).collect(),
         ),
     };
     let url = &settings.server.public_base_url;
+    let secret = conformance.and_then(|c| c.shared_secret_registration.as_ref());
+    let is_limited = conformance.is_none_or(|c| !c.no_rate_limits);
     Ok(Options {
         registration,
+        shared_secret: secret.map(|secret| Secret::new(secret.reveal())),
         default_room_version,
         public_base_url: (!url.is_empty()).then(|| url.clone()),
         cheap_password_hash: conformance.is_some_and(|c| c.cheap_password_hash),
         presence: settings.presence.enabled || conformance.is_some_and(|c| c.presence),
-        rate_limits: conformance.is_none_or(|c| !c.no_rate_limits),
         media: MediaOptions {
             ttl_ms: settings.media.ttl_ms,
             upload_bytes_max: settings.media.upload_bytes_max,
             unused_ms: settings.media.unused_ms,
             pixels_max: settings.media.pixels_max,
         },
+        rate_limits: is_limited.then(|| rate_limits(&settings.rate_limits)),
+        ..Options::default()
     })
+}
+
+fn rate_limits(settings: &settings::RateLimits) -> RateLimits {
+    let rate = |rate: settings::Rate| Rate { per_second: rate.per_second, burst: rate.burst };
+    RateLimits {
+        message: rate(settings.message),
+        login: rate(settings.login),
+        failed_login: rate(settings.failed_login),
+        registration: rate(settings.registration),
+        room: rate(settings.room),
+        media: rate(settings.media),
+    }
 }

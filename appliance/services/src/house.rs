@@ -7,7 +7,9 @@ use appliance_model::ruma::signatures::Ed25519KeyPair;
 use appliance_model::ruma::{OwnedServerName, RoomVersionId, UserId};
 use appliance_model::{Clock, Dice};
 
+use crate::limits::RateLimits;
 use crate::media::MediaOptions;
+use crate::secret::Secret;
 
 /// The house.
 pub struct House {
@@ -32,18 +34,45 @@ pub struct House {
 pub struct Options {
     /// Who may make an account.
     pub registration: Registration,
+    /// The secret of Synapse's shared-secret registration; `None` means that there is no such
+    /// endpoint. For conformance suites only.
+    pub shared_secret: Option<Secret>,
     /// The room version of new rooms.
     pub default_room_version: RoomVersionId,
     /// The URL clients reach this server at, for `.well-known`.
     pub public_base_url: Option<String>,
+    /// Whom to ask for help, for `.well-known`.
+    pub support: Support,
+    /// How long an access token lives whose client can refresh it, in milliseconds.
+    pub access_token_ms: u64,
     /// Hash passwords cheaply: for conformance suites only.
     pub cheap_password_hash: bool,
     /// Show who is online.
     pub presence: bool,
-    /// Limit how often things may be done.
-    pub rate_limits: bool,
+    /// How often things may be done; `None` limits nothing: for conformance suites only.
+    pub rate_limits: Option<RateLimits>,
     /// Files and how long they live.
     pub media: MediaOptions,
+}
+
+/// Five minutes: a stolen access token opens little, and a phone in use renews it 12 times an hour.
+const ACCESS_TOKEN_MS: u64 = 5 * 60 * 1_000;
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            registration: Registration::Closed,
+            shared_secret: None,
+            default_room_version: RoomVersionId::V11,
+            public_base_url: None,
+            support: Support::default(),
+            access_token_ms: ACCESS_TOKEN_MS,
+            cheap_password_hash: false,
+            presence: false,
+            rate_limits: Some(RateLimits::default()),
+            media: MediaOptions::default(),
+        }
+    }
 }
 
 /// Who may make an account.
@@ -52,9 +81,29 @@ pub enum Registration {
     /// Only the administrator.
     Closed,
     /// Whoever has one of these registration tokens.
-    Token(Vec<String>),
+    Token(Vec<Secret>),
     /// Anyone: for conformance suites only.
     Open,
+}
+
+/// Whom to ask for help.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Support {
+    /// People.
+    pub contacts: Vec<Contact>,
+    /// The URL of a page with help.
+    pub page: Option<String>,
+}
+
+/// A person to ask for help.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contact {
+    /// What for, e.g. `m.role.admin`.
+    pub role: String,
+    /// Their Matrix ID.
+    pub matrix_id: Option<String>,
+    /// Their e-mail address.
+    pub email_address: Option<String>,
 }
 
 impl House {

@@ -10,24 +10,31 @@ mod doors;
 pub mod event_filter;
 mod house;
 pub mod keys;
+pub mod limits;
 pub mod media;
 pub mod personal;
 pub mod reading;
+mod recent;
 pub mod rooms;
 #[cfg(test)]
 mod scenario;
+mod secret;
 pub mod sync;
 
 use std::sync::Arc;
 
 pub use appliance_ledger::{Direction, Ledger};
 pub use doors::Doors;
-pub use house::{House, Options, Registration};
+pub use house::{Contact, House, Options, Registration, Support};
+pub use limits::{Limit, Limits, Rate, RateLimits, Whose};
+pub use secret::Secret;
 
 /// Everything the outside may ask for.
 pub struct Services {
     /// What all share.
     pub house: Arc<House>,
+    /// How often things may be done.
+    pub limits: Arc<Limits>,
     /// Accounts, sessions, devices.
     pub accounts: Arc<accounts::Accounts>,
     /// End-to-end encryption: keys and messages between devices.
@@ -48,8 +55,12 @@ impl Services {
     /// Wires the services to a house.
     pub fn new(house: Arc<House>, waiters: Arc<sync::Waiters>) -> Self {
         waiters.start_at(house.ledger.position());
+        let limits = Limits::new(house.options.rate_limits.clone(), house.clock.clone());
+        let limits = Arc::new(limits);
         let rooms = Arc::new(rooms::Rooms::new(house.clone()));
-        let accounts = Arc::new(accounts::Accounts::new(house.clone()));
+        let keys = Arc::new(keys::Keys::new(house.clone()));
+        let accounts =
+            Arc::new(accounts::Accounts::new(house.clone(), limits.clone(), keys.clone()));
         let personal = Arc::new(personal::Personal::new(house.clone(), rooms.clone()));
         let reading = Arc::new(reading::Reading::new(
             house.clone(),
@@ -57,7 +68,6 @@ impl Services {
             rooms.clone(),
             personal.clone(),
         ));
-        let keys = Arc::new(keys::Keys::new(house.clone()));
         let parts = sync::Parts {
             keys: keys.clone(),
             waiters,
@@ -69,6 +79,7 @@ impl Services {
         Self {
             sync: sync::Sync::new(house.clone(), parts),
             media: media::Media::new(house.clone(), rooms.clone()),
+            limits,
             accounts,
             rooms,
             personal,

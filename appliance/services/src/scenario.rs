@@ -25,7 +25,6 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::accounts::{NewAccount, NewSession};
-use crate::media::MediaOptions;
 use crate::rooms::Move;
 use crate::sync::Waiters;
 use crate::{House, Options, Registration, Services};
@@ -177,11 +176,10 @@ impl Ward {
             options: Options {
                 registration: Registration::Open,
                 default_room_version: keys.room_version.clone(),
-                public_base_url: None,
                 cheap_password_hash: true,
                 presence: true,
-                rate_limits: false,
-                media: MediaOptions::default(),
+                rate_limits: None,
+                ..Options::default()
             },
         });
         let services = Arc::new(Services::new(house, waiters));

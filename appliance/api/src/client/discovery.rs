@@ -1,17 +1,160 @@
-//! What this server speaks.
+//! What this server speaks, where it is, whom to ask for help.
 
 use appliance_model::Error;
-use appliance_model::ruma::api::client::discovery::get_supported_versions as versions;
+use appliance_model::ruma::api::client::discovery::{
+    discover_homeserver, discover_support, get_supported_versions as versions,
+};
+use appliance_services::House;
+use axum::response::Response;
+use http::StatusCode;
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value, json};
 
-use crate::route::{Routes, Visit};
+use crate::form::Form;
+use crate::route::{Routes, Visit, json_response};
 
 pub(crate) fn add(routes: &mut Routes) {
     routes.serve(get_versions);
+    routes.serve_form::<discover_homeserver::Request, IgnoredAny, _, _>(get_client_well_known);
+    routes.serve_form::<discover_support::Request, IgnoredAny, _, _>(get_support);
 }
 
 /// `GET /versions`: every version whose required endpoints exist. Clients look for literal old ones
-/// and refuse the server without them.
+/// and refuse the server without them. An unstable feature is named only when all of it is there:
+/// clients switch on what is named.
 async fn get_versions(_: Visit<versions::Request>) -> Result<versions::Response, Error> {
     let versions = (1..=19).map(|minor| format!("v1.{minor}")).collect();
     Ok(versions::Response::new(versions))
+}
+
+/// "404: No server discovery information available."
+async fn get_client_well_known(visit: Visit<Form<IgnoredAny>>) -> Result<Response, Error> {
+    let nothing = || Error::not_found("This server says nothing about where it is.");
+    let answer = client_well_known(&visit.services.house).ok_or_else(nothing)?;
+    Ok(json_response(StatusCode::OK, answer.to_string()))
+}
+
+/// Where clients reach this server, if it was told.
+pub(crate) fn client_well_known(house: &House) -> Option<Value> {
+    let base_url = house.options.public_base_url.as_ref()?;
+    Some(json!({ "m.homeserver": { "base_url": base_url } }))
+}
+
+/// "At least one of `contacts` or `support_page` is required. If only `contacts` is set, it must
+/// contain at least one item."
+async fn get_support(visit: Visit<Form<IgnoredAny>>) -> Result<Response, Error> {
+    let support = &visit.services.house.options.support;
+    let mut answer = Map::new();
+    if !support.contacts.is_empty() {
+        let contacts = support.contacts.iter().map(|contact| {
+            let mut shown = Map::new();
+            shown.insert("role".to_owned(), contact.role.as_str().into());
+            let ids =
+                [("matrix_id", &contact.matrix_id), ("email_address", &contact.email_address)];
+            for (name, id) in ids {
+                if let Some(id) = id {
+                    shown.insert(name.to_owned(), id.as_str().into());
+                }
+            }
+            Value::Object(shown)
+        });
+        answer.insert("contacts".to_owned(), contacts.collect());
+    }
+    if let Some(page) = &support.page {
+        answer.insert("support_page".to_owned(), page.as_str().into());
+    }
+    if answer.is_empty() {
+        return Err(Error::not_found("This server names nobody to ask for help."));
+    }
+    Ok(json_response(StatusCode::OK, Value::Object(answer).to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use appliance_services::{Contact, Options, Support};
+    use serde_json::json;
+
+    use crate::scenario::{Desk, open_house};
+
+    /// Element Web wants one of v1.1 to v1.13 literally, Nheko one of v1.1 to v1.10, Cinny v1.11.
+    #[tokio::test]
+    async fn every_version_is_named() {
+        let desk = Desk::new().await;
+        let answer = desk.get("/versions", "").await.ok();
+        let versions = answer["versions"].as_array().unwrap();
+        for minor in 1..=19 {
+            assert!(versions.contains(&json!(format!("v1.{minor}"))), "v1.{minor}");
+        }
+        let token = desk.sign_up("nurse").await;
+        desk.get("/versions", &token).await.ok();
+        assert_eq!(desk.get("/versions", "guess").await.error(), (401, "M_UNKNOWN_TOKEN"));
+    }
+
+    #[tokio::test]
+    async fn nothing_to_say_is_not_found() {
+        let desk = Desk::new().await;
+        for path in ["/.well-known/matrix/client", "/.well-known/matrix/support"] {
+            let answer = desk.get(path, "").await;
+            assert_eq!(answer.error(), (404, "M_NOT_FOUND"), "{path}");
+            assert_eq!(answer.headers["access-control-allow-origin"], "*", "for web clients");
+        }
+    }
+
+    #[tokio::test]
+    async fn help_has_a_name() {
+        let contact = Contact {
+            role: "m.role.admin".to_owned(),
+            matrix_id: Some("@it:hospital.example".to_owned()),
+            email_address: None,
+        };
+        let page = Some("https://intranet.hospital.example/help".to_owned());
+        let support = Support { contacts: vec![contact], page };
+        let desk = Desk::with(Options { support, ..open_house() }).await;
+        assert_eq!(
+            desk.get("/.well-known/matrix/support", "").await.ok(),
+            json!({
+                "contacts": [{ "role": "m.role.admin", "matrix_id": "@it:hospital.example" }],
+                "support_page": "https://intranet.hospital.example/help",
+            })
+        );
+    }
+
+    /// "404 M_UNRECOGNIZED … unknown endpoint, 405 M_UNRECOGNIZED … known endpoint with an
+    /// unsupported method". Element shows a warning if OAuth metadata fails in any other way.
+    #[tokio::test]
+    async fn what_is_not_there_is_unrecognized() {
+        let desk = Desk::new().await;
+        let token = desk.sign_up("nurse").await;
+        for path in [
+            "/v1/auth_metadata",
+            "/unstable/org.matrix.msc2965/auth_metadata",
+            "/v3/nothing",
+            "/v3/login/",
+            "/v99/login",
+            "/_matrix/nothing",
+            "/_matrix/federation/v9/nothing",
+            "/_synapse/admin/v1/nothing",
+        ] {
+            for method in ["GET", "POST", "PUT", "DELETE"] {
+                let answer = desk.call(method, path, &token, json!({})).await;
+                assert_eq!(answer.error(), (404, "M_UNRECOGNIZED"), "{method} {path}");
+                assert_eq!(answer.headers["access-control-allow-origin"], "*");
+            }
+        }
+        let get_token = desk.post("/v1/login/get_token", &token, json!({})).await;
+        assert_eq!(get_token.error(), (404, "M_UNRECOGNIZED"));
+        for (method, path) in [
+            ("PUT", "/v3/login"),
+            ("GET", "/v3/register"),
+            ("DELETE", "/versions"),
+            ("PATCH", "/v3/devices"),
+        ] {
+            let answer = desk.call(method, path, &token, json!({})).await;
+            assert_eq!(answer.error(), (405, "M_UNRECOGNIZED"), "{method} {path}");
+        }
+        let head = desk.call("HEAD", "/versions", "", json!(null)).await;
+        assert_eq!((head.status, head.json), (200, json!(null)));
+        let preflight = desk.call("OPTIONS", "/v3/devices", "", json!(null)).await;
+        assert_eq!(preflight.status, 200, "without authentication");
+    }
 }

@@ -2,6 +2,8 @@
 
 mod account;
 mod aliases;
+mod capabilities;
+mod devices;
 mod discovery;
 mod keys;
 mod media;
@@ -11,7 +13,9 @@ mod push_rules;
 mod reading;
 mod redact;
 mod rooms;
+mod session;
 mod sync;
+mod threepid;
 mod to_device;
 
 use crate::route::Routes;
@@ -19,8 +23,12 @@ use crate::route::Routes;
 /// Adds all of it.
 pub(crate) fn add(routes: &mut Routes) {
     discovery::add(routes);
+    capabilities::add(routes);
     account::add(routes);
     aliases::add(routes);
+    session::add(routes);
+    devices::add(routes);
+    threepid::add(routes);
     personal::add(routes);
     push_rules::add(routes);
     reading::add(routes);

@@ -18,6 +18,7 @@ impl Admin {
             localpart: Some(localpart),
             password: Some(password.reveal().to_owned()),
             administrator,
+            ..NewAccount::default()
         };
         let (user_id, _) = self.house.services.accounts.create_account(new, None).await?;
         Ok(json!({ "user_id": user_id, "administrator": administrator }))

@@ -1,11 +1,28 @@
 //! From an access token to the caller.
 
-use appliance_ledger::keyspaces::{ACCOUNTS, TOKENS};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use appliance_ledger::Digest;
+use appliance_ledger::keyspaces::{ACCOUNTS, DEVICES, TOKENS};
+use appliance_ledger::rows::TokenRow;
 use appliance_model::{Caller, DeviceNid, Error, Kind, Role, UserNid};
+use appliance_rules::Permit;
 
 use super::Accounts;
 
 impl Accounts {
+    /// Lets somebody in who shows this access token, and remembers that they were here.
+    ///
+    /// # Errors
+    ///
+    /// As [`Accounts::authenticate`].
+    pub async fn admit(&self, token: &str, address: Option<IpAddr>) -> Result<Caller, Error> {
+        let caller = self.authenticate(token).await?;
+        self.note_seen(&caller, address, self.house.clock.now_ms());
+        Ok(caller)
+    }
+
     /// Who shows this access token.
     ///
     /// # Errors
@@ -13,38 +30,81 @@ impl Accounts {
     /// [`Kind::UnknownToken`] if nobody (any more).
     pub async fn authenticate(&self, token: &str) -> Result<Caller, Error> {
         let digest = self.token_digest(token);
-        if let Some(caller) = self.callers.get(&digest) {
-            return Ok(caller);
-        }
+        let now_ms = self.house.clock.now_ms();
+        let caller = match self.callers.get(&digest, now_ms) {
+            Some(caller) => caller,
+            None => self.look_up(digest, now_ms).await?,
+        };
+        Ok(Arc::unwrap_or_clone(caller))
+    }
+
+    async fn look_up(&self, digest: Digest, now_ms: u64) -> Result<Arc<Caller>, Error> {
+        let ticket = self.callers.ticket();
         let ledger = &self.house.ledger;
-        let row = ledger.get(&TOKENS, &digest).await?.ok_or_else(unknown_token)?;
-        if row.expires_ms.is_some_and(|expires_ms| expires_ms <= self.house.clock.now_ms()) {
-            return Err(Error::new(
-                Kind::UnknownToken { soft_logout: true },
-                "This access token has expired. Renew it with the refresh token.",
-            ));
-        }
-        let user = UserNid(row.user);
+        let token = ledger.get(&TOKENS, &digest).await?.ok_or_else(unknown_token)?;
+        let user = UserNid(token.user);
         let account = ledger.get(&ACCOUNTS, &user).await?.ok_or_else(unknown_token)?;
         if account.deactivated {
             return Err(unknown_token());
         }
-        let caller = Caller {
+        if token.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms) {
+            return Err(self.expired(user, &token).await);
+        }
+        let caller = Arc::new(Caller {
             user_id: ledger.user_id(user).await?,
             user,
-            device_id: row.device_id.into(),
-            device: DeviceNid(row.device),
+            device_id: token.device_id.as_str().into(),
+            device: DeviceNid(token.device),
             role: if account.administrator { Role::Administrator } else { Role::User },
-        };
-        if row.expires_ms.is_none() {
-            self.callers.insert(digest, caller.clone());
+        });
+        if token.unused == Some(true) {
+            if let Err(error) = self.first_use(digest).await {
+                // A full disk must not keep people from reading. The next request tries again.
+                tracing::warn!(kind = "session.first_use", %error, "old tokens live on");
+            }
+        } else {
+            self.callers.remember(ticket, digest, caller.clone(), token.expires_ms);
         }
         Ok(caller)
     }
 
-    /// The key under which a token is kept. The token itself is nowhere in the store.
-    pub(crate) fn token_digest(&self, token: &str) -> appliance_ledger::Digest {
-        self.house.ledger.digest(&[b"token", token.as_bytes()])
+    /// "The old refresh token remains valid until the new access token or refresh token is used"
+    /// ([spec]): now is that time.
+    ///
+    /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3refresh
+    async fn first_use(&self, digest: Digest) -> Result<(), Error> {
+        let ledger = &self.house.ledger;
+        let Some(token) = ledger.get(&TOKENS, &digest).await? else { return Ok(()) };
+        let inside = self.doors.enter(token.user).await;
+        let Some(token) = ledger.get(&TOKENS, &digest).await? else { return Ok(()) };
+        let key = (UserNid(token.user), token.device_id.clone());
+        let device = ledger.get(&DEVICES, &key).await?;
+        let (Some(mut device), Some(true)) = (device, token.unused) else { return Ok(()) };
+        let mut commit = ledger.begin(Permit::housekeeping());
+        // One that was itself replaced before anybody used it ends nothing.
+        if device.token == digest {
+            self.end_tokens_before(&mut device, &mut commit);
+            commit.put(&DEVICES, &key, &device);
+        }
+        commit.put(&TOKENS, &digest, &TokenRow { unused: None, ..token });
+        commit.hold(inside);
+        ledger.commit(commit).await.map(drop)
+    }
+
+    /// "soft_logout: true" says that the client may keep its data and "obtain a new access token"
+    /// ([spec]); that is so as long as the session has a refresh token.
+    ///
+    /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#soft-logout
+    async fn expired(&self, user: UserNid, token: &TokenRow) -> Error {
+        let key = (user, token.device_id.clone());
+        match self.house.ledger.get(&DEVICES, &key).await {
+            Ok(Some(device)) if device.refresh.is_some() => Error::new(
+                Kind::UnknownToken { soft_logout: true },
+                "This access token has expired. Renew it with the refresh token.",
+            ),
+            Ok(_) => unknown_token(),
+            Err(error) => error,
+        }
     }
 }
 
@@ -52,7 +112,7 @@ impl Accounts {
 /// so that the client removes what it kept.
 ///
 /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#using-access-tokens
-fn unknown_token() -> Error {
+pub(super) fn unknown_token() -> Error {
     Error::new(
         Kind::UnknownToken { soft_logout: false },
         "This access token is not valid (any more). Sign in again.",

@@ -1,41 +1,80 @@
 //! Accounts, sessions and devices.
+//!
+//! A session is a device and the tokens that open it. Tokens are kept as keyed digests only; what a
+//! token stands for is cached ([`callers`]), and the cache is emptied by the commit that ends the
+//! session, before anybody hears that it ended.
 
 mod administer;
 mod authenticate;
+mod callers;
+mod change_password;
+mod deactivate;
+mod devices;
+mod last_seen;
+mod login;
+mod logout;
 mod password;
+mod refresh;
 mod register;
 mod session;
+mod uia;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+
+use appliance_ledger::Digest;
+use appliance_model::DeviceNid;
+use tokio::sync::Semaphore;
 
 pub use administer::AccountSummary;
+pub use devices::Device;
+pub use login::Login;
 pub use register::NewAccount;
 pub use session::{NewSession, Session};
+pub use uia::{Attempt, Flows, OWN_PASSWORD, Proof, Stage};
 
 use crate::doors::Doors;
 use crate::house::House;
+use crate::keys::Keys;
+use crate::limits::Limits;
+use crate::recent::Recent;
 
 /// The accounts of the house.
 pub struct Accounts {
     pub(crate) house: Arc<House>,
+    /// One writer at a time inside an account; door 0 is that of names nobody has yet.
     pub(crate) doors: Doors,
-    hashing: Arc<tokio::sync::Semaphore>,
-    callers: quick_cache::sync::Cache<appliance_ledger::Digest, appliance_model::Caller>,
+    limits: Arc<Limits>,
+    keys: Arc<Keys>,
+    hashing: Arc<Semaphore>,
+    hash_queue: Arc<Semaphore>,
+    callers: Arc<callers::Callers>,
+    uia: Mutex<Recent<String, uia::UiaSession>>,
+    seen: Mutex<Recent<DeviceNid, last_seen::Seen>>,
 }
 
 /// Hashing a password takes 19 MiB and a core for tens of milliseconds: more at once would let
 /// strangers fill the memory.
 const HASHES_AT_ONCE_MAX: usize = 2;
-/// Signed-in devices kept in memory, about 200 bytes each.
-const CALLERS_CACHED_MAX: usize = 8_000;
+/// Beyond this many waiting, the last would wait longer than its client does.
+const HASHES_WAITING_MAX: usize = 256;
 
 impl Accounts {
-    pub(crate) fn new(house: Arc<House>) -> Self {
+    pub(crate) fn new(house: Arc<House>, limits: Arc<Limits>, keys: Arc<Keys>) -> Self {
         Self {
             house,
             doors: Doors::default(),
-            hashing: Arc::new(tokio::sync::Semaphore::new(HASHES_AT_ONCE_MAX)),
-            callers: quick_cache::sync::Cache::new(CALLERS_CACHED_MAX),
+            limits,
+            keys,
+            hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX)),
+            hash_queue: Arc::new(Semaphore::new(HASHES_WAITING_MAX)),
+            callers: Arc::default(),
+            uia: Mutex::new(Recent::new(uia::SESSIONS_MAX)),
+            seen: Mutex::new(Recent::new(last_seen::DEVICES_MAX)),
         }
+    }
+
+    /// The key under which a token is kept. The token itself is nowhere in the store.
+    pub(crate) fn token_digest(&self, token: &str) -> Digest {
+        self.house.ledger.digest(&[b"token", token.as_bytes()])
     }
 }

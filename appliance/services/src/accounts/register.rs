@@ -1,25 +1,128 @@
 //! Making an account.
 
+use std::net::IpAddr;
+
 use appliance_ledger::keyspaces::ACCOUNTS;
 use appliance_ledger::rows::AccountRow;
 use appliance_model::ruma::{OwnedUserId, UserId};
 use appliance_model::{Error, Kind};
 use appliance_rules::Permit;
 
-use super::{Accounts, NewSession, Session};
+use super::{Accounts, Flows, NewSession, Proof, Session, Stage};
+use crate::house::Registration;
+use crate::limits::{Limit, Whose};
 
 /// What is known of a new account.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct NewAccount {
     /// The local part of the user ID; a random one if none is given.
     pub localpart: Option<String>,
     /// The password, if it is to be opened by one.
     pub password: Option<String>,
+    /// The global display name; the local part if none is given.
+    pub displayname: Option<String>,
     /// May use the administration endpoints.
     pub administrator: bool,
 }
 
+impl std::fmt::Debug for NewAccount {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { localpart, administrator, .. } = self;
+        f.debug_struct("NewAccount")
+            .field("localpart", localpart)
+            .field("administrator", administrator)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Twelve letters: nobody guesses one, and nobody has one already.
+const RANDOM_LOCALPART_LENGTH: usize = 12;
+
 impl Accounts {
+    /// Somebody makes an account for themselves and, if asked, signs in.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Forbidden`] where only the administrator makes accounts, [`Kind::Uia`] until the
+    /// proof is complete, and those of [`Accounts::create_account`].
+    pub async fn register(
+        &self,
+        new: NewAccount,
+        session: Option<NewSession>,
+        proof: Proof,
+    ) -> Result<(OwnedUserId, Option<Session>), Error> {
+        let flows = self.registration_flows()?;
+        let address = proof.address;
+        self.limits.check(Limit::Registration, Whose::Address(address))?;
+        // "Homeservers MUST perform the relevant checks and return these codes before performing
+        // User-Interactive Authentication" ([spec]).
+        //
+        // [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3register
+        if let Some(localpart) = &new.localpart {
+            self.check_free(&self.new_user_id(Some(localpart))?).await?;
+        }
+        // Clients ask for the flows with an empty body first. There is no account yet whose owner
+        // could be made to agree to something else, so any request to register is the same one.
+        let proof = Proof { operation: self.operation(&[b"register"]), ..proof };
+        self.require(None, flows, proof).await?;
+        if new.password.is_none() {
+            return Err(Error::new(Kind::MissingParam, "Choose a password for the account."));
+        }
+        self.limits.take(Limit::Registration, Whose::Address(address))?;
+        self.create_account(new, session).await
+    }
+
+    /// What somebody hears who asks for a guest account: this server has none.
+    pub fn refuse_guest(&self) -> Error {
+        Error::new(Kind::GuestsForbidden, "This server has no guest accounts.")
+    }
+
+    /// Whether somebody could register under this name now.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::UserInUse`], [`Kind::InvalidUsername`]; [`Kind::Forbidden`] where nobody can
+    /// register, so that strangers do not learn who works here.
+    pub async fn is_available(
+        &self,
+        localpart: &str,
+        address: Option<IpAddr>,
+    ) -> Result<(), Error> {
+        self.registration_flows()?;
+        self.limits.take(Limit::Login, Whose::Address(address))?;
+        self.check_free(&self.new_user_id(Some(localpart))?).await
+    }
+
+    /// Whether a registration token opens registration now. "Servers should be sure to rate limit
+    /// this endpoint to avoid brute force attacks": wrong ones count as registrations.
+    ///
+    /// # Errors
+    ///
+    /// "The homeserver does not permit registration": [`Kind::Forbidden`]; [`Kind::Limited`].
+    pub fn is_registration_token(
+        &self,
+        token: &str,
+        address: Option<IpAddr>,
+    ) -> Result<bool, Error> {
+        self.registration_flows()?;
+        self.limits.check(Limit::Registration, Whose::Address(address))?;
+        let valid = self.has_registration_token(token);
+        if !valid {
+            self.limits.take(Limit::Registration, Whose::Address(address))?;
+        }
+        Ok(valid)
+    }
+
+    fn registration_flows(&self) -> Result<Flows, Error> {
+        match &self.house.options.registration {
+            Registration::Closed => {
+                Err(Error::forbidden("Accounts on this server are made by its administrator."))
+            }
+            Registration::Token(_) => Ok(&[&[Stage::RegistrationToken]]),
+            Registration::Open => Ok(&[&[Stage::Dummy]]),
+        }
+    }
+
     /// Makes an account and, if asked, a first session.
     ///
     /// # Errors
@@ -30,26 +133,34 @@ impl Accounts {
         new: NewAccount,
         session: Option<NewSession>,
     ) -> Result<(OwnedUserId, Option<Session>), Error> {
+        let user_id = self.new_user_id(new.localpart.as_deref())?;
+        let permit = Permit::own("account.created", &user_id, &user_id);
+        self.make_account(user_id, new, session, permit).await
+    }
+
+    pub(super) async fn make_account(
+        &self,
+        user_id: OwnedUserId,
+        new: NewAccount,
+        session: Option<NewSession>,
+        permit: Permit,
+    ) -> Result<(OwnedUserId, Option<Session>), Error> {
         let ledger = &self.house.ledger;
-        let user_id = self.new_user_id(new.localpart)?;
         let password_hash = match new.password {
             Some(password) => Some(self.hash_password(password).await?),
             None => None,
         };
         // All registrations share one door: two people asking for one name meet here.
-        let _inside = self.doors.enter(0).await;
-        if let Some(user) = ledger.user(&user_id).await?
-            && ledger.get(&ACCOUNTS, &user).await?.is_some()
-        {
-            return Err(Error::new(Kind::UserInUse, "This user name is taken."));
-        }
-        let mut commit = ledger.begin(Permit::own("account.created", &user_id, &user_id));
+        let inside = self.doors.enter(0).await;
+        self.check_free(&user_id).await?;
+        let mut commit = ledger.begin(permit);
         let user = ledger.user_in(&user_id, &mut commit).await?;
+        let displayname = new.displayname.unwrap_or_else(|| user_id.localpart().to_owned());
         let account = AccountRow {
             password_hash,
             administrator: new.administrator,
             created_ms: self.house.clock.now_ms(),
-            displayname: Some(user_id.localpart().to_owned()),
+            displayname: Some(displayname),
             ..AccountRow::default()
         };
         commit.put(&ACCOUNTS, &user, &account);
@@ -57,22 +168,39 @@ impl Accounts {
             Some(new) => Some(self.open_session((user, user_id.clone()), new, &mut commit).await?),
             None => None,
         };
+        commit.hold(inside);
         ledger.commit(commit).await?;
         Ok((user_id, session))
+    }
+
+    /// A name is free that nobody has and nobody had: "all ability for the user to login again" is
+    /// gone with a deactivation, and nobody else takes the name over.
+    async fn check_free(&self, user_id: &UserId) -> Result<(), Error> {
+        let ledger = &self.house.ledger;
+        if let Some(user) = ledger.user(user_id).await?
+            && ledger.get(&ACCOUNTS, &user).await?.is_some()
+        {
+            return Err(Error::new(Kind::UserInUse, "This user name is taken."));
+        }
+        Ok(())
     }
 
     /// "Localparts … `a-z0-9._=-/+`" ([user identifiers]); upper case is folded, as people type it.
     ///
     /// [user identifiers]: https://spec.matrix.org/v1.19/appendices/#user-identifiers
-    fn new_user_id(&self, localpart: Option<String>) -> Result<OwnedUserId, Error> {
-        let localpart = localpart.unwrap_or_else(|| self.house.dice.letters(12)).to_lowercase();
+    pub(super) fn new_user_id(&self, localpart: Option<&str>) -> Result<OwnedUserId, Error> {
         let invalid = || {
             Error::new(
                 Kind::InvalidUsername,
                 "A user name consists of the letters a to z, digits and . _ = - / +",
             )
         };
-        if localpart.is_empty() {
+        let localpart = match localpart {
+            Some(localpart) => localpart.to_ascii_lowercase(),
+            None => self.house.dice.letters(RANDOM_LOCALPART_LENGTH).to_ascii_lowercase(),
+        };
+        let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'=' | b'-' | b'/' | b'+');
+        if localpart.is_empty() || !localpart.bytes().all(allowed) {
             return Err(invalid());
         }
         let user_id = UserId::parse_with_server_name(localpart, &self.house.server_name)

@@ -84,6 +84,7 @@ impl Logins {
                 localpart: Some(login.localpart),
                 password: Some(login.password),
                 administrator: login.role == "administrator",
+                ..NewAccount::default()
             };
             match house.services.accounts.create_account(new, None).await {
                 Ok(_) => {}

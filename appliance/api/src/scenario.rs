@@ -1,0 +1,227 @@
+//! A front desk to ring at: the whole API on one router, the memory engine below, a clock that
+//! stands still until moved, seeded dice.
+
+#![cfg(test)]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use appliance_engine::Memory;
+use appliance_ledger::{Blobs, Openers, SecretKey};
+use appliance_model::ruma::signatures::Ed25519KeyPair;
+use appliance_model::ruma::{MilliSecondsSinceUnixEpoch, OwnedServerName, UInt};
+use appliance_model::{Clock, Dice};
+use appliance_services::sync::Waiters;
+use appliance_services::{House, Options, Registration, Services};
+use axum::Router;
+use axum::body::Body;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Request};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tower::ServiceExt;
+
+use crate::ClientAddr;
+
+/// The server's name in every scene.
+pub const SERVER: &str = "hospital.example";
+
+/// A clock that moves when told.
+pub struct StillClock(AtomicU64);
+
+impl StillClock {
+    /// Lets `ms` milliseconds pass.
+    pub fn pass_ms(&self, ms: u64) {
+        self.0.fetch_add(ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for StillClock {
+    fn now(&self) -> MilliSecondsSinceUnixEpoch {
+        MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.0.load(Ordering::SeqCst)))
+    }
+}
+
+/// Dice that fall the same way every time. Not fit for anything but tests.
+struct SeededDice(AtomicU64);
+
+impl Dice for SeededDice {
+    fn fill(&self, bytes: &mut [u8]) {
+        for chunk in bytes.chunks_mut(8) {
+            // SplitMix64.
+            let mut mixed = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst);
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            chunk.copy_from_slice(&(mixed ^ (mixed >> 31)).to_be_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub json: Value,
+}
+
+impl Answer {
+    /// The errcode, empty if there is none.
+    pub fn errcode(&self) -> &str {
+        self.json["errcode"].as_str().unwrap_or_default()
+    }
+
+    /// Status and errcode.
+    pub fn error(&self) -> (u16, &str) {
+        (self.status, self.errcode())
+    }
+
+    /// A text of the answer.
+    pub fn text(&self, name: &str) -> String {
+        self.json[name].as_str().unwrap_or_else(|| panic!("no {name} in {self:?}")).to_owned()
+    }
+
+    /// The answer's JSON, which must be that of a success.
+    #[track_caller]
+    pub fn ok(self) -> Value {
+        assert_eq!(self.status, 200, "{}", self.json);
+        self.json
+    }
+}
+
+/// The desk.
+pub struct Desk {
+    pub services: Arc<Services>,
+    pub clock: Arc<StillClock>,
+    router: Router,
+    _folder: tempfile::TempDir,
+    /// The lane lives as long as the desk.
+    _lane: JoinSet<()>,
+}
+
+/// What the operator of most scenes chose.
+pub fn open_house() -> Options {
+    Options {
+        registration: Registration::Open,
+        cheap_password_hash: true,
+        rate_limits: None,
+        ..Options::default()
+    }
+}
+
+impl Desk {
+    /// A desk where everybody may sign up.
+    pub async fn new() -> Self {
+        Self::with(open_house()).await
+    }
+
+    /// A desk of an operator who chose otherwise.
+    pub async fn with(options: Options) -> Self {
+        let dice = Arc::new(SeededDice(AtomicU64::new(1)));
+        let clock = Arc::new(StillClock(AtomicU64::new(1_700_000_000_000)));
+        let waiters = Arc::new(Waiters::default());
+        let master = SecretKey::random(&*dice);
+        let openers = Openers {
+            server_name: SERVER,
+            master_key: &master,
+            clock: clock.clone(),
+            dice: dice.clone(),
+            observer: waiters.clone(),
+            folder: None,
+        };
+        let opened = appliance_ledger::open(Arc::new(Memory::new()), openers).await;
+        let (ledger, lane) = opened.unwrap();
+        let mut running = JoinSet::new();
+        running.spawn(async move { lane.run().await.unwrap() });
+        let key = Ed25519KeyPair::generate();
+        let folder = tempfile::tempdir().unwrap();
+        let house = Arc::new(House {
+            ledger,
+            blobs: Blobs::open(folder.path(), &master, dice.clone()).unwrap(),
+            clock: clock.clone(),
+            dice,
+            server_name: OwnedServerName::try_from(SERVER).unwrap(),
+            signing_key: Ed25519KeyPair::from_der(&key, "a_1".to_owned()).unwrap(),
+            options,
+        });
+        let services = Arc::new(Services::new(house, waiters));
+        let (router, _) = crate::router(services.clone());
+        Self { services, clock, router, _folder: folder, _lane: running }
+    }
+
+    /// Rings. `path` is what follows `/_matrix/client`, or a whole path.
+    pub async fn call(&self, method: &str, path: &str, token: &str, body: Value) -> Answer {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.call_raw(method, path, token, body).await
+    }
+
+    /// Rings with a body that may be anything.
+    pub async fn call_raw(&self, method: &str, path: &str, token: &str, body: String) -> Answer {
+        let path = match path {
+            whole if whole.starts_with("/_") || whole.starts_with("/.") => whole.to_owned(),
+            rest => format!("/_matrix/client{rest}"),
+        };
+        let mut request = Request::builder().method(method).uri(path);
+        if !token.is_empty() {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let address = ClientAddr(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)));
+        let request = request.extension(address).body(Body::from(body)).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Answer { status: parts.status.as_u16(), headers: parts.headers, json }
+    }
+
+    pub async fn get(&self, path: &str, token: &str) -> Answer {
+        self.call("GET", path, token, Value::Null).await
+    }
+
+    pub async fn post(&self, path: &str, token: &str, body: Value) -> Answer {
+        self.call("POST", path, token, body).await
+    }
+
+    /// Signs somebody up whose password is their name, on a device `PHONE`; returns the token.
+    pub async fn sign_up(&self, name: &str) -> String {
+        let body = json!({
+            "username": name, "password": name, "device_id": "PHONE",
+            "auth": { "type": "m.login.dummy" },
+        });
+        self.post("/v3/register", "", body).await.ok()["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// Signs somebody in on another device; returns the token.
+    pub async fn sign_in(&self, name: &str, device_id: &str) -> String {
+        let body = login_body(name, json!({ "device_id": device_id }));
+        self.post("/v3/login", "", body).await.ok()["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// Whether a token still opens the door.
+    pub async fn is_in(&self, token: &str) -> bool {
+        self.get("/v3/account/whoami", token).await.status == 200
+    }
+}
+
+/// A login with the password of [`Desk::sign_up`], and more.
+pub fn login_body(name: &str, more: Value) -> Value {
+    let mut body = json!({
+        "type": "m.login.password",
+        "identifier": { "type": "m.id.user", "user": name },
+        "password": name,
+    });
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+/// The `auth` of somebody of [`Desk::sign_up`].
+pub fn own_password(name: &str, session: &str) -> Value {
+    json!({
+        "type": "m.login.password",
+        "identifier": { "type": "m.id.user", "user": name },
+        "password": name,
+        "session": session,
+    })
+}

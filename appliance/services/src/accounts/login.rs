@@ -1,0 +1,112 @@
+//! Signing in with a password.
+
+use std::net::IpAddr;
+
+use appliance_ledger::keyspaces::ACCOUNTS;
+use appliance_model::ruma::{OwnedUserId, UserId};
+use appliance_model::{Error, UserNid};
+use appliance_rules::Permit;
+
+use super::{Accounts, NewSession, Session};
+use crate::limits::{Limit, Whose};
+
+/// What somebody shows who wants to sign in.
+pub struct Login {
+    /// The local part or the whole user ID, as typed.
+    pub user: String,
+    /// The password.
+    pub password: String,
+    /// The session they want.
+    pub session: NewSession,
+    /// Where from.
+    pub address: Option<IpAddr>,
+}
+
+impl Accounts {
+    /// Signs in with a password.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::Forbidden`] if user or password are wrong or the account is
+    /// deactivated: which of these is not said, and all of them take the same time.
+    /// [`appliance_model::Kind::Limited`] after too many attempts.
+    pub async fn login(&self, login: Login) -> Result<Session, Error> {
+        self.limits.take(Limit::Login, Whose::Address(login.address))?;
+        let user_id = self.local_user_id(&login.user).ok_or_else(wrong)?;
+        let user = self.check_password(&user_id, login.password, login.address).await?;
+
+        let inside = self.doors.enter(user.0).await;
+        let ledger = &self.house.ledger;
+        // It may have been deactivated while the password was hashed.
+        let account = ledger.get(&ACCOUNTS, &user).await?;
+        if account.is_none_or(|account| account.deactivated) {
+            return Err(wrong());
+        }
+        let mut commit = ledger.begin(Permit::own("session.opened", &user_id, &user_id));
+        let session = self.open_session((user, user_id), login.session, &mut commit).await?;
+        commit.hold(inside);
+        ledger.commit(commit).await?;
+        metrics::counter!("wardstone_logins_total").increment(1);
+        Ok(session)
+    }
+
+    /// Whose password this is.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::Forbidden`] if it is nobody's, or not that user's;
+    /// [`appliance_model::Kind::Limited`] after too many wrong ones.
+    pub(super) async fn check_password(
+        &self,
+        user_id: &UserId,
+        password: String,
+        address: Option<IpAddr>,
+    ) -> Result<UserNid, Error> {
+        let ledger = &self.house.ledger;
+        let here = self.guesser(user_id, Some(address));
+        let anywhere = self.guesser(user_id, None);
+        self.limits.check(Limit::FailedLogin, here)?;
+        self.limits.check(Limit::FailedLoginAnywhere, anywhere)?;
+        let user = ledger.user(user_id).await?;
+        let account = match user {
+            Some(user) => ledger.get(&ACCOUNTS, &user).await?,
+            None => None,
+        };
+        let usable = account.filter(|account| !account.deactivated);
+        let hash = usable.and_then(|account| account.password_hash);
+        let right = self.verify_password(password, hash).await?;
+        if let (Some(user), true) = (user, right) {
+            return Ok(user);
+        }
+        metrics::counter!("wardstone_wrong_passwords_total").increment(1);
+        // Many attempts at once may all have passed the check above: here each is counted.
+        self.limits.take(Limit::FailedLogin, here)?;
+        self.limits.take(Limit::FailedLoginAnywhere, anywhere)?;
+        Err(wrong())
+    }
+
+    /// The bucket of wrong passwords for a name, account or not.
+    fn guesser(&self, user_id: &UserId, address: Option<Option<IpAddr>>) -> Whose {
+        let from = address.map(|address| Whose::Address(address).to_string()).unwrap_or_default();
+        let parts: [&[u8]; 3] = [b"guess", user_id.as_bytes(), from.as_bytes()];
+        Whose::Name(self.house.ledger.digest(&parts))
+    }
+
+    /// The user of this server whom somebody means who types `typed`.
+    pub(super) fn local_user_id(&self, typed: &str) -> Option<OwnedUserId> {
+        // Local parts are lower case here; people type as they like.
+        let server = self.house.server_name.as_str();
+        let localpart = match typed.strip_prefix('@') {
+            Some(rest) => rest.split_once(':').filter(|(_, name)| *name == server)?.0,
+            None => typed,
+        };
+        let localpart = localpart.to_ascii_lowercase();
+        UserId::parse_with_server_name(localpart, &self.house.server_name)
+            .ok()
+            .filter(|user_id| self.house.is_ours(user_id))
+    }
+}
+
+fn wrong() -> Error {
+    Error::forbidden("The user name or the password is wrong.")
+}
