@@ -14,6 +14,9 @@ use appliance_services::media::MediaOptions;
 use appliance_services::sync::Waiters;
 use appliance_services::{Options, Rate, RateLimits, Registration, Secret, Services};
 use axum::Router;
+use axum::routing::get;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
 use tokio::sync::watch;
 
 pub use appliance_api::ClientAddr;
@@ -74,9 +77,17 @@ impl House {
         self.client.clone()
     }
 
-    /// What other servers see.
+    /// What other servers see: who this server is.
     pub fn federation(&self) -> Router {
-        Router::new()
+        let house = self.services.house.clone();
+        let own_keys = move || async move {
+            let json = [(CONTENT_TYPE, "application/json")];
+            match appliance_federation::own_keys::own_keys(&house) {
+                Ok(keys) => (StatusCode::OK, json, keys),
+                Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, json, "{}".to_owned()),
+            }
+        };
+        Router::new().route("/_matrix/key/v2/server", get(own_keys))
     }
 
     /// Whether requests can be answered now; the reason if not.
