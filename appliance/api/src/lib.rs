@@ -5,6 +5,8 @@
 mod client;
 mod cors;
 pub mod error;
+#[cfg(test)]
+mod every_route;
 mod form;
 mod json;
 mod route;
