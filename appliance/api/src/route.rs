@@ -125,7 +125,8 @@ impl Routes {
         }
     }
 
-    fn serve_at<R, F, Answer>(&mut self, path: &'static str, handler: F)
+    /// The same on a path that Ruma does not list.
+    pub fn serve_at<R, F, Answer>(&mut self, path: &'static str, handler: F)
     where
         R: IncomingRequest + Send + 'static,
         R::Authentication: Admission,
@@ -140,6 +141,44 @@ impl Routes {
             async move {
                 let answer = answer::<R, F, Answer>(services, params, request, handler).await;
                 Ok::<_, Infallible>(answer.unwrap_or_else(|error| refuse(&error)))
+            }
+        };
+        self.route(R::METHOD, path, R::Authentication::ACCESS, |filter| on(filter, endpoint));
+    }
+
+    /// Serves an endpoint of a Ruma request type whose answer is JSON that is written already: lists
+    /// of events, cut out of the store.
+    pub fn serve_json<R, F, Answer>(&mut self, handler: F)
+    where
+        R: IncomingRequest + Send + 'static,
+        R::Authentication: Admission,
+        R::PathBuilder: StablePaths,
+        F: Fn(Visit<R>) -> Answer + Clone + Send + Sync + 'static,
+        Answer: Future<Output = Result<String, Error>> + Send + 'static,
+    {
+        for path in R::PATH_BUILDER.served_paths() {
+            self.serve_json_at::<R, _, _>(path, handler.clone());
+        }
+    }
+
+    /// The same on a path that Ruma does not list.
+    pub fn serve_json_at<R, F, Answer>(&mut self, path: &'static str, handler: F)
+    where
+        R: IncomingRequest + Send + 'static,
+        R::Authentication: Admission,
+        F: Fn(Visit<R>) -> Answer + Clone + Send + Sync + 'static,
+        Answer: Future<Output = Result<String, Error>> + Send + 'static,
+    {
+        let endpoint = move |State(services): State<Arc<Services>>,
+                             params: RawPathParams,
+                             request: Request| {
+            let handler = handler.clone();
+            async move {
+                let answer = async {
+                    let visit = read_visit::<R>(services, params, request).await?;
+                    Ok(json_response(StatusCode::OK, handler(visit).await?))
+                };
+                Ok::<_, Infallible>(answer.await.unwrap_or_else(|error| refuse(&error)))
             }
         };
         self.route(R::METHOD, path, R::Authentication::ACCESS, |filter| on(filter, endpoint));
@@ -253,16 +292,34 @@ where
     F: Fn(Visit<R>) -> Answer,
     Answer: Future<Output = Result<R::OutgoingResponse, Error>>,
 {
+    let visit = read_visit::<R>(services, params, request).await?;
+    ruma_response(handler(visit).await?)
+}
+
+/// Who asks for what.
+async fn read_visit<R>(
+    services: Arc<Services>,
+    params: RawPathParams,
+    request: Request,
+) -> Result<Visit<R>, Error>
+where
+    R: IncomingRequest,
+    R::Authentication: Admission,
+{
     let (parts, body) = request.into_parts();
     let visitor = admit(&services, &parts, R::Authentication::ACCESS).await?;
-    let body = read_body(body, JSON_BODY_BYTES_MAX).await?;
+    let mut body = read_body(body, JSON_BODY_BYTES_MAX).await?;
+    // Clients leave the body out where all of it is optional. Ruma allows for that in most of its
+    // types, not in those it parses by hand.
+    if body.is_empty() && parts.method == Method::POST {
+        body = bytes::Bytes::from_static(b"{}");
+    }
     let params: Vec<&str> = params.iter().map(|(_, value)| value).collect();
     let address = parts.extensions.get::<ClientAddr>().copied();
     let headers = parts.headers.clone();
     let incoming = http::Request::from_parts(parts, body.as_ref());
     let request = R::try_from_http_request(incoming, &params).map_err(respond_to_bad_request)?;
-    let response = handler(Visit { services, visitor, address, headers, request }).await?;
-    ruma_response(response)
+    Ok(Visit { services, visitor, address, headers, request })
 }
 
 async fn answer_raw<F, Answer>(

@@ -12,8 +12,8 @@ use crate::rows::keys::{
 use crate::rows::media::{LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow};
 use crate::rows::{
     AccountDataRow, AccountRow, AliasRow, AuditRow, ChangedDataRow, DeviceRow, EventRow, FilterRow,
-    HeadRow, MembershipRow, MovedReceiptRow, ReceiptRow, RefreshRow, RoomRow, SeenRow, StateKeyRow,
-    StateNode, StoreRow, TimelineRow, TokenRow, TxnRow, UserRow,
+    HeadRow, MembershipRow, MovedReceiptRow, PublishedRow, ReceiptRow, RefreshRow, RoomRow,
+    SeenRow, StateKeyRow, StateNode, StoreRow, TimelineRow, TokenRow, TxnRow, UserRow,
 };
 
 /// The schema's version. Raised with every change that an older binary would not understand.
@@ -117,6 +117,10 @@ keyspaces! {
     USER_ROOMS b'w' (UserNid, RoomNid) => MembershipRow;
     /// Transaction IDs of sent events, by device and digest of path and ID.
     TXNS b'x' (DeviceNid, Digest) => TxnRow;
+    /// The same by the millisecond of their use, to be forgotten after a day.
+    TXN_TIMES b'y' (u64, DeviceNid, Digest) => ();
+    /// The rooms in the published directory.
+    PUBLISHED b'P' RoomNid => PublishedRow;
 
     /// Room aliases of this server.
     ALIASES b'#' Digest => AliasRow;

@@ -1,7 +1,7 @@
 //! The ledger as its users see it.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use appliance_engine::Engine;
 use appliance_model::{Error, Position};
@@ -158,6 +158,12 @@ impl Ledger {
     /// How often a row of an event was rewritten.
     pub(crate) fn rewrites(&self) -> &AtomicU64 {
         &self.0.rewrites
+    }
+
+    /// How often a row of an event was rewritten. What was read before this changed may be out of
+    /// date, and must not be kept in memory.
+    pub fn rewrite_count(&self) -> u64 {
+        self.rewrites().load(Ordering::SeqCst)
     }
 
     pub(crate) fn nodes_cache(&self) -> &Cache<u64, Arc<StateNode>> {

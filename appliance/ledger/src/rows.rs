@@ -273,6 +273,17 @@ pub struct AliasRow {
     pub creator: u64,
 }
 
+/// A room in the published directory.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct PublishedRow {
+    /// The user who published it.
+    #[n(0)]
+    pub by: u64,
+    /// Milliseconds since the Unix epoch.
+    #[n(1)]
+    pub at_ms: u64,
+}
+
 /// Spans as the row keeps them.
 pub fn spans_to_row(spans: &Spans) -> Vec<u32> {
     [

@@ -12,6 +12,7 @@ use appliance_model::ruma::{UserId, state_res};
 use appliance_model::{Pdu, StateKey};
 use serde_json::value::RawValue;
 
+use crate::plain_words::plain;
 use crate::{Denial, Permit};
 
 /// The state an event is judged on.
@@ -62,7 +63,7 @@ pub fn may_send(
             verb: "event.refused",
             who: event.sender.to_string(),
             object: format!("{} {}", event.room_id, event.kind),
-            why: why.into(),
+            why: plain(why),
         }),
     }
 }

@@ -4,13 +4,16 @@
 //! * [`permit`]: the receipts. Only this crate makes a [`Permit`]; only a permit opens a commit.
 //! * [`policy`]: how long uploaded files live, and what refers to them.
 //! * [`event_auth`]: Matrix' authorization rules on the named state.
+//! * [`restricted`]: rooms that members of other rooms may join.
 //! * [`visibility`]: who may see an event.
 //! * [`keys`]: encryption between devices.
 
 pub mod event_auth;
 pub mod keys;
 pub mod permit;
+mod plain_words;
 pub mod policy;
+pub mod restricted;
 pub mod visibility;
 
 pub use permit::{Audit, Denial, Permit};

@@ -20,12 +20,12 @@ use appliance_model::ruma::{
     MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId,
     UInt, UserId,
 };
-use appliance_model::{Caller, Clock, DeviceNid, Dice, Role, RoomNid};
+use appliance_model::{Caller, Clock, DeviceNid, Dice, Error, Role, RoomNid};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::accounts::{NewAccount, NewSession};
-use crate::rooms::Move;
+use crate::rooms::Removal;
 use crate::sync::Waiters;
 use crate::{House, Options, Registration, Services};
 
@@ -220,8 +220,45 @@ impl Ward {
 
     /// Changes a membership, which must succeed.
     pub async fn set(&self, by: &Caller, room: &RoomId, target: &UserId, to: MembershipState) {
-        let change = Move { target, to, reason: None };
-        self.services.rooms.move_member(by, room, change).await.unwrap();
+        self.try_set(by, room, target, to).await.unwrap();
+    }
+
+    /// Changes a membership through the endpoint that is made for it.
+    pub async fn try_set(
+        &self,
+        by: &Caller,
+        room: &RoomId,
+        target: &UserId,
+        to: MembershipState,
+    ) -> Result<(), Error> {
+        let rooms = &self.services.rooms;
+        let own = by.user_id == *target;
+        match to {
+            MembershipState::Invite => rooms.invite(by, room, target, None).await,
+            MembershipState::Join => rooms.join(by, room, None).await,
+            MembershipState::Knock => rooms.knock(by, room, None).await,
+            MembershipState::Leave if own => rooms.leave(by, room, None).await,
+            MembershipState::Leave => {
+                let now = self.membership(room, target).await;
+                let unban = now == Some(MembershipState::Ban);
+                let removal = if unban { Removal::Unban } else { Removal::Kick };
+                rooms.remove(by, room, (removal, target), None).await
+            }
+            _ => rooms.remove(by, room, (Removal::Ban, target), None).await,
+        }
+    }
+
+    /// The content of current state.
+    pub async fn current(&self, room: &RoomId, (kind, key): (&str, &str)) -> Value {
+        let room = self.services.rooms.enter(room).await.unwrap();
+        let event = room.state(&kind.into(), key).await.unwrap().unwrap();
+        serde_json::from_str(event.content.get()).unwrap()
+    }
+
+    /// What a user is in a room now.
+    pub async fn membership(&self, room: &RoomId, user: &UserId) -> Option<MembershipState> {
+        let room = self.services.rooms.enter(room).await.unwrap();
+        room.membership(user).await.unwrap()
     }
 
     /// Says `body`, which must succeed, under a transaction ID of its own.

@@ -1,8 +1,9 @@
-//! Room aliases.
+//! Room aliases, and whether a room is in the published directory.
 
 use appliance_model::ruma::OwnedRoomAliasId;
 use appliance_model::ruma::api::client::alias::{create_alias, delete_alias, get_alias};
-use appliance_model::ruma::api::client::room::aliases;
+use appliance_model::ruma::api::client::directory::{get_room_visibility, set_room_visibility};
+use appliance_model::ruma::api::client::room::{Visibility, aliases};
 use appliance_model::{Error, Kind};
 
 use crate::route::{Routes, Visit};
@@ -12,6 +13,8 @@ pub(crate) fn add(routes: &mut Routes) {
     routes.serve(resolve);
     routes.serve(delete);
     routes.serve(of_room);
+    routes.serve(is_published);
+    routes.serve(publish);
 }
 
 async fn create(
@@ -47,4 +50,25 @@ async fn of_room(visit: Visit<aliases::v3::Request>) -> Result<aliases::v3::Resp
     let parse = |alias: String| OwnedRoomAliasId::try_from(alias).map_err(Error::internal);
     let aliases = aliases.into_iter().map(parse).collect::<Result<_, _>>()?;
     Ok(aliases::v3::Response::new(aliases))
+}
+
+async fn is_published(
+    visit: Visit<get_room_visibility::v3::Request>,
+) -> Result<get_room_visibility::v3::Response, Error> {
+    let published = visit.services.rooms.is_published(&visit.request.room_id).await?;
+    let visibility = if published { Visibility::Public } else { Visibility::Private };
+    Ok(get_room_visibility::v3::Response::new(visibility))
+}
+
+async fn publish(
+    visit: Visit<set_room_visibility::v3::Request>,
+) -> Result<set_room_visibility::v3::Response, Error> {
+    let (caller, request) = (visit.caller()?, &visit.request);
+    let published = match request.visibility {
+        Visibility::Public => true,
+        Visibility::Private => false,
+        _ => return Err(Error::invalid_param("`visibility` is `public` or `private`.")),
+    };
+    visit.services.rooms.publish(caller, &request.room_id, published).await?;
+    Ok(set_room_visibility::v3::Response::new())
 }

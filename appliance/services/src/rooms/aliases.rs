@@ -6,11 +6,15 @@ use appliance_ledger::keyspaces::{ALIASES, ROOM_ALIASES, USER_ROOMS};
 use appliance_ledger::rows::AliasRow;
 use appliance_ledger::{Commit, Direction, membership};
 use appliance_model::ruma::events::StateEventType;
-use appliance_model::ruma::{OwnedRoomId, RoomAliasId, RoomId};
+use appliance_model::ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, RoomAliasId, RoomId,
+};
 use appliance_model::{Caller, Error, Kind, Role, RoomNid};
 use appliance_rules::Permit;
 
 use super::Rooms;
+use super::build::Draft;
+use super::room::OpenRoom;
 
 /// "The length of a room alias … MUST NOT exceed 255 bytes".
 const ALIAS_BYTES_MAX: usize = 255;
@@ -71,8 +75,12 @@ impl Rooms {
         if alias.server_name() != self.house.server_name {
             return Err(Error::invalid_param("Aliases of other servers are made there."));
         }
-        if alias.as_bytes().len() > ALIAS_BYTES_MAX {
-            return Err(Error::invalid_param("An alias is at most 255 bytes."));
+        let bad = |c: char| c.is_whitespace() || c.is_control() || c == ':';
+        let name = alias.alias();
+        if alias.as_bytes().len() > ALIAS_BYTES_MAX || name.is_empty() || name.contains(bad) {
+            return Err(Error::invalid_param(
+                "An alias has at most 255 bytes, and neither spaces nor colons in its name.",
+            ));
         }
         if self.alias_row(alias).await?.is_some() {
             return Err(Error::new(Kind::RoomInUse, "This alias is taken."));
@@ -104,21 +112,59 @@ impl Rooms {
         let inside = self.doors.enter(0).await;
         let row = self.alias_row(alias).await?.ok_or_else(no_alias)?;
         let room = RoomNid(row.room);
-        let allowed = row.creator == caller.user.0
-            || caller.role == Role::Administrator
-            || self
-                .power_levels(room)
-                .await?
-                .user_can_send_state(&caller.user_id, StateEventType::RoomCanonicalAlias);
-        if !allowed {
+        let may_name = self.may_name(caller, room).await?;
+        let own = row.creator == caller.user.0 || caller.role == Role::Administrator;
+        if !may_name && !own {
             return Err(Error::forbidden("This alias is not yours to take away."));
         }
+        let ledger = &self.house.ledger;
         let permit = Permit::own("alias.deleted", &caller.user_id, alias);
-        let mut commit = self.house.ledger.begin(permit);
-        commit.delete(&ALIASES, &self.house.ledger.digest(&[b"alias", alias.as_bytes()]));
+        let mut open = self.enter(&ledger.room_id(room).await?).await?;
+        // "Servers may choose to update the … m.room.canonical_alias state event".
+        if may_name && let Some(content) = canonical_without(&open, alias).await? {
+            let kind = StateEventType::RoomCanonicalAlias;
+            open.add(Draft::state(caller.user_id.clone(), kind, "", content), None).await?;
+        }
+        let mut alone = None;
+        let commit = match open.commit_mut() {
+            Some(commit) => {
+                commit.also(permit);
+                commit
+            }
+            None => alone.insert(ledger.begin(permit)),
+        };
+        commit.delete(&ALIASES, &ledger.digest(&[b"alias", alias.as_bytes()]));
         commit.delete(&ROOM_ALIASES, &(room, alias.to_string()));
         commit.hold(inside);
-        self.house.ledger.commit(commit).await?;
+        match alone {
+            Some(commit) => ledger.commit(commit).await?,
+            None => open.leave().await?,
+        };
+        Ok(())
+    }
+
+    /// "servers SHOULD ensure that any new aliases being listed in the event are valid per their
+    /// grammar/syntax and that they point to the room ID … Servers do not validate aliases which
+    /// are being removed or are already present".
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::InvalidParam`] or [`Kind::BadAlias`].
+    pub(super) async fn check_canonical_alias(
+        &self,
+        content: &CanonicalJsonObject,
+        (room, current): (RoomNid, Option<&CanonicalJsonObject>),
+    ) -> Result<(), Error> {
+        let known = current.and_then(|current| named_aliases(current).ok()).unwrap_or_default();
+        for name in named_aliases(content)?.into_iter().filter(|name| !known.contains(name)) {
+            let alias = RoomAliasId::parse(&name)
+                .map_err(|_| Error::invalid_param("An alias has the form `#name:server`."))?;
+            let row = self.alias_row(&alias).await?;
+            if row.is_none_or(|row| row.room != room.0) {
+                let message = format!("The alias {alias} does not point to this room.");
+                return Err(Error::new(Kind::BadAlias, message));
+            }
+        }
         Ok(())
     }
 
@@ -133,6 +179,49 @@ impl Rooms {
         let (rows, _) = ledger.scan(&ROOM_ALIASES, &room, Direction::Forward, ALIASES_MAX).await?;
         Ok(rows.into_iter().map(|((_, alias), _)| alias).collect())
     }
+}
+
+/// The content of the canonical alias event without `alias`, if it names it.
+async fn canonical_without(
+    room: &OpenRoom<'_>,
+    alias: &RoomAliasId,
+) -> Result<Option<CanonicalJsonObject>, Error> {
+    let event = room.state(&StateEventType::RoomCanonicalAlias, "").await?;
+    let content = event.and_then(|event| serde_json::from_str(event.content.get()).ok());
+    let Some(mut content): Option<CanonicalJsonObject> = content else { return Ok(None) };
+    let before = content.clone();
+    let is_it = |value: &CanonicalJsonValue| value.as_str() == Some(alias.as_str());
+    if content.get("alias").is_some_and(is_it) {
+        content.remove("alias");
+    }
+    if let Some(CanonicalJsonValue::Array(others)) = content.get_mut("alt_aliases") {
+        others.retain(|other| !is_it(other));
+    }
+    Ok((content != before).then_some(content))
+}
+
+/// The aliases that a canonical alias event names.
+fn named_aliases(content: &CanonicalJsonObject) -> Result<Vec<String>, Error> {
+    use CanonicalJsonValue as J;
+    let wrong = || Error::invalid_param("`alias` is a text, `alt_aliases` a list of texts.");
+    let mut named = Vec::new();
+    match content.get("alias") {
+        None | Some(J::Null) => {}
+        // Clients take the main alias away with an empty one.
+        Some(J::String(alias)) if alias.is_empty() => {}
+        Some(J::String(alias)) => named.push(alias.clone()),
+        Some(_) => return Err(wrong()),
+    }
+    match content.get("alt_aliases") {
+        None | Some(J::Null) => {}
+        Some(J::Array(others)) => {
+            for other in others {
+                named.push(other.as_str().ok_or_else(wrong)?.to_owned());
+            }
+        }
+        Some(_) => return Err(wrong()),
+    }
+    Ok(named)
 }
 
 fn no_alias() -> Error {
@@ -171,6 +260,36 @@ mod tests {
         assert_eq!(rooms.delete_alias(&visitor, alias).await.unwrap_err().kind, Kind::Forbidden);
         rooms.delete_alias(&nurse, alias).await.unwrap();
         assert_eq!(rooms.resolve_alias(alias).await.unwrap_err().kind, Kind::NotFound);
+    }
+
+    /// The main alias names only aliases that lead here, and loses those that are taken away.
+    #[tokio::test]
+    async fn the_canonical_alias_follows_the_aliases() {
+        let (ward, [nurse]) = Ward::with_members(["nurse"]).await;
+        let rooms = &ward.services.rooms;
+        let (room, other) = (ward.room(&nurse).await, ward.room(&nurse).await);
+        let (main, alt) = ("#ward4:hospital.example", "#beds:hospital.example");
+        let create = async |alias: &str, room: &RoomId| {
+            rooms.create_alias(&nurse, &RoomAliasId::parse(alias).unwrap(), room).await.unwrap();
+        };
+        create(main, &room).await;
+        create(alt, &other).await;
+        let kind = ("m.room.canonical_alias", "");
+        let name = async |content| {
+            let request = crate::scenario::state(&room, kind, content);
+            rooms.send_state(&nurse, &request).await.map_err(|error| error.kind)
+        };
+        assert_eq!(name(json!({ "alias": alt })).await, Err(Kind::BadAlias), "another room's");
+        assert_eq!(name(json!({ "alias": "ward4" })).await, Err(Kind::InvalidParam));
+        assert_eq!(name(json!({ "alt_aliases": "x" })).await, Err(Kind::InvalidParam));
+        rooms.delete_alias(&nurse, &RoomAliasId::parse(alt).unwrap()).await.unwrap();
+        create(alt, &room).await;
+        name(json!({ "alias": main, "alt_aliases": [alt] })).await.unwrap();
+        rooms.delete_alias(&nurse, &RoomAliasId::parse(alt).unwrap()).await.unwrap();
+        let expected = json!({ "alias": main, "alt_aliases": [] });
+        assert_eq!(ward.current(&room, kind).await, expected);
+        rooms.delete_alias(&nurse, &RoomAliasId::parse(main).unwrap()).await.unwrap();
+        assert_eq!(ward.current(&room, kind).await, json!({ "alt_aliases": [] }));
     }
 
     #[tokio::test]

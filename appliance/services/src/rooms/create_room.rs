@@ -4,16 +4,16 @@
 
 use std::collections::BTreeSet;
 
-use appliance_ledger::keyspaces::{ROOM_IDS, ROOMS};
-use appliance_ledger::rows::{HeadRow, RoomRow};
+use appliance_ledger::keyspaces::{PUBLISHED, ROOM_IDS, ROOMS};
+use appliance_ledger::rows::{HeadRow, PublishedRow, RoomRow};
 use appliance_model::ruma::api::client::room::Visibility;
 use appliance_model::ruma::api::client::room::create_room::v3::{Request, RoomPreset};
 use appliance_model::ruma::events::room::member::{MembershipState, RoomMemberEventContent};
 use appliance_model::ruma::events::{StateEventType, TimelineEventType};
 use appliance_model::ruma::room_version_rules::RoomVersionRules;
 use appliance_model::ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId,
-    RoomVersionId,
+    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedRoomAliasId,
+    OwnedRoomId, OwnedUserId, RoomVersionId, UInt,
 };
 use appliance_model::{Caller, Error, Kind, Pdu, RoomNid};
 use appliance_rules::event_auth::NamedState;
@@ -22,13 +22,16 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::build::{Draft, Place, content_from, content_of};
-use super::room::{OpenRoom, member_content};
+use super::room::OpenRoom;
 use super::{Rooms, rules_of};
 
 /// More people can be invited afterwards; one commit must stay small.
 const INVITES_MAX: usize = 200;
 /// The same for state given with the request.
 const INITIAL_STATE_MAX: usize = 200;
+
+/// Rooms that one person makes within a millisecond.
+const SAME_TIME_MAX: u64 = 100;
 
 /// The oldest room version this server creates or joins: the first whose rules Ruma keeps fully.
 pub const ROOM_VERSIONS: [RoomVersionId; 7] = [
@@ -50,6 +53,7 @@ struct Plan<'a> {
     preset: RoomPreset,
     /// The creator, and from v12 on those who are creators with them.
     creators: BTreeSet<OwnedUserId>,
+    alias: Option<OwnedRoomAliasId>,
 }
 
 #[derive(Deserialize)]
@@ -69,17 +73,21 @@ impl Rooms {
     /// * [`Kind::UnsupportedRoomVersion`]: not a version of [`ROOM_VERSIONS`].
     /// * [`Kind::InvalidRoomState`]: the state asked for is refused by the room's own rules.
     /// * [`Kind::BadJson`]: some content is no canonical JSON object.
-    /// * [`Kind::InvalidParam`]: too many invites or state events at once.
+    /// * [`Kind::InvalidParam`]: too many invites or state events at once; a malformed alias.
+    /// * [`Kind::RoomInUse`]: the alias is taken.
+    /// * [`Kind::NotFound`]: an invite for someone who does not exist.
     pub async fn create_room(
         &self,
         caller: &Caller,
         request: &Request,
     ) -> Result<OwnedRoomId, Error> {
         let plan = self.plan(caller, request)?;
-        let alias = self.new_alias(request)?;
-        // Held until the room is there: another room must not get the alias meanwhile.
-        let _inside = match &alias {
+        for invitee in &request.invite {
+            self.check_invitable(invitee).await?;
+        }
+        let inside = match &plan.alias {
             Some(alias) => {
+                // All aliases share one door: another room must not get this one meanwhile.
                 let inside = self.doors.enter(0).await;
                 self.check_new_alias(alias).await?;
                 Some(inside)
@@ -87,18 +95,23 @@ impl Rooms {
             None => None,
         };
         let mut room = self.found(&plan).await?;
-        if let (Some(alias), number) = (&alias, room.room)
-            && let Some(commit) = room.commit_mut()
-        {
-            self.put_alias(caller, alias, number, commit);
-        }
         let added = self.furnish(&plan, &mut room).await;
         added.map_err(|error| match error.kind {
             // The creator may do anything, so a refusal is about the state that was asked for.
             Kind::Forbidden => Error::new(Kind::InvalidRoomState, error.message),
             _ => error,
         })?;
-        let room_id = room.room_id.clone();
+        let (room_id, number) = (room.room_id.clone(), room.room);
+        if let Some(commit) = room.commit_mut() {
+            if let Some(alias) = &plan.alias {
+                self.put_alias(caller, alias, number, commit);
+                commit.hold(inside);
+            }
+            if request.visibility == Visibility::Public {
+                let row = PublishedRow { by: caller.user.0, at_ms: self.house.clock.now_ms() };
+                commit.put(&PUBLISHED, &number, &row);
+            }
+        }
         room.leave().await?;
         Ok(room_id)
     }
@@ -143,14 +156,14 @@ impl Rooms {
         {
             creators.extend(request.invite.iter().cloned());
         }
-        Ok(Plan { caller, request, version, rules, preset, creators })
+        let alias = self.new_alias(request)?;
+        Ok(Plan { caller, request, version, rules, preset, creators, alias })
     }
 
     /// The create event, and the room that it makes.
     async fn found(&self, plan: &Plan<'_>) -> Result<OpenRoom<'_>, Error> {
-        let content = create_content(plan)?;
-        let draft =
-            Draft::state(plan.caller.user_id.clone(), StateEventType::RoomCreate, "", content);
+        // One room at a time per person: what is found free below stays free until it is taken.
+        let turn = self.doors.enter(plan.caller.user.0).await;
         let hash_is_id = plan.rules.authorization.room_create_event_id_as_room_id;
         let room_id = (!hash_is_id).then(|| {
             let opaque = self.house.dice.letters(18);
@@ -159,7 +172,7 @@ impl Rooms {
         let room_id = room_id.transpose().map_err(Error::internal)?;
         let place =
             Place { room_id: room_id.as_deref(), prev_events: &[], auth_events: &[], depth: 1 };
-        let create: Pdu = draft.sign(&self.house, &plan.rules, &place)?;
+        let create = self.create_event(plan, &place).await?;
 
         let ledger = &self.house.ledger;
         let room = RoomNid(ledger.next_number());
@@ -176,24 +189,50 @@ impl Rooms {
         open.judge_and_append(create, &NamedState::new(), None).await?;
         if let Some(commit) = open.commit_mut() {
             let row = RoomRow { room_id: room_id.to_string(), version: plan.version.to_string() };
+            commit.hold(turn);
             commit.put(&ROOM_IDS, &ledger.room_digest(&room_id), &room.0);
             commit.put(&ROOMS, &room, &row);
         }
         Ok(open)
     }
 
+    /// The create event of a room whose ID nobody has.
+    ///
+    /// Since v12 the ID is the event's hash: two rooms that one person asks for in the same
+    /// millisecond would be one. The second is dated a millisecond later, and so on.
+    async fn create_event(&self, plan: &Plan<'_>, place: &Place<'_>) -> Result<Pdu, Error> {
+        let content = create_content(plan)?;
+        let now_ms = self.house.clock.now_ms();
+        for later_ms in 0..SAME_TIME_MAX {
+            let at = MilliSecondsSinceUnixEpoch(UInt::new_saturating(now_ms + later_ms));
+            let draft = Draft {
+                at: Some(at),
+                ..Draft::state(
+                    plan.caller.user_id.clone(),
+                    StateEventType::RoomCreate,
+                    "",
+                    content.clone(),
+                )
+            };
+            let create = draft.sign(&self.house, &plan.rules, place)?;
+            if self.house.ledger.room(&create.room_id).await?.is_none() {
+                return Ok(create);
+            }
+        }
+        Err(Error::new(Kind::Unavailable, "Too many rooms at once. Try again in a second."))
+    }
+
     /// The events after the create event, in the order the specification gives.
     async fn furnish(&self, plan: &Plan<'_>, room: &mut OpenRoom<'_>) -> Result<(), Error> {
         let creator = &plan.caller.user_id;
         let member = self.joining_content(plan.caller).await?;
-        room.add(member_draft(creator, creator, &member)?, None).await?;
+        room.add_member(creator, creator, &member).await?;
         set(plan, room, StateEventType::RoomPowerLevels, power_levels(plan)?).await?;
 
-        if let Some(alias) = self.new_alias(plan.request)? {
+        if let Some(alias) = &plan.alias {
             let content = content_from(&json!({ "alias": alias }))?;
             set(plan, room, StateEventType::RoomCanonicalAlias, content).await?;
         }
-
         let given = initial_state(plan.request)?;
         for (kind, content) in preset_state(&plan.preset) {
             // "initial_state … takes precedence over events set by preset".
@@ -202,6 +241,12 @@ impl Rooms {
             }
         }
         for InitialState { kind, state_key, content } in given {
+            if kind == StateEventType::RoomCanonicalAlias {
+                let own =
+                    plan.alias.iter().map(|alias| ("alias".to_owned(), alias.as_str().into()));
+                let own: CanonicalJsonObject = own.collect();
+                self.check_canonical_alias(&content, (room.room, Some(&own))).await?;
+            }
             room.add(Draft::state(creator.clone(), kind, state_key, content), None).await?;
         }
         if let Some(name) = &plan.request.name {
@@ -218,7 +263,7 @@ impl Rooms {
         for invitee in &plan.request.invite {
             let mut content = RoomMemberEventContent::new(MembershipState::Invite);
             content.is_direct = plan.request.is_direct.then_some(true);
-            room.add(member_draft(creator, invitee, &content)?, None).await?;
+            room.add_member(creator, invitee, &content).await?;
         }
         Ok(())
     }
@@ -232,15 +277,6 @@ async fn set(
 ) -> Result<(), Error> {
     let kind = TimelineEventType::from(kind.to_string());
     room.add(Draft::state(plan.caller.user_id.clone(), kind, "", content), None).await.map(drop)
-}
-
-fn member_draft(
-    sender: &OwnedUserId,
-    target: &OwnedUserId,
-    content: &RoomMemberEventContent,
-) -> Result<Draft, Error> {
-    let content = member_content(content)?;
-    Ok(Draft::state(sender.clone(), StateEventType::RoomMember, target.as_str(), content))
 }
 
 fn create_content(plan: &Plan<'_>) -> Result<CanonicalJsonObject, Error> {

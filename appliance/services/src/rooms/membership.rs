@@ -1,24 +1,15 @@
-//! Joining, leaving, inviting: member events that people cause.
+//! What member events of local users say, and renewing one's own.
 
 use appliance_ledger::keyspaces::ACCOUNTS;
-use appliance_model::ruma::events::TimelineEventType;
 use appliance_model::ruma::events::room::member::{MembershipState, RoomMemberEventContent};
 use appliance_model::ruma::{RoomId, UserId};
 use appliance_model::{Caller, Error};
 
 use super::Rooms;
-use super::build::Draft;
-use super::room::member_content;
+use super::room::OpenRoom;
 
-/// What a caller wants someone's membership to be.
-pub struct Move<'a> {
-    /// Whose.
-    pub target: &'a UserId,
-    /// What it should be.
-    pub to: MembershipState,
-    /// Why.
-    pub reason: Option<String>,
-}
+/// A reason is a sentence, not a document; the event would be refused at 64 KB anyway.
+const REASON_BYTES_MAX: usize = 4_000;
 
 impl Rooms {
     /// What a local user's own member event says: membership and, if set, name and picture.
@@ -26,7 +17,16 @@ impl Rooms {
         &self,
         caller: &Caller,
     ) -> Result<RoomMemberEventContent, Error> {
-        let mut content = RoomMemberEventContent::new(MembershipState::Join);
+        self.own_content(caller, MembershipState::Join).await
+    }
+
+    /// The same with another membership.
+    pub(super) async fn own_content(
+        &self,
+        caller: &Caller,
+        membership: MembershipState,
+    ) -> Result<RoomMemberEventContent, Error> {
+        let mut content = RoomMemberEventContent::new(membership);
         if let Some(account) = self.house.ledger.get(&ACCOUNTS, &caller.user).await? {
             content.displayname = account.displayname;
             content.avatar_url = account.avatar_url.map(Into::into);
@@ -38,50 +38,59 @@ impl Rooms {
     ///
     /// # Errors
     ///
-    /// As [`Rooms::move_member`].
+    /// As [`Rooms::join`].
     pub async fn renew_member(&self, caller: &Caller, room_id: &RoomId) -> Result<(), Error> {
         let mut room = self.enter(room_id).await?;
         if room.membership(&caller.user_id).await? != Some(MembershipState::Join) {
             return Ok(());
         }
         let content = self.joining_content(caller).await?;
-        let draft = Draft::state(
-            caller.user_id.clone(),
-            TimelineEventType::RoomMember,
-            caller.user_id.as_str(),
-            member_content(&content)?,
-        );
-        room.add(draft, None).await?;
+        room.add_member(&caller.user_id, &caller.user_id, &content).await?;
         room.leave().await?;
         Ok(())
     }
 
-    /// Changes a membership.
+    /// Whether an account of this name can be invited here: users of other servers always, ours
+    /// if they exist.
+    ///
+    /// An invite to a name nobody has would be waiting for whoever registers it later, so it is
+    /// refused, while the specification leaves both open ([matrix-spec#2139]).
+    ///
+    /// [matrix-spec#2139]: https://github.com/matrix-org/matrix-spec/issues/2139
     ///
     /// # Errors
     ///
-    /// * [`appliance_model::Kind::NotFound`]: this server does not know the room.
-    /// * [`appliance_model::Kind::Forbidden`]: the room's rules refuse it.
-    pub async fn move_member(
-        &self,
-        caller: &Caller,
-        room_id: &RoomId,
-        change: Move<'_>,
-    ) -> Result<(), Error> {
-        let mut room = self.enter(room_id).await?;
-        let mut content = match change.to {
-            MembershipState::Join => self.joining_content(caller).await?,
-            other => RoomMemberEventContent::new(other),
+    /// [`appliance_model::Kind::NotFound`] if it cannot.
+    pub(super) async fn check_invitable(&self, user_id: &UserId) -> Result<(), Error> {
+        if !self.house.is_ours(user_id) {
+            return Ok(());
+        }
+        let ledger = &self.house.ledger;
+        let account = match ledger.user(user_id).await? {
+            Some(user) => ledger.get(&ACCOUNTS, &user).await?,
+            None => None,
         };
-        content.reason = change.reason;
-        let draft = Draft::state(
-            caller.user_id.clone(),
-            TimelineEventType::RoomMember,
-            change.target.as_str(),
-            member_content(&content)?,
-        );
-        room.add(draft, None).await?;
-        room.leave().await?;
-        Ok(())
+        match account.filter(|account| !account.deactivated) {
+            Some(_) => Ok(()),
+            None => Err(Error::not_found(format!("There is no user {user_id} on this server."))),
+        }
+    }
+}
+
+/// Checks a reason that goes into a member event.
+pub(super) fn checked_reason(reason: Option<String>) -> Result<Option<String>, Error> {
+    match reason {
+        Some(reason) if reason.len() > REASON_BYTES_MAX => {
+            Err(Error::too_large("A reason has at most 4000 bytes."))
+        }
+        reason => Ok(reason.filter(|reason| !reason.is_empty())),
+    }
+}
+
+/// Checks that the caller is in the room: those who are not learn nothing of who is.
+pub(super) async fn check_inside(room: &OpenRoom<'_>, who: &UserId) -> Result<(), Error> {
+    match room.membership(who).await? {
+        Some(MembershipState::Join) => Ok(()),
+        _ => Err(room.refuse(who, "You are not in this room.").await),
     }
 }

@@ -5,14 +5,24 @@ mod build;
 mod client_events;
 mod company;
 mod create_room;
+mod invite;
+mod join;
+mod joined_rooms;
+mod kick;
+mod knock;
+mod leave;
+mod members;
 mod membership;
 mod messages;
 mod power;
+mod publish;
+mod read_state;
 mod redact_event;
 mod room;
 mod send_event;
 mod state;
 mod summary;
+mod txns;
 mod visible;
 
 use std::sync::Arc;
@@ -26,8 +36,10 @@ use quick_cache::sync::Cache;
 pub use build::Draft;
 pub use client_events::ClientEvents;
 pub use create_room::ROOM_VERSIONS;
-pub use membership::Move;
+pub use kick::Removal;
+pub use members::MembersQuery;
 pub use messages::{Context, History, HistoryQuery};
+pub use read_state::StateForm;
 pub use redact_event::Redaction;
 pub use room::OpenRoom;
 pub use summary::RoomSummary;
@@ -44,12 +56,12 @@ const PDUS_CACHED_MAX: usize = 2_000;
 pub struct Rooms {
     pub(crate) house: Arc<House>,
     doors: Doors,
-    pub(crate) pdus: Cache<EventNid, Arc<Pdu>>,
+    pub(crate) pdus: Arc<Cache<EventNid, Arc<Pdu>>>,
 }
 
 impl Rooms {
     pub(crate) fn new(house: Arc<House>) -> Self {
-        Self { house, doors: Doors::default(), pdus: Cache::new(PDUS_CACHED_MAX) }
+        Self { house, doors: Doors::default(), pdus: Arc::new(Cache::new(PDUS_CACHED_MAX)) }
     }
 
     /// Enters a room to write in it. One writer is inside at a time, so what it reads there stays
@@ -93,6 +105,7 @@ impl Rooms {
         if let Some(pdu) = self.pdus.get(&number) {
             return Ok(pdu);
         }
+        let rewrites = self.house.ledger.rewrite_count();
         let event = self.house.ledger.event(number).await?;
         let room_id = self.house.ledger.room_id(event.room).await?;
         let mut pdu = Pdu::parse(
@@ -105,6 +118,9 @@ impl Rooms {
         pdu.rejected = event.rejected;
         let pdu = Arc::new(pdu);
         self.pdus.insert(number, pdu.clone());
+        if self.house.ledger.rewrite_count() != rewrites {
+            self.pdus.remove(&number);
+        }
         Ok(pdu)
     }
 }

@@ -9,8 +9,7 @@
 
 use std::sync::Arc;
 
-use appliance_ledger::keyspaces::{EVENTS, TXNS};
-use appliance_ledger::rows::TxnRow;
+use appliance_ledger::keyspaces::EVENTS;
 use appliance_ledger::{Commit, Event};
 use appliance_model::ruma::canonical_json::redact_in_place;
 use appliance_model::ruma::events::TimelineEventType;
@@ -20,9 +19,11 @@ use appliance_model::ruma::{
 use appliance_model::{Caller, Error, EventNid, Pdu};
 use appliance_rules::Denial;
 use bytes::Bytes;
+use quick_cache::sync::Cache;
 
 use super::Rooms;
 use super::build::Draft;
+use super::membership::check_inside;
 use super::room::OpenRoom;
 use crate::media::link::unlink;
 
@@ -50,17 +51,14 @@ impl Rooms {
         room_id: &RoomId,
         redaction: Redaction<'_>,
     ) -> Result<OwnedEventId, Error> {
+        let path: &[&[u8]] = &[b"redact", room_id.as_bytes(), redaction.event_id.as_bytes()];
+        let txn = self.txn(caller, path, redaction.txn_id);
         let mut room = self.enter(room_id).await?;
-        let parts: [&[u8]; 4] = [
-            b"redact",
-            room_id.as_bytes(),
-            redaction.event_id.as_bytes(),
-            redaction.txn_id.as_bytes(),
-        ];
-        let txn_key = (caller.device, self.house.ledger.digest(&parts));
-        if let Some(row) = self.house.ledger.get(&TXNS, &txn_key).await? {
-            return EventId::parse(row.event_id).map_err(Error::internal);
+        if let Some(event_id) = self.answered(&txn).await? {
+            return Ok(event_id);
         }
+        // Who is not in the room learns nothing of what is.
+        check_inside(&room, &caller.user_id).await?;
         let event = self.house.ledger.event_by_id(redaction.event_id).await?;
         if event.is_none_or(|event| event.room != room.room) {
             return Err(Error::not_found("The room has no such event."));
@@ -74,11 +72,9 @@ impl Rooms {
         }
         let kind = TimelineEventType::RoomRedaction;
         let draft = Draft::message(caller.user_id.clone(), kind, content);
-        let txn = Some((caller.device, redaction.txn_id.to_string()));
-        let sent = room.add(draft, txn).await?;
-        let row = TxnRow { event_id: sent.event_id.to_string(), at_ms: self.house.clock.now_ms() };
+        let sent = room.add(draft, Some(txn.of_event())).await?;
         if let Some(commit) = room.commit_mut() {
-            commit.put(&TXNS, &txn_key, &row);
+            self.remember(&txn, &sent.event_id, commit);
         }
         room.leave().await?;
         Ok(sent.event_id.clone())
@@ -97,14 +93,21 @@ impl OpenRoom<'_> {
     pub(super) async fn may_redact(&self, redaction: &Pdu) -> Result<(), Error> {
         let Some(target) = self.redacted_event(redaction).await? else { return Ok(()) };
         let author = target.part(target.spans.sender).trim_matches('"');
-        if author == redaction.sender.as_str() || self.has_power(&redaction.sender).await? {
-            return Ok(());
-        }
+        let own = author == redaction.sender.as_str();
+        let why = match target.kind() {
+            // What is left of these opens the room to what they keep out: a room without its
+            // creator, or without its list of servers.
+            "m.room.create" | "m.room.server_acl" => {
+                "What the room stands on cannot be taken back; set it anew."
+            }
+            _ if own || self.has_power(&redaction.sender).await? => return Ok(()),
+            _ => "You can only take back your own messages here.",
+        };
         let denial = Denial {
             verb: "event.refused",
             who: redaction.sender.to_string(),
             object: format!("{} m.room.redaction {}", self.room_id, target.event_id),
-            why: "You can only take back your own messages here.".into(),
+            why: why.into(),
         };
         Err(self.rooms.house.ledger.refuse(denial).await)
     }
@@ -147,9 +150,22 @@ impl OpenRoom<'_> {
             Event { json, spans: pruned.spans, redacted_by: Some(number), ..(*target).clone() };
         commit.put(&EVENTS, &target.number, &event.to_row());
         unlink(&self.rooms.house, self.room, target.number, commit).await?;
+        // In this order: the count of rewrites goes up before the parsed form is forgotten.
         commit.hold(self.rooms.house.ledger.rewriting(target.number));
-        self.rooms.pdus.remove(&target.number);
+        commit.hold(Reparsed { pdus: self.rooms.pdus.clone(), number: target.number });
         Ok(())
+    }
+}
+
+/// An event whose parsed form is forgotten when the commit that rewrites it is done.
+struct Reparsed {
+    pdus: Arc<Cache<EventNid, Arc<Pdu>>>,
+    number: EventNid,
+}
+
+impl Drop for Reparsed {
+    fn drop(&mut self) {
+        self.pdus.remove(&self.number);
     }
 }
 

@@ -1,16 +1,18 @@
 //! Being inside a room: read its state, add events, leave with a commit.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use appliance_ledger::keyspaces::{HEADS, MEMBERS, USER_ROOMS};
 use appliance_ledger::rows::{HeadRow, MembershipRow};
 use appliance_ledger::{Commit, NewEvent, Root, membership};
-use appliance_model::ruma::events::room::member::MembershipState;
+use appliance_model::ruma::events::room::member::{MembershipState, RoomMemberEventContent};
 use appliance_model::ruma::events::{StateEventType, TimelineEventType};
 use appliance_model::ruma::room_version_rules::RoomVersionRules;
-use appliance_model::ruma::{OwnedRoomId, UserId};
+use appliance_model::ruma::{CanonicalJsonObject, OwnedRoomId, UserId};
 use appliance_model::{DeviceNid, Error, EventNid, Pdu, Position, RoomNid};
+use appliance_rules::Denial;
 use appliance_rules::event_auth::{NamedState, deciding_state, may_send};
 use serde::Deserialize;
 use tokio::sync::OwnedMutexGuard;
@@ -103,6 +105,9 @@ impl<'a> OpenRoom<'a> {
     ///
     /// [`appliance_model::Kind::Forbidden`] if the room's rules refuse it: then the refusal is
     /// recorded and nothing that was added before in this visit becomes true either.
+    ///
+    /// State that says what it says already, by the same person, is judged but not added again: the
+    /// event that set it is returned.
     pub async fn add(
         &mut self,
         draft: Draft,
@@ -128,8 +133,52 @@ impl<'a> OpenRoom<'a> {
             auth_events: &auth_events,
             depth: self.head.depth + 1,
         };
+        let standing = self.standing(&draft).await?;
         let pdu = draft.sign(&self.rooms.house, &self.rules, &place)?;
+        if let Some(standing) = standing
+            && may_send(&pdu, &named, &self.rules.authorization).is_ok()
+        {
+            return Ok(standing);
+        }
         self.judge_and_append(pdu, &named, txn).await
+    }
+
+    /// The current state event that says what `draft` says.
+    async fn standing(&self, draft: &Draft) -> Result<Option<Arc<Pdu>>, Error> {
+        let Some(key) = &draft.state_key else { return Ok(None) };
+        let kind = StateEventType::from(draft.kind.to_string());
+        let Some(current) = self.state(&kind, key).await? else { return Ok(None) };
+        let content: Option<CanonicalJsonObject> = serde_json::from_str(current.content.get()).ok();
+        let same = current.sender == draft.sender && content.as_ref() == Some(&draft.content);
+        Ok(same.then_some(current))
+    }
+
+    /// Adds a member event: `sender` makes `target` what `content` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`OpenRoom::add`].
+    pub async fn add_member(
+        &mut self,
+        sender: &UserId,
+        target: &UserId,
+        content: &RoomMemberEventContent,
+    ) -> Result<Arc<Pdu>, Error> {
+        let content = content_from(content)?;
+        let kind = TimelineEventType::RoomMember;
+        self.add(Draft::state(sender.to_owned(), kind, target.as_str(), content), None).await
+    }
+
+    /// Refuses a change of membership that the authorization rules do not judge. The refusal is
+    /// recorded.
+    pub async fn refuse(&self, sender: &UserId, why: impl Into<Cow<'static, str>>) -> Error {
+        let denial = Denial {
+            verb: "event.refused",
+            who: sender.to_string(),
+            object: format!("{} m.room.member", self.room_id),
+            why: why.into(),
+        };
+        self.rooms.house.ledger.refuse(denial).await
     }
 
     /// Judges a signed event on the named state and adds it.
@@ -312,11 +361,4 @@ pub fn membership_of(pdu: &Pdu) -> MembershipState {
 
 fn content_json(draft: &Draft) -> Result<Box<serde_json::value::RawValue>, Error> {
     serde_json::value::to_raw_value(&draft.content).map_err(Error::internal)
-}
-
-/// A member event's content.
-pub(crate) fn member_content(
-    content: &appliance_model::ruma::events::room::member::RoomMemberEventContent,
-) -> Result<appliance_model::ruma::CanonicalJsonObject, Error> {
-    content_from(content)
 }

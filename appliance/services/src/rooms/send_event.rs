@@ -2,11 +2,9 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid
 
-use appliance_ledger::keyspaces::TXNS;
-use appliance_ledger::rows::TxnRow;
+use appliance_model::ruma::OwnedEventId;
 use appliance_model::ruma::api::client::message::send_message_event::v3::Request;
 use appliance_model::ruma::events::TimelineEventType;
-use appliance_model::ruma::{EventId, OwnedEventId};
 use appliance_model::{Caller, Error};
 
 use super::Rooms;
@@ -35,31 +33,24 @@ impl Rooms {
         request: &Request,
     ) -> Result<OwnedEventId, Error> {
         let kind = request.event_type.to_string();
+        let path: &[&[u8]] = &[b"send", request.room_id.as_bytes(), kind.as_bytes()];
+        let txn = self.txn(caller, path, &request.txn_id);
         // Only one writer is inside a room at a time, so what we read below stays true.
         let mut room = self.enter(&request.room_id).await?;
-        let txn = self.txn_digest(&[b"send", request.room_id.as_bytes(), kind.as_bytes()], request);
-        let txn_key = (caller.device, txn);
-        if let Some(row) = self.house.ledger.get(&TXNS, &txn_key).await? {
-            return EventId::parse(row.event_id).map_err(Error::internal);
+        if let Some(event_id) = self.answered(&txn).await? {
+            return Ok(event_id);
         }
         let content = content_of(&request.body)?;
         let draft = Draft {
             at: request.timestamp,
             ..Draft::message(caller.user_id.clone(), TimelineEventType::from(kind), content)
         };
-        let txn_id = request.txn_id.to_string();
-        let event = room.add(draft, Some((caller.device, txn_id))).await?;
-        let row = TxnRow { event_id: event.event_id.to_string(), at_ms: self.house.clock.now_ms() };
+        let event = room.add(draft, Some(txn.of_event())).await?;
         if let Some(commit) = room.commit_mut() {
-            commit.put(&TXNS, &txn_key, &row);
+            self.remember(&txn, &event.event_id, commit);
         }
         room.leave().await?;
         Ok(event.event_id.clone())
-    }
-
-    fn txn_digest(&self, path: &[&[u8]], request: &Request) -> appliance_ledger::Digest {
-        let parts = [path, &[request.txn_id.as_bytes()]].concat();
-        self.house.ledger.digest(&parts)
     }
 }
 

@@ -165,7 +165,7 @@ pub(crate) fn membership_set_by(event: &Event) -> MembershipState {
 
 /// "By default if no history_visibility is set, or if the value is not understood, the visibility
 /// is assumed to be shared." A redacted one keeps its value.
-fn visibility_set_by(event: &Event) -> HistoryVisibility {
+pub(super) fn visibility_set_by(event: &Event) -> HistoryVisibility {
     #[derive(Deserialize)]
     struct Content {
         history_visibility: HistoryVisibility,
@@ -290,10 +290,10 @@ mod tests {
             while log.len() < 30 {
                 let before = now.clone();
                 let id = &doctor.user_id;
+                let other = &VISIBILITIES[usize::try_from(throw(4)).unwrap()];
                 match throw(7) {
-                    0 => {
-                        let index = usize::try_from(throw(4)).unwrap();
-                        now.0 = VISIBILITIES[index].clone();
+                    0 if now.0 != *other => {
+                        now.0 = other.clone();
                         visibility(&ward, &nurse, &room, now.0.as_str()).await;
                     }
                     1 if now.1 == M::Leave => {

@@ -1,0 +1,124 @@
+//! Membership: joining, leaving, inviting, removing, knocking, forgetting.
+
+use appliance_model::Error;
+use appliance_model::ruma::api::client::knock::knock_room;
+use appliance_model::ruma::api::client::membership::{
+    ban_user, forget_room, invite_user, join_room_by_id, join_room_by_id_or_alias, joined_rooms,
+    kick_user, leave_room, unban_user,
+};
+use appliance_model::ruma::{OwnedRoomId, RoomOrAliasId};
+use appliance_services::Services;
+use appliance_services::rooms::Removal;
+
+use crate::route::{Routes, Visit};
+
+pub(crate) fn add(routes: &mut Routes) {
+    routes.serve(join);
+    routes.serve(join_by_name);
+    routes.serve(leave);
+    routes.serve(invite);
+    routes.serve(kick);
+    routes.serve(ban);
+    routes.serve(unban);
+    routes.serve(forget);
+    routes.serve(knock);
+    routes.serve(joined);
+}
+
+async fn join(
+    visit: Visit<join_room_by_id::v3::Request>,
+) -> Result<join_room_by_id::v3::Response, Error> {
+    if visit.request.third_party_signed.is_some() {
+        return Err(no_third_party_invites());
+    }
+    let (caller, request) = (visit.caller()?, &visit.request);
+    visit.services.rooms.join(caller, &request.room_id, request.reason.clone()).await?;
+    Ok(join_room_by_id::v3::Response::new(request.room_id.clone()))
+}
+
+async fn join_by_name(
+    visit: Visit<join_room_by_id_or_alias::v3::Request>,
+) -> Result<join_room_by_id_or_alias::v3::Response, Error> {
+    if visit.request.third_party_signed.is_some() {
+        return Err(no_third_party_invites());
+    }
+    let (caller, request) = (visit.caller()?, &visit.request);
+    let room_id = room_named(&visit.services, &request.room_id_or_alias).await?;
+    visit.services.rooms.join(caller, &room_id, request.reason.clone()).await?;
+    Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
+}
+
+async fn room_named(services: &Services, name: &RoomOrAliasId) -> Result<OwnedRoomId, Error> {
+    match <&appliance_model::ruma::RoomId>::try_from(name) {
+        Ok(room_id) => Ok(room_id.to_owned()),
+        Err(alias) => services.rooms.resolve_alias(alias).await,
+    }
+}
+
+fn no_third_party_invites() -> Error {
+    Error::invalid_param("This server takes no third-party invites: invite people by Matrix ID.")
+}
+
+async fn leave(visit: Visit<leave_room::v3::Request>) -> Result<leave_room::v3::Response, Error> {
+    let (caller, request) = (visit.caller()?, &visit.request);
+    visit.services.rooms.leave(caller, &request.room_id, request.reason.clone()).await?;
+    Ok(leave_room::v3::Response::new())
+}
+
+async fn invite(
+    visit: Visit<invite_user::v3::Request>,
+) -> Result<invite_user::v3::Response, Error> {
+    let (caller, request) = (visit.caller()?, &visit.request);
+    let invite_user::v3::InvitationRecipient::UserId(invite_user::v3::InviteUserId {
+        user_id,
+        reason,
+        ..
+    }) = &request.recipient
+    else {
+        return Err(no_third_party_invites());
+    };
+    visit.services.rooms.invite(caller, &request.room_id, user_id, reason.clone()).await?;
+    Ok(invite_user::v3::Response::new())
+}
+
+async fn kick(visit: Visit<kick_user::v3::Request>) -> Result<kick_user::v3::Response, Error> {
+    let (caller, request) = (visit.caller()?, &visit.request);
+    let what = (Removal::Kick, &*request.user_id);
+    visit.services.rooms.remove(caller, &request.room_id, what, request.reason.clone()).await?;
+    Ok(kick_user::v3::Response::new())
+}
+
+async fn ban(visit: Visit<ban_user::v3::Request>) -> Result<ban_user::v3::Response, Error> {
+    let (caller, request) = (visit.caller()?, &visit.request);
+    let what = (Removal::Ban, &*request.user_id);
+    visit.services.rooms.remove(caller, &request.room_id, what, request.reason.clone()).await?;
+    Ok(ban_user::v3::Response::new())
+}
+
+async fn unban(visit: Visit<unban_user::v3::Request>) -> Result<unban_user::v3::Response, Error> {
+    let (caller, request) = (visit.caller()?, &visit.request);
+    let what = (Removal::Unban, &*request.user_id);
+    visit.services.rooms.remove(caller, &request.room_id, what, request.reason.clone()).await?;
+    Ok(unban_user::v3::Response::new())
+}
+
+async fn forget(
+    visit: Visit<forget_room::v3::Request>,
+) -> Result<forget_room::v3::Response, Error> {
+    visit.services.rooms.forget(visit.caller()?, &visit.request.room_id).await?;
+    Ok(forget_room::v3::Response::new())
+}
+
+async fn knock(visit: Visit<knock_room::v3::Request>) -> Result<knock_room::v3::Response, Error> {
+    let (caller, request) = (visit.caller()?, &visit.request);
+    let room_id = room_named(&visit.services, &request.room_id_or_alias).await?;
+    visit.services.rooms.knock(caller, &room_id, request.reason.clone()).await?;
+    Ok(knock_room::v3::Response::new(room_id))
+}
+
+async fn joined(
+    visit: Visit<joined_rooms::v3::Request>,
+) -> Result<joined_rooms::v3::Response, Error> {
+    let rooms = visit.services.rooms.joined_rooms(visit.caller()?).await?;
+    Ok(joined_rooms::v3::Response::new(rooms))
+}

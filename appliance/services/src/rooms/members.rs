@@ -1,0 +1,137 @@
+//! `GET /rooms/{roomId}/members` and `/joined_members` ([spec]).
+//!
+//! [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmembers
+
+use std::sync::Arc;
+
+use appliance_ledger::keyspaces::MEMBERS;
+use appliance_ledger::{Direction, Event, membership};
+use appliance_model::ruma::RoomId;
+use appliance_model::ruma::events::room::member::MembershipState;
+use appliance_model::{Caller, Error, EventNid, RoomNid};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::Rooms;
+use super::visible::membership_set_by;
+
+/// The largest rooms known have fewer; an answer is then 50 MB.
+const MEMBERS_MAX: usize = 100_000;
+
+/// Which members.
+#[derive(Clone, Debug, Default)]
+pub struct MembersQuery {
+    /// As of this place in the timeline; now if none is given.
+    pub at: Option<i64>,
+    /// Only these, or those below.
+    pub membership: Option<MembershipState>,
+    /// All but these, or those above.
+    pub not_membership: Option<MembershipState>,
+}
+
+impl MembersQuery {
+    /// "the two parameters create an 'or' condition: either the membership *is* the same as
+    /// `membership` **or** *is not* the same as `not_membership`".
+    fn wants(&self, membership: &MembershipState) -> bool {
+        match (&self.membership, &self.not_membership) {
+            (None, None) => true,
+            (Some(wanted), None) => membership == wanted,
+            (None, Some(unwanted)) => membership != unwanted,
+            (Some(wanted), Some(unwanted)) => membership == wanted || membership != unwanted,
+        }
+    }
+}
+
+impl Rooms {
+    /// The member events of a room, as a JSON array in client form: now for those in the room, as
+    /// of their leaving for those who left.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::Forbidden`] for those who never were in the room.
+    pub async fn members(
+        &self,
+        caller: &Caller,
+        room_id: &RoomId,
+        query: &MembersQuery,
+    ) -> Result<String, Error> {
+        let at = self.standpoint(caller, room_id).await?;
+        let ledger = &self.house.ledger;
+        if at.until.is_none() && query.at.is_none() {
+            // What they are now is in an index: nothing needs to be parsed.
+            let events = self.members_who(at.room, |membership| query.wants(membership)).await?;
+            return Ok(self.plain_list(events.iter().map(|event| &**event), room_id));
+        }
+        let place = query.at.unwrap_or(i64::MAX).min(at.until.unwrap_or(i64::MAX));
+        let root = self.root_before(at.room, place).await?;
+        let entries = ledger.states(at.room).all(root).await?;
+        let members = entries.into_iter().filter(|(key, _)| key.is_member());
+        let numbers: Vec<_> = members.map(|(_, number)| number).collect();
+        let events = ledger.events(&numbers).await?;
+        let wanted = events.iter().map(|event| &**event);
+        let wanted = wanted.filter(|event| query.wants(&membership_set_by(event)));
+        Ok(self.plain_list(wanted, room_id))
+    }
+
+    /// Who is joined, as a JSON object from user ID to name and picture.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::Forbidden`] for those not in the room: "You aren't a member".
+    pub async fn joined_members(&self, caller: &Caller, room_id: &RoomId) -> Result<String, Error> {
+        #[derive(Default, Deserialize)]
+        struct Content<'a> {
+            #[serde(borrow)]
+            displayname: Option<&'a RawValue>,
+            #[serde(borrow)]
+            avatar_url: Option<&'a RawValue>,
+        }
+        let not_in = || Error::forbidden("You are not in this room.");
+        let room = self.house.ledger.room(room_id).await?.ok_or_else(not_in)?;
+        if !self.is_joined(caller, room).await? {
+            return Err(not_in());
+        }
+        let events = self.members_who(room, |one| *one == MembershipState::Join).await?;
+        let mut out = String::from("{");
+        for event in &events {
+            if out.len() > 1 {
+                out.push(',');
+            }
+            out.push_str(event.part(event.spans.state_key));
+            let content: Content<'_> = serde_json::from_str(event.content()).unwrap_or_default();
+            let mut separator = ":{";
+            for (name, value) in
+                [("avatar_url", content.avatar_url), ("display_name", content.displayname)]
+            {
+                let Some(value) = value.filter(|value| value.get().starts_with('"')) else {
+                    continue;
+                };
+                out.push_str(separator);
+                separator = ",";
+                out.push('"');
+                out.push_str(name);
+                out.push_str("\":");
+                out.push_str(value.get());
+            }
+            out.push_str(if separator == "," { "}" } else { ":{}" });
+        }
+        out.push('}');
+        Ok(out)
+    }
+
+    async fn members_who(
+        &self,
+        room: RoomNid,
+        wanted: impl Fn(&MembershipState) -> bool,
+    ) -> Result<Vec<Arc<Event>>, Error> {
+        let ledger = &self.house.ledger;
+        let (rows, _) =
+            ledger.newest().scan(&MEMBERS, &room, Direction::Forward, MEMBERS_MAX).await?;
+        let numbers: Vec<_> = rows
+            .into_iter()
+            .filter(|((_, code, _), _)| wanted(&membership::state(*code)))
+            .map(|(_, number)| EventNid(number))
+            .collect();
+        ledger.events(&numbers).await
+    }
+}
