@@ -11,7 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::route::{
-    Admission, JSON_BODY_BYTES_MAX, RawRequest, Routes, StablePaths, Visit, read_body,
+    Admission, JSON_BODY_BYTES_MAX, RawRequest, Routes, StablePaths, Visit, path_param,
+    query_param, read_body,
 };
 
 /// A request with a JSON body of our own type.
@@ -27,15 +28,12 @@ pub(crate) struct Form<T> {
 impl<T> Form<T> {
     /// A variable of the path.
     pub fn param(&self, index: usize) -> Result<&str, Error> {
-        let missing = || Error::internal("a route without the variable that its handler reads");
-        self.params.get(index).map(String::as_str).ok_or_else(missing)
+        path_param(&self.params, index)
     }
 
     /// A parameter of the query.
     pub fn query(&self, name: &str) -> Option<String> {
-        let query = self.uri.query()?;
-        form_urlencoded::parse(query.as_bytes())
-            .find_map(|(key, value)| (key == name).then(|| value.into_owned()))
+        query_param(&self.uri, name)
     }
 }
 

@@ -280,6 +280,28 @@ pub(crate) struct RawRequest {
     pub body: Body,
 }
 
+impl RawRequest {
+    /// A variable of the path.
+    pub fn param(&self, index: usize) -> Result<&str, Error> {
+        path_param(&self.params, index)
+    }
+
+    /// A parameter of the query.
+    pub fn query(&self, name: &str) -> Option<String> {
+        query_param(&self.uri, name)
+    }
+}
+
+pub(crate) fn path_param(params: &[String], index: usize) -> Result<&str, Error> {
+    let missing = || Error::internal("a route without the variable that its handler reads");
+    params.get(index).map(String::as_str).ok_or_else(missing)
+}
+
+pub(crate) fn query_param(uri: &http::Uri, name: &str) -> Option<String> {
+    form_urlencoded::parse(uri.query()?.as_bytes())
+        .find_map(|(key, value)| (key == name).then(|| value.into_owned()))
+}
+
 async fn answer<R, F, Answer>(
     services: Arc<Services>,
     params: RawPathParams,

@@ -144,6 +144,8 @@ keyspaces! {
     CROSS_SIGNING b'X' (UserNid, u8) => CrossSigningRow;
     /// Who has signed whose master key: signer, then signed.
     TRUST b'I' (UserNid, UserNid) => TrustRow;
+    /// When a signer signed whom: each of the signed once, at the newest signature.
+    TRUST_CHANGES b'G' (UserNid, Position) => u64;
     /// How many one-time keys a device has, and its fallback keys: one read for every sync.
     STOCKS b'O' DeviceNid => StockRow;
     /// Unclaimed one-time keys: device, algorithm (index in its stock), in the order of upload.

@@ -2,6 +2,7 @@
 
 mod account;
 mod aliases;
+mod backup;
 mod capabilities;
 mod devices;
 mod discovery;
@@ -42,5 +43,6 @@ pub(crate) fn add(routes: &mut Routes) {
     state::add(routes);
     sync::add(routes);
     keys::add(routes);
+    backup::add(routes);
     to_device::add(routes);
 }

@@ -54,6 +54,9 @@ pub struct TrustRow {
     /// The signature.
     #[n(1)]
     pub signature: SignatureRow,
+    /// Since which position.
+    #[n(2)]
+    pub position: u64,
 }
 
 /// What a device has in stock for those who start a conversation with it.

@@ -6,6 +6,7 @@
 //! something is written for it), the door of a user, the doors of devices in the order of their
 //! numbers. Each travels inside the commit, so that a caller who hangs up opens nothing early.
 
+pub mod backup;
 mod claim;
 mod device_lists;
 mod forget;
@@ -14,7 +15,9 @@ mod receive;
 #[cfg(test)]
 mod scene;
 mod send_to_device;
+mod signatures;
 mod signed;
+mod signing_keys;
 mod stock;
 mod upload;
 
@@ -26,6 +29,8 @@ use appliance_model::{Caller, Error, Kind, Position, UserNid};
 pub use claim::{ClaimedKeys, Claims};
 pub use query::{QueriedKeys, Queries};
 use serde_json::value::RawValue;
+pub use signatures::{Failures, SignedKeys};
+pub use signing_keys::NewSigningKeys;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::doors::Doors;

@@ -16,7 +16,7 @@ use super::{Keys, RawJson};
 /// Users in one request: all of a large house.
 const USERS_QUERIED_MAX: usize = 10_000;
 /// Devices of one user that are shown: clients cannot encrypt for more in reasonable time.
-const DEVICES_SHOWN_MAX: usize = 1_000;
+pub(super) const DEVICES_SHOWN_MAX: usize = 1_000;
 
 /// Codes of cross-signing keys in the store.
 pub(super) const MASTER: u8 = 1;

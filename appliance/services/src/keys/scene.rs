@@ -3,14 +3,20 @@
 #![cfg(test)]
 
 use appliance_ledger::keyspaces::DEVICES;
+use appliance_model::ruma::UserId;
 use appliance_model::ruma::api::client::keys::upload_keys;
 use appliance_model::ruma::api::client::to_device::send_event_to_device;
 use appliance_model::ruma::api::{IncomingRequest, IncomingRequestExt};
 use appliance_model::{Caller, DeviceNid};
 use appliance_rules::Permit;
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::Queries;
+use super::signed::Signed;
+use super::{NewSigningKeys, Queries, RawJson};
 use crate::scenario::Ward;
 
 /// Signs the caller's user in on another device.
@@ -88,4 +94,77 @@ pub fn request<R: IncomingRequest>(body: Value, path: &[&str]) -> R {
 /// JSON that came out.
 pub fn value(raw: &super::RawJson) -> Value {
     serde_json::from_str(raw.get()).unwrap()
+}
+
+/// A key that signs.
+pub struct Signer {
+    pair: Ed25519KeyPair,
+    /// Its public half.
+    pub public_key: String,
+}
+
+impl Signer {
+    /// The key of a seed.
+    pub fn new(seed: u8) -> Self {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+        let public_key = STANDARD_NO_PAD.encode(pair.public_key().as_ref());
+        Self { pair, public_key }
+    }
+
+    /// Adds this key's signature, as `user`'s key `id`.
+    pub fn sign(&self, object: &mut Value, user: &UserId, id: &str) {
+        let json = Signed::parse(&object.to_string(), 100_000).unwrap().json;
+        let signature = STANDARD_NO_PAD.encode(self.pair.sign(json.as_bytes()).as_ref());
+        object["signatures"][user.as_str()][format!("ed25519:{id}")] = signature.into();
+    }
+
+    /// This key as a cross-signing key.
+    pub fn key(&self, user: &UserId, usage: &str) -> Value {
+        let id = format!("ed25519:{}", self.public_key);
+        json!({ "user_id": user, "usage": [usage], "keys": { id: self.public_key } })
+    }
+}
+
+/// A person's three cross-signing keys.
+pub struct Identity {
+    /// Signs the other two.
+    pub master: Signer,
+    /// Signs devices.
+    pub self_signing: Signer,
+    /// Signs others.
+    pub user_signing: Signer,
+}
+
+impl Identity {
+    /// Three keys from a seed.
+    pub fn new(seed: u8) -> Self {
+        let [master, self_signing, user_signing] = [0, 1, 2].map(|n| Signer::new(seed + n));
+        Self { master, self_signing, user_signing }
+    }
+
+    /// What a client publishes.
+    pub fn published(&self, user: &UserId) -> [Value; 3] {
+        let master = self.master.key(user, "master");
+        let mut self_signing = self.self_signing.key(user, "self_signing");
+        self.master.sign(&mut self_signing, user, &self.master.public_key);
+        let mut user_signing = self.user_signing.key(user, "user_signing");
+        self.master.sign(&mut user_signing, user, &self.master.public_key);
+        [master, self_signing, user_signing]
+    }
+
+    /// The same as a request.
+    pub fn request(&self, user: &UserId) -> NewSigningKeys {
+        signing_keys(self.published(user).map(Some))
+    }
+}
+
+/// A request to publish these keys.
+pub fn signing_keys(keys: [Option<Value>; 3]) -> NewSigningKeys {
+    let [master, self_signing, user_signing] = keys.map(|key| key.map(|key| raw_json(&key)));
+    NewSigningKeys { master, self_signing, user_signing }
+}
+
+/// JSON as it comes in.
+pub fn raw_json(value: &Value) -> RawJson {
+    RawValue::from_string(value.to_string()).unwrap()
 }

@@ -97,6 +97,11 @@ impl Round<'_> {
             changed = self.sync.rooms.found_in(&rooms, updated).await?;
             changed.extend(own);
         }
+        // Whom the caller has signed on another device is shown otherwise from now on.
+        if self.sync.waiters.user_news(self.caller.user, since) == News::Perhaps {
+            let signed = self.sync.keys.signed_since(self.caller.user, since, self.upto).await?;
+            changed.extend(signed);
+        }
         let mut company = std::mem::take(&mut answer.company);
         company.met.remove(&self.caller.user);
         company.parted.remove(&self.caller.user);

@@ -1,6 +1,7 @@
 //! What is new for whom, and waiting for it.
 
 mod devices;
+mod key_changes;
 mod room;
 mod sent_members;
 #[cfg(test)]
