@@ -146,16 +146,27 @@ impl Made {
     }
 }
 
-/// The example with some of its values replaced. Each key must stand in it once.
+/// The example with some values set and all others commented out, so that a later release may
+/// have better defaults. Listeners stay as they are: half of one would be none.
 pub fn fill_in(values: &[(&str, &str)]) -> String {
-    let mut text = EXAMPLE.to_owned();
-    for (key, value) in values {
-        let start = format!("\n{key} = ");
-        if let Some(at) = text.find(&start) {
-            let from = at + start.len();
-            let to = text[from..].find('\n').map_or(text.len(), |end| from + end);
-            text.replace_range(from..to, &toml::Value::from(*value).to_string());
+    let mut text = String::with_capacity(EXAMPLE.len() + 512);
+    let mut is_in_list = false;
+    for line in EXAMPLE.lines() {
+        if line.starts_with('[') {
+            is_in_list = line.starts_with("[[");
         }
+        match line.split_once(" = ") {
+            Some((key, _)) if !line.starts_with('#') && !is_in_list => {
+                match values.iter().find(|(name, _)| *name == key) {
+                    Some((_, value)) => {
+                        text.push_str(&format!("{key} = {}", toml::Value::from(*value)));
+                    }
+                    None => text.push_str(&format!("# {line}")),
+                }
+            }
+            _ => text.push_str(line),
+        }
+        text.push('\n');
     }
     text
 }
@@ -184,6 +195,7 @@ mod tests {
         let sources = Sources { file: Some(made.config.clone()), ..Sources::default() };
         let settings = load(&sources, false).unwrap().settings;
         assert_eq!(settings.server.name, "hospital.example");
+        assert_eq!(settings.limits, crate::settings::Limits::default());
         keys::read_signing_key(&settings.server.signing_key_file).unwrap();
         keys::read_master_key(&settings.store.master_key_file).unwrap();
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;

@@ -7,6 +7,7 @@
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::ServiceExt;
+use tracing::Instrument;
 
 use crate::lifecycle::{Tasks, moment};
 use crate::net::Peer;
@@ -265,9 +267,39 @@ impl Connection {
             });
             request.extensions_mut().insert(client);
             request.extensions_mut().insert(peer);
+            let began = moment();
+            let method = request.method().clone();
+            let span = tracing::info_span!("request", request.id = next_request_id());
             let answer = router.clone().oneshot(request);
-            async move { Ok(answer.await?.map(|body| CountedBody::new(body, in_flight))) }
+            async move {
+                let answer = answer.await?;
+                // Neither path nor query: they name rooms and people, and some hold tokens.
+                let (status, took) = (answer.status().as_u16(), moment() - began);
+                tracing::debug!(kind = "http.answered", %method, status,
+                    duration_ms = took.as_millis(), "answered");
+                metrics::counter!("wardstone_requests_total", "status" => class(status))
+                    .increment(1);
+                Ok(answer.map(|body| CountedBody::new(body, in_flight)))
+            }
+            .instrument(span)
         }))
+    }
+}
+
+/// Ties the lines of one request together in the journal; unique within one run.
+fn next_request_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// `2xx`, `4xx` and so on: few enough to count each.
+fn class(status: u16) -> &'static str {
+    match status / 100 {
+        1 => "1xx",
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        _ => "5xx",
     }
 }
 

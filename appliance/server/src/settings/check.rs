@@ -83,7 +83,10 @@ impl Check {
         self.require(has_client, "listeners", "no listener has kind = \"client\"");
         for (index, listener) in listeners.iter().enumerate() {
             let key = format!("listeners[{index}]");
-            if listeners[..index].iter().any(|other| other.address == listener.address) {
+            let is_same = |other: &Listener| other.address == listener.address;
+            // Port 0 is another free port each time.
+            let is_any_port = listener.address.ends_with(":0");
+            if !is_any_port && listeners[..index].iter().any(is_same) {
                 self.wrong(&key, format!("{} is taken by another listener", listener.address));
             }
             match listener.address.parse::<Address>() {
