@@ -21,11 +21,10 @@ const WARNING: &str = "CONFORMANCE MODE: this server protects nobody. Plain HTTP
                        open registration, no rate limits, cheap password hashes, federation with \
                        any host. Never put a patient's data here";
 
-/// The relaxations of `--conformance`. Whoever holds one may relax.
+/// The relaxations of `--conformance`. Whoever holds one may relax. (Plain HTTP on any address is
+/// allowed where the settings are checked, before this value exists.)
 #[derive(Clone, Debug)]
 pub struct Conformance {
-    /// Plain HTTP on any address.
-    pub plain_http_anywhere: bool,
     /// Registration with `m.login.dummy`, open to everyone.
     pub dummy_registration: bool,
     /// Synapse's `/_synapse/admin/v1/register`, if there is a secret.
@@ -58,7 +57,6 @@ impl Conformance {
         let secret = &settings.registration.shared_secret;
         let path = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
         Self {
-            plain_http_anywhere: true,
             dummy_registration: true,
             shared_secret_registration: (!secret.is_empty()).then(|| secret.clone()),
             no_rate_limits: true,

@@ -104,7 +104,7 @@ pub struct Socket {
 
 enum SocketKind {
     Tcp(TcpListener),
-    Unix { listener: UnixListener, _file: SocketFile },
+    Unix { listener: UnixListener, _file: Option<SocketFile> },
 }
 
 /// A Unix socket's file, removed when the socket goes.
@@ -128,11 +128,39 @@ impl Socket {
         match address {
             Address::Tcp(address) => Self::bind_tcp(*address),
             Address::Unix(path) => Self::bind_unix(path, unix_mode),
-            Address::Systemd(name) => Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("systemd passed no socket named \"{name}\""),
-            )),
+            Address::Systemd(name) => Self::from_systemd(name),
         }
+    }
+
+    /// The socket that systemd opened under `name` and passed to this process
+    /// (sd_listen_fds(3)): connections queue in it while the server restarts.
+    fn from_systemd(name: &str) -> io::Result<Self> {
+        let missing = || {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!(
+                    "systemd passed no socket of that name; a .socket unit needs \
+                     FileDescriptorName={name}"
+                ),
+            )
+        };
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let index = names.split(':').position(|known| known == name).ok_or_else(missing)?;
+        let mut passed = listenfd::ListenFd::from_env();
+        if let Ok(listener) = passed.take_tcp_listener(index) {
+            let listener = listener.ok_or_else(missing)?;
+            listener.set_nonblocking(true)?;
+            let listener = TcpListener::from_std(listener)?;
+            let address = Address::Tcp(listener.local_addr()?);
+            return Ok(Self { kind: SocketKind::Tcp(listener), address });
+        }
+        let listener = passed.take_unix_listener(index)?.ok_or_else(missing)?;
+        listener.set_nonblocking(true)?;
+        let path = listener.local_addr()?.as_pathname().map(Path::to_owned).unwrap_or_default();
+        let listener = UnixListener::from_std(listener)?;
+        // The file is systemd's; it outlives us.
+        let kind = SocketKind::Unix { listener, _file: None };
+        Ok(Self { kind, address: Address::Unix(path) })
     }
 
     fn bind_tcp(address: SocketAddr) -> io::Result<Self> {
@@ -151,7 +179,7 @@ impl Socket {
     fn bind_unix(path: &Path, mode: u32) -> io::Result<Self> {
         remove_stale_socket(path)?;
         let listener = UnixListener::bind(path)?;
-        let file = SocketFile(path.to_owned());
+        let file = Some(SocketFile(path.to_owned()));
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
         Ok(Self {
             kind: SocketKind::Unix { listener, _file: file },

@@ -18,6 +18,7 @@ use crate::listen::{self, Listener};
 use crate::log;
 use crate::metrics::Metrics;
 use crate::net::{Address, Socket};
+use crate::settings::check::may_listen;
 use crate::settings::layer::Origin;
 use crate::settings::load::Loaded;
 use crate::settings::{self, Limits, ListenerKind, Settings};
@@ -94,7 +95,7 @@ async fn serve(plan: Plan) -> Result<ExitCode, String> {
     if let Some(prepare) = prepare {
         prepare(house.clone()).await?;
     }
-    let certificates = open_doors(settings, &metrics, &house, &tasks)?;
+    let certificates = open_doors((settings, is_conformance), &metrics, &house, &tasks)?;
     let watched = certificates.clone();
     tasks.spawn_vital("certificates", watch_certificates(watched, tasks.clone()));
     if let Some(announcement) = announcement {
@@ -110,7 +111,7 @@ async fn serve(plan: Plan) -> Result<ExitCode, String> {
 
 /// Opens every listener and the admin socket; returns the certificates to watch.
 fn open_doors(
-    settings: &Settings,
+    (settings, is_conformance): (&Settings, bool),
     metrics: &Metrics,
     house: &Arc<House>,
     tasks: &Tasks,
@@ -125,7 +126,7 @@ fn open_doors(
     let mut certificates = Vec::new();
     let mut listeners = Vec::new();
     for listener in &settings.listeners {
-        listeners.push(open_listener(listener, metrics, house, &mut certificates)?);
+        listeners.push(open_listener((listener, is_conformance), metrics, house, &mut certificates)?);
     }
     listeners.push(open_admin_socket(settings, house)?);
     // Nobody is let in before every door could be opened.
@@ -156,7 +157,7 @@ fn report(reload: &Reload) {
 }
 
 fn open_listener(
-    listener: &settings::Listener,
+    (listener, is_conformance): (&settings::Listener, bool),
     metrics: &Metrics,
     house: &Arc<House>,
     certificates: &mut Vec<Arc<Certificate>>,
@@ -164,6 +165,7 @@ fn open_listener(
     let name = listener.kind.as_str();
     let address: Address = listener.address.parse()?;
     let socket = bind(&address, CLIENT_SOCKET_MODE)?;
+    may_listen(listener, &socket.address, is_conformance)?;
     let tls = match &listener.tls {
         None => None,
         Some(files) => {

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use http::{StatusCode, header};
 
-use super::{Admin, Order, Reason, Refusal};
+use super::{Admin, Reason, Refusal};
 use crate::net::Peer;
 use crate::wiring::House;
 
@@ -41,14 +41,11 @@ async fn order(
             return answer(StatusCode::FORBIDDEN, Err(refused(message.into())));
         }
     };
-    let order = match to_bytes(body, ORDER_BYTES_MAX).await.map(|b| serde_json::from_slice(&b)) {
-        Ok(Ok(order)) => order,
+    let body = to_bytes(body, ORDER_BYTES_MAX).await.unwrap_or_default();
+    let Ok(order) = serde_json::from_slice(&body) else {
         // What does not parse may still hold a password: the error's words are not repeated.
-        _ => {
-            let message =
-                "this server does not know that order; is the command of another release?";
-            return answer(StatusCode::BAD_REQUEST, Err(refused(message.into())));
-        }
+        let message = "this server does not know that order; is the command of another release?";
+        return answer(StatusCode::BAD_REQUEST, Err(refused(message.into())));
     };
     let result = admin.carry_out(order, &format!("uid {uid}")).await;
     let status = match &result {

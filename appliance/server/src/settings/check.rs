@@ -203,8 +203,16 @@ impl Check {
     }
 }
 
-/// Whether a listener may be opened where it says.
-fn may_listen(listener: &Listener, address: &Address, is_conformance: bool) -> Result<(), String> {
+/// Whether a listener may be opened where it says. A socket from systemd is judged when it is there.
+///
+/// # Errors
+///
+/// A sentence that says what to do.
+pub fn may_listen(
+    listener: &Listener,
+    address: &Address,
+    is_conformance: bool,
+) -> Result<(), String> {
     if is_conformance || address.is_local() || matches!(address, Address::Systemd(_)) {
         return Ok(());
     }

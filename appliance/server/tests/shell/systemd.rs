@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-use crate::world::{Folder, PATIENCE};
+use crate::world::{Folder, PATIENCE, get, stderr};
 
 struct Manager(UnixDatagram);
 
@@ -47,3 +47,26 @@ fn ready_alive_reloading_stopping() {
     manager.wait_for("STOPPING=1");
     assert!(server.wait().0.success());
 }
+
+/// systemd listens, so that connections wait in the kernel while the server restarts.
+#[test]
+fn a_socket_from_systemd_is_served() {
+    let listeners = "[[listeners]]\nkind = \"client\"\naddress = \"systemd:web\"\n";
+    let server = Folder::new(listeners).through(&["python3", "-c", ACTIVATE]).start();
+    assert_eq!(get(server.client(), "/_wardstone/health/live").body, "live");
+    assert!(server.stop().0.success());
+
+    let folder = Folder::new(listeners);
+    let output = folder.run(&["serve"], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("FileDescriptorName=web"), "{output:?}");
+}
+
+/// Does what systemd does: sockets from descriptor 3 on, then the program.
+const ACTIVATE: &str = r#"
+import os, socket, sys
+listener = socket.create_server(("127.0.0.1", 0))
+os.dup2(listener.fileno(), 3, inheritable=True)
+os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES="web", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[1], sys.argv[1:])
+"#;

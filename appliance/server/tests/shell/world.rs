@@ -19,6 +19,7 @@ pub struct Folder {
     dir: tempfile::TempDir,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
+    through: Vec<String>,
 }
 
 impl Folder {
@@ -65,6 +66,12 @@ impl Folder {
         self
     }
 
+    /// Starts the server through another program, which gets the binary's path and arguments.
+    pub fn through(mut self, program: &[&str]) -> Self {
+        self.through = program.iter().map(ToString::to_string).collect();
+        self
+    }
+
     /// `wardstone WORDS --config ...`, with `input` on standard input.
     pub fn run(&self, words: &[&str], input: &str) -> Output {
         let mut child = Command::new(BINARY)
@@ -82,7 +89,10 @@ impl Folder {
 
     /// Starts the server and waits until it says that it is ready.
     pub fn start(self) -> Server {
-        let mut child = Command::new(BINARY)
+        let mut words = self.through.clone();
+        words.push(BINARY.into());
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
             .arg("serve")
             .arg("--config")
             .arg(self.path("wardstone.toml"))
