@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use appliance_engine::Engine;
+use appliance_engine::{Engine, Read};
 use appliance_model::{Error, Position};
 use appliance_rules::{Denial, Permit};
 use quick_cache::sync::Cache;
@@ -11,13 +11,13 @@ use tokio::sync::watch;
 
 use crate::codec::{KeyPart, Row};
 use crate::events::Event;
-use crate::keyspaces::{Digest, Keyspace};
+use crate::keyspaces::{Digest, Keyspace, STORE};
 use crate::lane::{Commit, LaneDoor};
 use crate::names::Names;
 use crate::number::Numbers;
-use crate::rows::StateNode;
+use crate::rows::{StateNode, StoreRow};
 use crate::seal::Vault;
-use crate::view::{ReadFrom, View, store_error};
+use crate::view::{ReadFrom, View, damaged, store_error};
 
 /// Events kept in memory: enough for the state of the busy rooms; about 1.5 KB each.
 pub(crate) const EVENTS_CACHED_MAX: usize = 4_000;
@@ -168,6 +168,20 @@ impl Ledger {
 
     pub(crate) fn nodes_cache(&self) -> &Cache<u64, Arc<StateNode>> {
         &self.0.nodes
+    }
+
+    pub(crate) fn vault(&self) -> &Vault {
+        &self.0.vault
+    }
+
+    /// The store's own row, as `read` shows it.
+    pub(crate) async fn stored_as_of(&self, read: &dyn Read) -> Result<StoreRow, Error> {
+        let key = ().to_key();
+        let sealed = read.get(STORE.space, &key).await.map_err(store_error)?;
+        sealed
+            .and_then(|sealed| self.0.vault.open(STORE.space, &key, &sealed).ok())
+            .and_then(|bytes| StoreRow::from_bytes(&bytes))
+            .ok_or_else(|| damaged(STORE.name))
     }
 
     /// The engine, for tools that work below the ledger: check, stats, export.

@@ -70,6 +70,9 @@ pub enum OpenError {
     Io(#[from] std::io::Error),
 }
 
+/// One data key comes with each rotation of the master key.
+pub(crate) const DATA_KEYS_MAX: usize = 1_000;
+
 /// What a store needs from outside.
 pub struct Openers<'a> {
     /// The server this store is for.
@@ -163,7 +166,6 @@ async fn data_keys(
     master_key: &SecretKey,
     dice: &Arc<dyn Dice>,
 ) -> Result<BTreeMap<u16, SecretKey>, OpenError> {
-    const DATA_KEYS_MAX: usize = 1_000;
     let wrap = Vault::new(dice.clone(), &BTreeMap::from([(0, master_key.clone())]));
     let range = appliance_engine::KeyRange::prefix(&[]);
     let page = engine

@@ -160,7 +160,7 @@ impl View {
 }
 
 /// A row that does not open is never served; the journal names its keyspace, `store check` finds it.
-fn damaged(keyspace: &'static str) -> Error {
+pub(crate) fn damaged(keyspace: &'static str) -> Error {
     Error::internal(format!("a row of {keyspace} is damaged; run `wardstone store check`"))
 }
 

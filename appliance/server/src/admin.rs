@@ -6,8 +6,10 @@
 
 pub mod caller;
 pub mod door;
+pub mod store;
 mod users;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use appliance_model::ruma::OwnedUserId;
@@ -48,6 +50,25 @@ pub enum Order {
         password: Spoken,
         /// Leave the sessions that are open.
         keep_sessions: bool,
+    },
+    /// Is every row as it was written?
+    CheckStore,
+    /// What takes how much room.
+    StoreStats,
+    /// Everything into one file.
+    ExportStore {
+        /// An absolute path that does not exist.
+        to: PathBuf,
+    },
+    /// A file into an empty store.
+    ImportStore {
+        /// What an export wrote.
+        from: PathBuf,
+    },
+    /// Another master key.
+    RotateKey {
+        /// Where to write it; none: in place of the old one.
+        new_key_file: Option<PathBuf>,
     },
 }
 
@@ -120,6 +141,13 @@ impl Admin {
             Order::ResetPassword { user_id, password, keep_sessions } => {
                 self.reset_password(&user_id, &password.0, keep_sessions, by).await
             }
+            Order::CheckStore => self.check_store().await,
+            Order::StoreStats => self.store_stats().await,
+            Order::ExportStore { to } => self.export_store(&to).await,
+            Order::ImportStore { .. } | Order::RotateKey { .. } => Err(Refusal {
+                reason: Reason::Refused,
+                message: "this needs a server that is stopped; stop it, then try again".into(),
+            }),
         }
     }
 

@@ -8,6 +8,8 @@ pub mod out;
 mod password;
 mod quickstart;
 mod serve;
+mod status;
+mod store;
 mod user;
 mod version;
 
@@ -43,6 +45,8 @@ enum Command {
     Init(init::Init),
     Config(config::Config),
     User(user::User),
+    Store(store::Store),
+    Status(status::Status),
     Version(version::Version),
 }
 
@@ -67,6 +71,8 @@ pub fn run() -> ExitCode {
         Command::Init(command) => command.run(),
         Command::Config(command) => command.run(),
         Command::User(command) => command.run(),
+        Command::Store(command) => command.run(),
+        Command::Status(command) => command.run(),
         Command::Version(command) => command.run(),
     }
 }

@@ -7,7 +7,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use appliance_ledger::SecretKey;
 use appliance_model::ruma::signatures::Ed25519KeyPair;
@@ -17,6 +17,22 @@ use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 
 /// A key version is what peers see beside each signature; six letters do not repeat by accident.
 const VERSION_LETTERS: usize = 6;
+
+/// Reads the master key of a server that is about to start.
+///
+/// # Errors
+///
+/// A sentence for the administrator; also while a rotation waits to be finished.
+pub fn master_key_to_start(path: &Path) -> Result<SecretKey, String> {
+    if next_master_key(path).exists() {
+        return Err(format!(
+            "the rotation of the master key {} was interrupted; run `wardstone store rotate-key` to \
+             finish it",
+            path.display()
+        ));
+    }
+    read_master_key(path)
+}
 
 /// Reads the master key.
 ///
@@ -45,6 +61,39 @@ pub fn read_master_key(path: &Path) -> Result<SecretKey, String> {
 /// A sentence for the administrator; never overwrites a file.
 pub fn create_master_key(path: &Path) -> Result<(), String> {
     create(path, SecretKey::random(&OsDice).expose())
+}
+
+/// Where the next master key lies while a rotation is going on. A server does not start while it is
+/// there: some keys are wrapped by the one, some by the other.
+pub fn next_master_key(path: &Path) -> PathBuf {
+    with_ending(path, "new")
+}
+
+/// Puts the next master key in the place of `path`; the old one is kept beside it. Returns where.
+///
+/// # Errors
+///
+/// A sentence for the administrator.
+pub fn replace_master_key(path: &Path) -> Result<PathBuf, String> {
+    let kept = (1..u32::MAX)
+        .map(|number| with_ending(path, &format!("old-{number}")))
+        .find(|kept| !kept.exists())
+        .ok_or("there are too many old keys")?;
+    let replace = || {
+        // A link first, so that at no moment there is no key of that name.
+        fs::hard_link(path, &kept)?;
+        fs::rename(next_master_key(path), path)?;
+        path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+    };
+    replace().map_err(|error: std::io::Error| format!("{}: {error}", path.display()))?;
+    Ok(kept)
+}
+
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(ending);
+    name.into()
 }
 
 /// Reads the signing key.

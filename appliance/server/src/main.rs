@@ -16,6 +16,7 @@ mod metrics;
 mod net;
 mod serve;
 mod settings;
+mod still_store;
 mod wiring;
 
 use std::process::ExitCode;

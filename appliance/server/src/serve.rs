@@ -126,7 +126,12 @@ fn open_doors(
     let mut certificates = Vec::new();
     let mut listeners = Vec::new();
     for listener in &settings.listeners {
-        listeners.push(open_listener((listener, is_conformance), metrics, house, &mut certificates)?);
+        listeners.push(open_listener(
+            (listener, is_conformance),
+            metrics,
+            house,
+            &mut certificates,
+        )?);
     }
     listeners.push(open_admin_socket(settings, house)?);
     // Nobody is let in before every door could be opened.

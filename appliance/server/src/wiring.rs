@@ -124,7 +124,7 @@ async fn open_ledger(
     waiters: Arc<Waiters>,
     tasks: &Tasks,
 ) -> Result<(Ledger, watch::Receiver<bool>), String> {
-    let master_key = keys::read_master_key(&settings.store.master_key_file)?;
+    let master_key = keys::master_key_to_start(&settings.store.master_key_file)?;
     let folder: &Path = &settings.server.data_dir;
     let engine = open_engine(settings)?;
     let openers = Openers {
@@ -157,16 +157,25 @@ async fn open_ledger(
 }
 
 fn open_engine(settings: &Settings) -> Result<Arc<dyn appliance_engine::Engine>, String> {
-    let kind = match settings.store.engine {
+    let folder = settings.server.data_dir.join("store");
+    appliance_engine::open(engine_kind(settings), &folder, &engine_options(settings))
+        .map_err(|error| error.to_string())
+}
+
+/// Which engine the settings name.
+pub fn engine_kind(settings: &Settings) -> appliance_engine::Kind {
+    match settings.store.engine {
         EngineKind::Lmdb => appliance_engine::Kind::Lmdb,
         EngineKind::Sled => appliance_engine::Kind::Sled,
-    };
-    let options = appliance_engine::Options {
+    }
+}
+
+/// How the settings want it.
+pub fn engine_options(settings: &Settings) -> appliance_engine::Options {
+    appliance_engine::Options {
         lmdb_map_bytes: settings.store.map_bytes_max,
         ..appliance_engine::Options::default()
-    };
-    let folder = settings.server.data_dir.join("store");
-    appliance_engine::open(kind, &folder, &options).map_err(|error| error.to_string())
+    }
 }
 
 fn open_blobs(settings: &Settings) -> Result<Blobs, String> {

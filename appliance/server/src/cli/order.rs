@@ -11,7 +11,8 @@ use crate::admin::{Admin, Order, Reason, Refusal};
 use crate::lifecycle::Lifecycle;
 use crate::serve::runtime;
 use crate::settings::Settings;
-use crate::settings::load::{Sources, load};
+use crate::settings::load::{Loaded, Sources, load};
+use crate::still_store::StillStore;
 use crate::wiring::House;
 
 /// Gives `order` and prints what came of it: `in_words`, or JSON if asked for. A password that was
@@ -23,15 +24,15 @@ pub fn give(
     in_words: impl FnOnce(&Value) -> String,
 ) -> ExitCode {
     let is_json = common.json;
-    let settings = match load(&Sources::of_this_process(common.config), false) {
-        Ok(loaded) => loaded.settings,
+    let loaded = match load(&Sources::of_this_process(common.config), false) {
+        Ok(loaded) => loaded,
         Err(problems) => {
             super::print_problems(&problems);
             return exit::BAD_SETTINGS.into();
         }
     };
     let result = runtime().map_err(|error| (exit::FAILED, error));
-    match result.and_then(|runtime| runtime.block_on(carry_out(&settings, order))) {
+    match result.and_then(|runtime| runtime.block_on(carry_out(&loaded, order))) {
         Ok(mut value) if is_json => {
             if let Some(password) = made_password {
                 value["password"] = password.into();
@@ -52,11 +53,14 @@ pub fn give(
     ExitCode::SUCCESS
 }
 
-async fn carry_out(settings: &Settings, order: Order) -> Result<Value, (u8, String)> {
-    let answer = match call(&settings.admin.socket, &order).await {
+async fn carry_out(loaded: &Loaded, order: Order) -> Result<Value, (u8, String)> {
+    let answer = match call(&loaded.settings.admin.socket, &order).await {
         Called::Answered(answer) => answer,
         Called::Failed(reason) => return Err((exit::NO_SERVER, reason)),
-        Called::NobodyThere => carry_out_here(settings, order).await,
+        Called::NobodyThere if matches!(order, Order::Status) => {
+            return Err((exit::NO_SERVER, "no server runs with these settings".into()));
+        }
+        Called::NobodyThere => carry_out_here(loaded, order).await,
     };
     answer.map_err(|Refusal { reason, message }| match reason {
         Reason::Refused | Reason::Failed => (exit::FAILED, message),
@@ -64,12 +68,25 @@ async fn carry_out(settings: &Settings, order: Order) -> Result<Value, (u8, Stri
     })
 }
 
-/// No server runs, so this process is the server for as long as the order takes.
-async fn carry_out_here(settings: &Settings, order: Order) -> Result<Value, Refusal> {
-    let failed = |message: String| Refusal { reason: Reason::Failed, message };
-    if matches!(order, Order::Status) {
-        return Err(failed("no server runs with these settings".into()));
+async fn carry_out_here(loaded: &Loaded, order: Order) -> Result<Value, Refusal> {
+    let settings = &loaded.settings;
+    let still = || StillStore::take(settings);
+    match order {
+        Order::CheckStore => still()?.check().await,
+        Order::StoreStats => still()?.stats().await,
+        Order::ExportStore { to } => still()?.export(&to).await,
+        Order::ImportStore { from } => still()?.import(&from).await,
+        Order::RotateKey { new_key_file } => {
+            let origin = loaded.origin("store.master_key_file");
+            still()?.rotate_key(&origin, new_key_file.as_deref()).await
+        }
+        order => in_the_house(settings, order).await,
     }
+}
+
+/// No server runs, so this process is the server for as long as the order takes.
+async fn in_the_house(settings: &Settings, order: Order) -> Result<Value, Refusal> {
+    let failed = |message: String| Refusal { reason: Reason::Failed, message };
     let lifecycle = Lifecycle::new().map_err(|error| failed(error.to_string()))?;
     let house = House::open(settings, None, &lifecycle.tasks()).await.map_err(failed)?;
     let house = Arc::new(house);

@@ -7,6 +7,7 @@ mod config;
 mod journal;
 mod limits;
 mod stopping;
+mod store;
 mod systemd;
 mod tls;
 mod world;

@@ -88,7 +88,7 @@ fn what_was_answered_is_there_after_kill_9() {
     let server = Folder::new("").start();
     assert!(server.run(&["user", "create", "nurse"], "pw\n").status.success());
     server.signal("KILL");
-    let Folder { .. } = &server.folder;
-    let list = server.run(&["user", "list"], "");
+    let folder = server.into_folder();
+    let list = folder.run(&["user", "list"], "");
     assert!(stdout(&list).contains("@nurse:hospital.example"), "{list:?}");
 }

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -25,8 +26,12 @@ pub struct Folder {
 impl Folder {
     /// `wardstone init`, listeners on free ports, `extra` appended to the settings.
     pub fn new(extra: &str) -> Self {
-        let folder =
-            Self { dir: tempfile::tempdir().unwrap(), environment: vec![], arguments: vec![] };
+        let folder = Self {
+            dir: tempfile::tempdir().unwrap(),
+            environment: vec![],
+            arguments: vec![],
+            through: vec![],
+        };
         let config = folder.path("wardstone.toml");
         let data = folder.path("data");
         let output = Command::new(BINARY)
@@ -110,7 +115,7 @@ impl Folder {
                 }
             }
         });
-        let mut server = Server { child, folder: self, log, lines: vec![] };
+        let mut server = Server { child, folder: Arc::new(self), log, lines: vec![] };
         server.wait_for("server.ready");
         server
     }
@@ -119,7 +124,7 @@ impl Folder {
 /// A server that runs. Killed when dropped.
 pub struct Server {
     child: Child,
-    pub folder: Folder,
+    pub folder: Arc<Folder>,
     log: Receiver<String>,
     lines: Vec<String>,
 }
@@ -184,6 +189,13 @@ impl Server {
             }
         }
         (self.child.wait().unwrap(), self.lines.join("\n"))
+    }
+
+    /// Waits for the end; returns what stays.
+    pub fn into_folder(self) -> Arc<Folder> {
+        let folder = self.folder.clone();
+        self.wait();
+        folder
     }
 
     pub fn stop(self) -> (ExitStatus, String) {

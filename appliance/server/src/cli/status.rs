@@ -1,0 +1,35 @@
+//! `wardstone status`
+
+use std::process::ExitCode;
+
+use super::{Common, order};
+use crate::admin::Order;
+
+/// Ask the server that runs with these settings how it is.
+///
+/// Exit code 0: it answers, with or without being ready; 3: none runs.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  wardstone status --json")]
+pub struct Status {
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Status {
+    /// Asks.
+    pub fn run(self) -> ExitCode {
+        order::give(self.common, Order::Status, None, |answer| {
+            let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
+            let state = match answer["not_ready_because"].as_str() {
+                None => "ready".to_owned(),
+                Some(reason) => format!("NOT ready: {reason}"),
+            };
+            format!(
+                "{} (wardstone {}, process {}) is {state}.",
+                text("server_name"),
+                text("version"),
+                answer["pid"]
+            )
+        })
+    }
+}
