@@ -78,7 +78,7 @@ impl Services {
         };
         Self {
             sync: sync::Sync::new(house.clone(), parts),
-            media: media::Media::new(house.clone(), rooms.clone()),
+            media: media::Media::new(house.clone(), rooms.clone(), limits.clone()),
             limits,
             accounts,
             rooms,

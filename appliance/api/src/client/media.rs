@@ -4,6 +4,8 @@
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#content-repository
 
 mod range;
+#[cfg(test)]
+mod tests;
 
 use std::str::FromStr;
 

@@ -30,8 +30,9 @@ impl Media {
     ///
     /// # Errors
     ///
-    /// [`Kind::Limited`] with [`PENDING_PER_USER_MAX`] IDs unused.
+    /// [`Kind::Limited`] with [`PENDING_PER_USER_MAX`] IDs unused, or many made in a short time.
     pub async fn create(&self, caller: &Caller) -> Result<Reserved, Error> {
+        self.count(caller)?;
         // Two reservations at once must not both be the last.
         let door = self.0.doors.enter(caller.user.0).await;
         let now_ms = self.now_ms();

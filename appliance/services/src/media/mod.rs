@@ -26,13 +26,14 @@ use appliance_ledger::blobs::{BlobName, KEPT};
 use appliance_ledger::keyspaces::{MEDIA, MEDIA_IDS, MEDIA_KEPT, MEDIA_LINKS};
 use appliance_ledger::rows::media::{LINK_GUESSED, LINK_KEPT, LINK_OWN, LinkRow, MediaRow, Stage};
 use appliance_ledger::{Blobs, Digest, Ledger, SecretKey};
-use appliance_model::{DeviceNid, Error, MediaNid};
+use appliance_model::{Caller, DeviceNid, Error, MediaNid};
 use appliance_rules::policy::is_media_id;
 use quick_cache::sync::Cache;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::doors::Doors;
 use crate::house::House;
+use crate::limits::{Limit, Limits, Whose};
 use crate::rooms::Rooms;
 
 /// What the operator chose about files.
@@ -77,6 +78,7 @@ struct Inner {
     house: Arc<House>,
     /// To redact what showed a file that is gone.
     rooms: Arc<Rooms>,
+    limits: Arc<Limits>,
     /// One at a time fills, renders or purges a file.
     doors: Doors,
     uploads: Semaphore,
@@ -105,10 +107,11 @@ pub(crate) struct Living {
 }
 
 impl Media {
-    pub(crate) fn new(house: Arc<House>, rooms: Arc<Rooms>) -> Self {
+    pub(crate) fn new(house: Arc<House>, rooms: Arc<Rooms>, limits: Arc<Limits>) -> Self {
         Self(Arc::new(Inner {
             house,
             rooms,
+            limits,
             doors: Doors::default(),
             uploads: Semaphore::new(UPLOADS_AT_ONCE_MAX),
             arrived: Notify::new(),
@@ -140,6 +143,11 @@ impl Media {
 
     fn now_ms(&self) -> u64 {
         self.0.house.clock.now_ms()
+    }
+
+    /// Counts an upload, or the reservation of one, against its person's limit.
+    fn count(&self, caller: &Caller) -> Result<(), Error> {
+        self.0.limits.take(Limit::Media, Whose::User(caller.user))
     }
 
     /// `mxc://server/id`.

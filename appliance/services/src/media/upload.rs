@@ -39,6 +39,7 @@ impl Media {
     /// * [`Kind::TooLarge`]: larger than [`Media::upload_bytes_max`]; noticed while reading.
     /// * [`Kind::Unavailable`]: the disk is full, or too many uploads are under way. Nothing was kept.
     /// * [`Kind::InvalidParam`]: the bytes did not arrive whole.
+    /// * [`Kind::Limited`]: many uploads in a short time.
     pub async fn upload<B, E>(
         &self,
         caller: &Caller,
@@ -48,6 +49,7 @@ impl Media {
     where
         B: Stream<Item = Result<Bytes, E>> + Unpin,
     {
+        self.count(caller)?;
         let number = MediaNid(self.ledger().next_number());
         let media_id = self.fresh_id();
         let kept = self.receive(number, &new, body).await?;

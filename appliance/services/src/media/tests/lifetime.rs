@@ -1,9 +1,10 @@
 //! Scenes in which a file's life ends.
 
-use appliance_ledger::Event;
 use appliance_ledger::keyspaces::{
-    MEDIA_DUE, MEDIA_LINKS, MEDIA_PURGES, MEDIA_REDACTIONS, ROOM_MEDIA,
+    Keyspace, MEDIA_DUE, MEDIA_LINKS, MEDIA_PENDING, MEDIA_PURGES, MEDIA_REDACTIONS, MEDIA_UNBOUND,
+    ROOM_MEDIA,
 };
+use appliance_ledger::{Event, KeyPart, Row};
 use appliance_model::ruma::api::client::message::send_message_event;
 use appliance_model::ruma::events::room::member::MembershipState;
 use appliance_model::ruma::serde::Raw;
@@ -80,26 +81,24 @@ impl Ward {
         files.remove(0)
     }
 
+    /// How many rows the store has about files.
     async fn media_rows(&self) -> usize {
+        self.rows(&MEDIA_LINKS).await
+            + self.rows(&MEDIA_DUE).await
+            + self.rows(&MEDIA).await
+            + self.rows(&MEDIA_IDS).await
+            + self.rows(&MEDIA_PENDING).await
+            + self.rows(&ROOM_MEDIA).await
+            + self.rows(&MEDIA_PURGES).await
+            + self.rows(&MEDIA_REDACTIONS).await
+            + self.rows(&MEDIA_UNBOUND).await
+    }
+
+    async fn rows<K: KeyPart, V: Row>(&self, keyspace: &Keyspace<K, V>) -> usize {
         let view = self.services.house.ledger.newest();
-        let forward = Direction::Forward;
-        let links: (Vec<((MediaNid, u8, u64, u64), LinkRow)>, _) =
-            view.scan(&MEDIA_LINKS, &(), forward, 100).await.unwrap();
-        let due: (Vec<((u64, MediaNid), ())>, _) =
-            view.scan(&MEDIA_DUE, &(), forward, 100).await.unwrap();
-        let files: (Vec<(MediaNid, MediaRow)>, _) =
-            view.scan(&MEDIA, &(), forward, 100).await.unwrap();
-        let ids: (Vec<(Digest, u64)>, _) = view.scan(&MEDIA_IDS, &(), forward, 100).await.unwrap();
-        use appliance_ledger::rows::media::{PurgeRow, RedactionRow, RoomMediaRow};
-        use appliance_model::{EventNid, RoomNid};
-        let of_rooms: (Vec<((RoomNid, EventNid, MediaNid), RoomMediaRow)>, _) =
-            view.scan(&ROOM_MEDIA, &(), forward, 100).await.unwrap();
-        let purges: (Vec<(MediaNid, PurgeRow)>, _) =
-            view.scan(&MEDIA_PURGES, &(), forward, 100).await.unwrap();
-        let redactions: (Vec<(EventNid, RedactionRow)>, _) =
-            view.scan(&MEDIA_REDACTIONS, &(), forward, 100).await.unwrap();
-        let seven = [links.0.len(), due.0.len(), files.0.len(), ids.0.len()];
-        seven.iter().sum::<usize>() + of_rooms.0.len() + purges.0.len() + redactions.0.len()
+        let (rows, _) = view.scan(keyspace, &(), Direction::Forward, 100).await.unwrap();
+        let rows: Vec<(K, V)> = rows;
+        rows.len()
     }
 }
 
@@ -300,6 +299,8 @@ async fn what_the_disk_does_not_let_go_of_is_hidden_and_tried_again() {
     std::fs::create_dir(&file).unwrap();
     ward.clock.pass_ms(7 * DAY_MS);
     assert_eq!(ward.look().await, Report { erased: 0, redacted: 0, stuck: 1 });
+    let (_, row) = ward.services.media.row(SERVER, id(&uri)).await.unwrap().unwrap();
+    assert!(row.wrapped_key.is_empty(), "the key is gone whatever the disk does");
     let ward = ward.power_cut_and_restart().await;
     ward.clock.go_back_ms(2 * DAY_MS);
     assert!(!ward.is_there(&uri).await, "condemned is condemned, whatever the clock says");
