@@ -15,6 +15,7 @@
 )]
 
 pub mod device;
+pub mod endpoints;
 pub mod http;
 pub mod person;
 pub mod server;

@@ -5,10 +5,12 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
+use tokio::time::sleep;
 
 use crate::http::Http;
 use crate::wait::until;
@@ -116,6 +118,14 @@ impl Server {
     pub async fn start_again(&mut self) {
         self.process = launch(self.kind, self.folder.path(), &self.address);
         self.wait_ready().await;
+    }
+
+    /// Starts it and kills it again before it is ready: recovery itself may be interrupted.
+    /// `step` chooses how soon.
+    pub async fn start_and_kill(&mut self, step: u64) {
+        self.process = launch(self.kind, self.folder.path(), &self.address);
+        sleep(Duration::from_millis(step % 40)).await;
+        self.kill().await;
     }
 
     /// Whether the process still runs.

@@ -1,0 +1,97 @@
+//! What an answer to nonsense must look like.
+
+use appliance_acceptance::http::{Answer, NoAnswer};
+use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE};
+
+/// What a case demands beyond what every answer must keep.
+#[derive(Clone, Debug)]
+pub enum Demand {
+    /// No fault of the server; success and refusal are both fine.
+    NoFault,
+    /// A refusal, with one of these errcodes.
+    Refusal(&'static [&'static str]),
+    /// Exactly this status and errcode.
+    Exactly(u16, &'static str),
+}
+
+/// JSON that is none: "Request did not contain valid JSON."
+pub const NOT_JSON: Demand = Demand::Refusal(&["M_NOT_JSON"]);
+
+/// JSON that is malformed in some way: wrong types, missing fields, numbers Matrix does not have.
+pub const BAD_JSON: Demand =
+    Demand::Refusal(&["M_BAD_JSON", "M_NOT_JSON", "M_MISSING_PARAM", "M_INVALID_PARAM"]);
+
+/// A value of the right type that names nothing, or nothing the caller may touch.
+pub const BAD_NAME: Demand = Demand::Refusal(&[
+    "M_INVALID_PARAM",
+    "M_BAD_JSON",
+    "M_MISSING_PARAM",
+    "M_NOT_FOUND",
+    "M_FORBIDDEN",
+    "M_UNRECOGNIZED",
+    "M_UNKNOWN",
+    "M_UNSUPPORTED",
+]);
+
+/// Judges one answer; `None` is praise.
+pub fn fault(
+    answer: &Result<Answer, NoAnswer>,
+    demand: &Demand,
+    from_a_page: bool,
+) -> Option<String> {
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(NoAnswer(why)) => return Some(format!("no answer: {why}")),
+    };
+    let status = answer.status.as_u16();
+    let complain = |what: &str| Some(format!("{what}: {}", answer.summary()));
+    if status >= 500 {
+        return complain("a fault of the server");
+    }
+    // "Servers MUST ... [answer] with CORS headers on all requests."
+    let origin = answer.headers.get(ACCESS_CONTROL_ALLOW_ORIGIN);
+    if from_a_page && origin.is_none_or(|origin| origin != "*") {
+        return complain("no CORS header");
+    }
+    if status < 400 {
+        return match demand {
+            Demand::NoFault => None,
+            _ => complain("accepted"),
+        };
+    }
+    if is_question(answer) {
+        // A stage of authentication is asked for before the body is looked at.
+        return None;
+    }
+    if !answer
+        .headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|t| t.as_bytes().starts_with(b"application/json"))
+    {
+        return complain("a refusal that is no JSON");
+    }
+    let Some(errcode) = answer.errcode() else { return complain("a refusal without errcode") };
+    let words = answer.json();
+    let Some(words) = words["error"].as_str().filter(|words| !words.is_empty()) else {
+        return complain("a refusal without a word to people");
+    };
+    if words.contains("panicked") || words.contains(".rs:") {
+        return complain("a refusal that shows the inside");
+    }
+    let fits = match demand {
+        Demand::NoFault => true,
+        Demand::Refusal(errcodes) => errcodes.contains(&errcode.as_str()),
+        Demand::Exactly(wanted, code) => (status, errcode.as_str()) == (*wanted, *code),
+    };
+    if fits { None } else { complain("another refusal than due") }
+}
+
+/// `401` with `flows`: the user-interactive authentication of password changes and the like.
+pub fn is_question(answer: &Answer) -> bool {
+    answer.status == 401 && answer.json()["flows"].is_array()
+}
+
+/// What a server says of a route it does not have.
+pub fn is_unknown_route(answer: &Answer) -> bool {
+    answer.status == 404 && answer.errcode().as_deref() == Some("M_UNRECOGNIZED")
+}
