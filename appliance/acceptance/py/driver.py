@@ -13,6 +13,7 @@ import sys
 import tempfile
 import traceback
 
+import aiohttp
 import nio
 from nio.crypto.attachments import decrypt_attachment
 
@@ -217,8 +218,13 @@ class Driver:
         }
 
     async def _sync_forever(self):
-        # Unencrypted history before the first sync is not asked for; the suite starts clean.
-        await self.client.sync_forever(timeout=SYNC_MS, loop_sleep_time=20)
+        # A server that is away is asked again, with the old token, as a patient client does.
+        while True:
+            try:
+                await self.client.sync_forever(timeout=SYNC_MS, loop_sleep_time=20)
+            except aiohttp.ClientError as away:
+                print(f"sync: {away!r}", file=sys.stderr)
+                await asyncio.sleep(0.1)
 
     async def _on_sync(self, _response):
         self.news.set()

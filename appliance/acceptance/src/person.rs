@@ -27,8 +27,21 @@ impl Person {
         format!("@{}:{SERVER_NAME}", self.localpart)
     }
 
+    /// Makes the account and a first device, without an SDK.
+    pub async fn sign_up(&self, server: &Server) -> Session {
+        let http = server.http();
+        let body = json!({
+            "username": self.localpart,
+            "password": self.password,
+            "auth": { "type": "m.login.dummy" },
+        });
+        let path = "/_matrix/client/v3/register";
+        let answer = http.call(Method::POST, path, None, Some(&body)).await.expect("an answer");
+        Session::from(http, answer.ok())
+    }
+
     /// Makes the account with the registration secret, as an operator's script does.
-    pub async fn sign_up(&self, server: &Server, admin: bool) -> Session {
+    pub async fn hire(&self, server: &Server, admin: bool) -> Session {
         let http = server.http();
         let path = "/_synapse/admin/v1/register";
         let nonce = http.call(Method::GET, path, None, None).await.expect("an answer").ok();

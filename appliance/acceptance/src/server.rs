@@ -193,26 +193,30 @@ fn free_port() -> u16 {
     listener.local_addr().expect("a bound port").port()
 }
 
+/// Prepares a server as an operator does, and lays what a test needs over its settings.
 fn configure(folder: &Path, address: &str, options: &Options) {
+    let prepared = std::process::Command::new(wardstone())
+        .args(["init", "--name", SERVER_NAME, "--config"])
+        .arg(folder.join("wardstone.toml"))
+        .arg("--data-dir")
+        .arg(folder.join("data"))
+        .output()
+        .expect("run `wardstone init`");
+    assert!(prepared.status.success(), "{}", String::from_utf8_lossy(&prepared.stderr));
+
     let settings = json!({
-        "server": {
-            "name": SERVER_NAME,
-            "data_dir": folder.join("data"),
-            "public_base_url": format!("http://{address}"),
-        },
+        "server": { "public_base_url": format!("http://{address}") },
         "listeners": [{ "kind": "client", "address": address }],
-        "store": { "engine": options.engine, "master_key_file": folder.join("master.key") },
+        "store": { "engine": options.engine },
         "registration": { "shared_secret": SHARED_SECRET },
         "media": { "ttl_ms": options.media_ttl_ms },
         "log": { "level": options.log_level },
         "admin": { "socket": folder.join("admin.sock") },
     });
     let text = toml::to_string(&settings).expect("settings as TOML");
-    fs::create_dir_all(folder.join("data")).expect("the data folder");
-    fs::write(folder.join("wardstone.toml"), text).expect("wardstone.toml");
-    let mut key = [0_u8; 32];
-    File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut key)).expect("32 random bytes");
-    fs::write(folder.join("master.key"), key).expect("master.key");
+    let over = folder.join("conf.d");
+    fs::create_dir_all(&over).expect("conf.d");
+    fs::write(over.join("test.toml"), text).expect("the test's settings");
 }
 
 fn launch(kind: Kind, folder: &Path, address: &str) -> Child {
@@ -262,16 +266,19 @@ fn wardstone() -> PathBuf {
     binary
 }
 
+/// The folder that `prepare` installs into, and reports go to.
+pub fn tools() -> PathBuf {
+    let folder = std::env::var_os("WARDSTONE_TEST_TOOLS").map(PathBuf::from);
+    folder.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/acceptance"))
+}
+
 /// Something that `prepare` installed.
 ///
 /// # Panics
 ///
 /// If it is not there, saying what to run.
 pub fn prepared(what: &str) -> PathBuf {
-    let folder = std::env::var_os("WARDSTONE_TEST_TOOLS")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/acceptance"));
-    let path = folder.join(what);
+    let path = tools().join(what);
     assert!(path.exists(), "{} is missing: run appliance/acceptance/prepare first", path.display());
     path
 }

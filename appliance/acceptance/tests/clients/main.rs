@@ -8,3 +8,4 @@ mod rust_sdk;
 mod ward;
 
 mod conversation;
+mod kill;

@@ -93,7 +93,7 @@ impl Ward {
     /// A new account made by the operator, and its first device.
     pub async fn employee(&mut self, brand: Brand, name: &str) -> Device {
         let person = Person::named(name);
-        let session = person.sign_up(&self.server, false).await;
+        let session = person.hire(&self.server, false).await;
         self.secrets.push(session.token);
         self.another_device(brand, &person).await
     }
@@ -119,7 +119,7 @@ impl Ward {
             return;
         }
         let admin = Person::named(&format!("admin-{}", &event_id[1..7].to_lowercase()));
-        let admin = admin.sign_up(&self.server, true).await;
+        let admin = admin.hire(&self.server, true).await;
         let path = mxc.replacen("mxc://", "/_synapse/admin/v1/media/", 1);
         let token = Some(admin.token.as_str());
         admin.http.call(Method::DELETE, &path, token, None).await.expect("an answer").ok();

@@ -71,7 +71,7 @@ async fn campaign(engine: &'static str) {
 }
 
 async fn gather(server: &Server) -> (Vec<Arc<Session>>, Reader, Arc<Scene>) {
-    let reader = Person::named("reader").sign_up(server, false).await;
+    let reader = Person::named("reader").sign_up(server).await;
     let room =
         reader.post("/_matrix/client/v3/createRoom", json!({ "preset": "public_chat" })).await;
     let room_id = room["room_id"].as_str().expect("a room").to_owned();
@@ -82,7 +82,7 @@ async fn gather(server: &Server) -> (Vec<Arc<Session>>, Reader, Arc<Scene>) {
     reader.put(&path, levels).await;
     let mut writers = Vec::new();
     for number in 0..WRITERS {
-        let writer = Person::named(&format!("writer{number}")).sign_up(server, false).await;
+        let writer = Person::named(&format!("writer{number}")).sign_up(server).await;
         writer.post(&format!("/_matrix/client/v3/join/{room_id}"), json!({})).await;
         writers.push(Arc::new(writer));
     }

@@ -99,7 +99,7 @@ async fn garbage_is_refused_or_hung_up_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_without_end_are_refused() {
     let mut server = Server::start(Options::default()).await;
-    let session = Person::named("pusher").sign_up(&server, false).await;
+    let session = Person::named("pusher").sign_up(&server).await;
     let before = server.resident_bytes();
     let token = &session.token;
     // The default limits: 1 MiB for JSON, 50 MiB for a file.

@@ -2,7 +2,7 @@
 
 use appliance_acceptance::endpoints::{self, Endpoint};
 use appliance_acceptance::http::Http;
-use appliance_acceptance::server::{Options, Server};
+use appliance_acceptance::server::{self, Options, Server};
 use http::{Method, Request};
 use http_body_util::Full;
 
@@ -35,9 +35,16 @@ async fn nonsense_at_every_route_is_refused_in_good_order() {
     }
 
     eprintln!("{asked} requests; not served: {absent:#?}");
+    let report = server::tools().join("sweep-faults.txt");
+    std::fs::write(&report, faults.join("\n")).expect("the report");
     let resident = server.resident_bytes();
     let shown = faults.iter().take(FAULTS_SHOWN).map(String::as_str).collect::<Vec<_>>().join("\n");
-    assert!(faults.is_empty(), "{} faults in {asked} requests:\n{shown}", faults.len());
+    assert!(
+        faults.is_empty(),
+        "{} faults in {asked} requests, all in {}:\n{shown}",
+        faults.len(),
+        report.display()
+    );
     assert!(resident < RESIDENT_BYTES_MAX, "{resident} bytes resident after {asked} requests");
     let known = endpoints::all().len() - absent.len();
     assert!(known >= ROUTES_MIN, "only {known} routes are served");

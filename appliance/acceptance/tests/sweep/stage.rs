@@ -17,7 +17,7 @@ impl Stage {
     /// Sets the stage for the `number`th time.
     pub async fn set(server: &Server, number: usize) -> Self {
         let person = Person::named(&format!("sweeper{number}"));
-        let session = person.sign_up(server, false).await;
+        let session = person.sign_up(server).await;
         let room = session.post("/_matrix/client/v3/createRoom", json!({})).await;
         let room_id = room["room_id"].as_str().expect("a room").to_owned();
         let path = format!("/_matrix/client/v3/rooms/{room_id}/send/m.room.message/1");
