@@ -1,5 +1,7 @@
 //! Somebody in a room who has said something: what the variables of a path stand for.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use appliance_acceptance::endpoints::{Endpoint, Field};
 use appliance_acceptance::person::{Person, Session};
 use appliance_acceptance::server::{SERVER_NAME, Server};
@@ -11,6 +13,8 @@ pub struct Stage {
     pub session: Session,
     room_id: String,
     event_id: String,
+    /// A transaction ID used twice would get the first answer again.
+    transactions: AtomicUsize,
 }
 
 impl Stage {
@@ -23,7 +27,7 @@ impl Stage {
         let path = format!("/_matrix/client/v3/rooms/{room_id}/send/m.room.message/1");
         let event = session.put(&path, json!({ "msgtype": "m.text", "body": "words" })).await;
         let event_id = event["event_id"].as_str().expect("an event").to_owned();
-        Self { session, room_id, event_id }
+        Self { session, room_id, event_id, transactions: AtomicUsize::new(0) }
     }
 
     /// The endpoint's path with true names in it.
@@ -45,6 +49,10 @@ impl Stage {
             "eventId" | "threadRoot" => &self.event_id,
             "userId" => &self.session.user_id,
             "deviceId" => &self.session.device_id,
+            "txnId" => {
+                let number = self.transactions.fetch_add(1, Ordering::Relaxed);
+                return format!("sweep{number}");
+            }
             "roomAlias" => return format!("#sweep:{SERVER_NAME}"),
             "serverName" => SERVER_NAME,
             "eventType" => "m.room.topic",

@@ -18,8 +18,20 @@ pub enum Demand {
 pub const NOT_JSON: Demand = Demand::Refusal(&["M_NOT_JSON"]);
 
 /// JSON that is malformed in some way: wrong types, missing fields, numbers Matrix does not have.
-pub const BAD_JSON: Demand =
-    Demand::Refusal(&["M_BAD_JSON", "M_NOT_JSON", "M_MISSING_PARAM", "M_INVALID_PARAM"]);
+/// What is also far too long may be refused for that, and an endpoint that a server has closed
+/// (`3pid`) may be closed first.
+pub const BAD_JSON: Demand = Demand::Refusal(&[
+    "M_BAD_JSON",
+    "M_NOT_JSON",
+    "M_MISSING_PARAM",
+    "M_INVALID_PARAM",
+    "M_TOO_LARGE",
+    "M_THREEPID_DENIED",
+]);
+
+/// A `type` that is none.
+pub const BAD_TYPE: Demand =
+    Demand::Refusal(&["M_BAD_JSON", "M_MISSING_PARAM", "M_INVALID_PARAM", "M_UNKNOWN"]);
 
 /// A value of the right type that names nothing, or nothing the caller may touch.
 pub const BAD_NAME: Demand = Demand::Refusal(&[
