@@ -28,6 +28,9 @@ test: ## Install what the tests need and run all of them
 	@command -v cargo-nextest >/dev/null \
 	  || $(CARGO) install --locked --root $(TOOLS) cargo-nextest@$(NEXTEST_VERSION) \
 	  || echo "cargo-nextest could not be installed: the tests run under cargo test"
+	@# The acceptance tests start the binary itself; with the tests in one build, its dependencies are
+	@# compiled once.
+	$(CARGO) build --locked --workspace --bins --tests
 	$(CARGO) test --locked --workspace --doc --quiet
 	@if command -v cargo-nextest >/dev/null; then \
 	  $(CARGO) nextest run --locked --workspace --no-fail-fast --config-file appliance/nextest.toml; \

@@ -14,12 +14,12 @@ pub enum Demand {
     Exactly(u16, &'static str),
 }
 
-/// JSON that is none: "Request did not contain valid JSON."
-pub const NOT_JSON: Demand = Demand::Refusal(&["M_NOT_JSON"]);
+/// JSON that is none: "Request did not contain valid JSON." An endpoint that a server has closed
+/// (`3pid`) may be closed first.
+pub const NOT_JSON: Demand = Demand::Refusal(&["M_NOT_JSON", "M_THREEPID_DENIED"]);
 
 /// JSON that is malformed in some way: wrong types, missing fields, numbers Matrix does not have.
-/// What is also far too long may be refused for that, and an endpoint that a server has closed
-/// (`3pid`) may be closed first.
+/// What is also far too long may be refused for that.
 pub const BAD_JSON: Demand = Demand::Refusal(&[
     "M_BAD_JSON",
     "M_NOT_JSON",
@@ -105,5 +105,7 @@ pub fn is_question(answer: &Answer) -> bool {
 
 /// What a server says of a route it does not have.
 pub fn is_unknown_route(answer: &Answer) -> bool {
-    answer.status == 404 && answer.errcode().as_deref() == Some("M_UNRECOGNIZED")
+    // 405: the path is known for another of its methods.
+    matches!(answer.status.as_u16(), 404 | 405)
+        && answer.errcode().as_deref() == Some("M_UNRECOGNIZED")
 }
