@@ -4,7 +4,6 @@
 //! The value exists only if the flag was given, so no relaxation can be reached from a settings
 //! file. It shouts at the start, every minute, and in the metrics.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -35,44 +34,25 @@ pub struct Conformance {
     pub cheap_password_hash: bool,
     /// Presence is on.
     pub presence: bool,
-    /// Federation with any host, private addresses and ports included.
-    pub federation_anywhere: bool,
-    /// Back-off to other servers ends after seconds.
-    pub quick_backoff: bool,
-    /// Policy classes are off.
-    pub policy_off: bool,
-    /// Everybody may publish rooms in the directory.
-    pub directory_open: bool,
     /// The version of new rooms.
     pub default_room_version: String,
-    /// A PEM file of certificate authorities to trust beside the usual ones.
-    pub extra_ca_file: Option<PathBuf>,
-    /// A folder of application service registrations.
-    pub appservice_dir: Option<PathBuf>,
 }
 
 impl Conformance {
     /// All relaxations; `room_version_is_set` tells whether the settings name a room version.
     pub fn new(settings: &Settings, room_version_is_set: bool) -> Self {
         let secret = &settings.registration.shared_secret;
-        let path = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
         Self {
             dummy_registration: true,
             shared_secret_registration: (!secret.is_empty()).then(|| secret.clone()),
             no_rate_limits: true,
             cheap_password_hash: true,
             presence: true,
-            federation_anywhere: true,
-            quick_backoff: true,
-            policy_off: true,
-            directory_open: true,
             default_room_version: if room_version_is_set {
                 settings.rooms.default_version.clone()
             } else {
                 ROOM_VERSION.into()
             },
-            extra_ca_file: path(&settings.federation.extra_ca_file),
-            appservice_dir: path(&settings.conformance.appservice_dir),
         }
     }
 }

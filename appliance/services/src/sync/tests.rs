@@ -40,7 +40,7 @@ fn bodies(room: &Value) -> Vec<&str> {
     events.iter().filter_map(|event| event["content"]["body"].as_str()).collect()
 }
 
-fn types<'a>(events: &'a Value) -> Vec<&'a str> {
+fn types(events: &Value) -> Vec<&str> {
     let events = events.as_array().map(Vec::as_slice).unwrap_or_default();
     events.iter().map(|event| event["type"].as_str().unwrap()).collect()
 }
