@@ -217,11 +217,10 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// One answer: status, head, body.
+/// One answer: status and body.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    pub head: String,
     pub body: String,
 }
 
@@ -241,7 +240,7 @@ pub fn read_answer(stream: &mut impl Read) -> Answer {
     let mut body = vec![0; length];
     stream.read_exact(&mut body).unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer { status, head, body: String::from_utf8(body).unwrap() }
+    Answer { status, body: String::from_utf8(body).unwrap() }
 }
 
 /// Sends one request with a body on a new connection.
