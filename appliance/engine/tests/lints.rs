@@ -1,6 +1,5 @@
 //! This crate's list of lints is the workspace's, but for the one line that lets it map a file.
 
-#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 use std::path::Path;
 
