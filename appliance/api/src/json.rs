@@ -9,11 +9,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::respond_to_bad_request;
+use crate::json_body;
 use crate::route::{JSON_BODY_BYTES_MAX, RawRequest, json_response, read_body};
 
 /// The request's body.
 pub(crate) async fn read_json<T: DeserializeOwned>(request: &mut RawRequest) -> Result<T, Error> {
     let body = read_body(std::mem::take(&mut request.body), JSON_BODY_BYTES_MAX).await?;
+    if !body.is_empty() {
+        json_body::check(&body)?;
+    }
     serde_json::from_slice(&body).map_err(|error| {
         respond_to_bad_request(FromHttpRequestError::Deserialization(DeserializationError::Json(
             error,

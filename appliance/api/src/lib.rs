@@ -9,6 +9,7 @@ pub mod error;
 mod every_route;
 mod form;
 mod json;
+mod json_body;
 mod route;
 mod scenario;
 

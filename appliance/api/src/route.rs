@@ -18,6 +18,7 @@ use appliance_model::{Caller, Error, Kind};
 use appliance_services::Services;
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
 use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, on};
@@ -25,7 +26,7 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use crate::error::{refuse, respond_to_bad_request};
-use crate::{ClientAddr, cors};
+use crate::{ClientAddr, cors, json_body};
 
 /// Bodies of JSON endpoints. To-device and key uploads of large rooms stay below; media has a limit
 /// of its own.
@@ -134,15 +135,14 @@ impl Routes {
         F: Fn(Visit<R>) -> Answer + Clone + Send + Sync + 'static,
         Answer: Future<Output = Result<R::OutgoingResponse, Error>> + Send + 'static,
     {
-        let endpoint = move |State(services): State<Arc<Services>>,
-                             params: RawPathParams,
-                             request: Request| {
-            let handler = handler.clone();
-            async move {
-                let answer = answer::<R, F, Answer>(services, params, request, handler).await;
-                Ok::<_, Infallible>(answer.unwrap_or_else(|error| refuse(&error)))
-            }
-        };
+        let endpoint =
+            move |State(services): State<Arc<Services>>, params: PathParams, request: Request| {
+                let handler = handler.clone();
+                async move {
+                    let answer = answer::<R, F, Answer>(services, params, request, handler).await;
+                    Ok::<_, Infallible>(answer.unwrap_or_else(|error| refuse(&error)))
+                }
+            };
         self.route(R::METHOD, path, R::Authentication::ACCESS, |filter| on(filter, endpoint));
     }
 
@@ -169,18 +169,17 @@ impl Routes {
         F: Fn(Visit<R>) -> Answer + Clone + Send + Sync + 'static,
         Answer: Future<Output = Result<String, Error>> + Send + 'static,
     {
-        let endpoint = move |State(services): State<Arc<Services>>,
-                             params: RawPathParams,
-                             request: Request| {
-            let handler = handler.clone();
-            async move {
-                let answer = async {
-                    let visit = read_visit::<R>(services, params, request).await?;
-                    Ok(json_response(StatusCode::OK, handler(visit).await?))
-                };
-                Ok::<_, Infallible>(answer.await.unwrap_or_else(|error| refuse(&error)))
-            }
-        };
+        let endpoint =
+            move |State(services): State<Arc<Services>>, params: PathParams, request: Request| {
+                let handler = handler.clone();
+                async move {
+                    let answer = async {
+                        let visit = read_visit::<R>(services, params, request).await?;
+                        Ok(json_response(StatusCode::OK, handler(visit).await?))
+                    };
+                    Ok::<_, Infallible>(answer.await.unwrap_or_else(|error| refuse(&error)))
+                }
+            };
         self.route(R::METHOD, path, R::Authentication::ACCESS, |filter| on(filter, endpoint));
     }
 
@@ -195,15 +194,14 @@ impl Routes {
         F: Fn(Visit<RawRequest>) -> Answer + Clone + Send + Sync + 'static,
         Answer: Future<Output = Result<Response, Error>> + Send + 'static,
     {
-        let endpoint = move |State(services): State<Arc<Services>>,
-                             params: RawPathParams,
-                             request: Request| {
-            let handler = handler.clone();
-            async move {
-                let answer = answer_raw(services, params, request, access, handler).await;
-                Ok::<_, Infallible>(answer.unwrap_or_else(|error| refuse(&error)))
-            }
-        };
+        let endpoint =
+            move |State(services): State<Arc<Services>>, params: PathParams, request: Request| {
+                let handler = handler.clone();
+                async move {
+                    let answer = answer_raw(services, params, request, access, handler).await;
+                    Ok::<_, Infallible>(answer.unwrap_or_else(|error| refuse(&error)))
+                }
+            };
         self.route(method, path, access, |filter| on(filter, endpoint));
     }
 
@@ -272,6 +270,13 @@ impl StablePaths for appliance_model::ruma::api::path_builder::SinglePath {
     }
 }
 
+/// A path whose variables, decoded, may be no UTF-8.
+type PathParams = Result<RawPathParams, RawPathParamsRejection>;
+
+fn bad_path(_: RawPathParamsRejection) -> Error {
+    Error::invalid_param("A name in the path is no UTF-8.")
+}
+
 /// A request whose body is still to be read.
 pub(crate) struct RawRequest {
     /// The path's variables, decoded, in order.
@@ -304,7 +309,7 @@ pub(crate) fn query_param(uri: &http::Uri, name: &str) -> Option<String> {
 
 async fn answer<R, F, Answer>(
     services: Arc<Services>,
-    params: RawPathParams,
+    params: PathParams,
     request: Request,
     handler: F,
 ) -> Result<Response, Error>
@@ -321,7 +326,7 @@ where
 /// Who asks for what.
 async fn read_visit<R>(
     services: Arc<Services>,
-    params: RawPathParams,
+    params: PathParams,
     request: Request,
 ) -> Result<Visit<R>, Error>
 where
@@ -336,6 +341,11 @@ where
     if body.is_empty() && parts.method == Method::POST {
         body = bytes::Bytes::from_static(b"{}");
     }
+    // A `GET` has no body to speak of; what a proxy adds is not read.
+    if !body.is_empty() && parts.method != Method::GET {
+        json_body::check(&body)?;
+    }
+    let params = params.map_err(bad_path)?;
     let params: Vec<&str> = params.iter().map(|(_, value)| value).collect();
     let address = parts.extensions.get::<ClientAddr>().copied();
     let headers = parts.headers.clone();
@@ -346,7 +356,7 @@ where
 
 async fn answer_raw<F, Answer>(
     services: Arc<Services>,
-    params: RawPathParams,
+    params: PathParams,
     request: Request,
     access: Access,
     handler: F,
@@ -358,6 +368,7 @@ where
     let (parts, body) = request.into_parts();
     let visitor = admit(&services, &parts, access).await?;
     let address = parts.extensions.get::<ClientAddr>().copied();
+    let params = params.map_err(bad_path)?;
     let params = params.iter().map(|(_, value)| value.to_owned()).collect();
     let request = RawRequest { params, uri: parts.uri, body };
     handler(Visit { services, visitor, address, headers: parts.headers, request }).await

@@ -30,6 +30,9 @@ const CLIENT_SOCKET_MODE: u32 = 0o666;
 /// No route takes a longer body, uploads excepted; each has a lower limit of its own.
 const JSON_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// How much more than the largest body is read: one piece of a body tells that it is too large.
+const BODY_BYTES_OVER: usize = 1024 * 1024;
+
 /// How often certificate files are looked at.
 const CERTIFICATE_POLL: Duration = Duration::from_secs(5);
 
@@ -219,6 +222,7 @@ fn timeouts(limits: &Limits, upload_bytes_max: u64) -> Timeouts {
         idle: Duration::from_millis(limits.idle_ms),
         request: Duration::from_millis(limits.request_ms),
         header_bytes_max: limits.header_bytes_max,
-        body_bytes_max: upload_bytes_max.max(JSON_BODY_BYTES_MAX),
+        // A little more than the endpoints take, so that they say `M_TOO_LARGE` themselves.
+        body_bytes_max: upload_bytes_max.max(JSON_BODY_BYTES_MAX).saturating_add(BODY_BYTES_OVER),
     }
 }
