@@ -208,7 +208,7 @@ impl Lane {
     ) -> Result<(), LaneStopped> {
         let now_ms = self.clock.now_ms();
         let mut store = self.store.clone();
-        let mut batches = Vec::with_capacity(group.len() + 1);
+        let mut writes = Vec::new();
         let mut waiting = Vec::with_capacity(group.len());
         for (commit, answer) in group {
             let Commit { mut rows, stamps, positions, audit, touched, held } = commit;
@@ -223,14 +223,17 @@ impl Lane {
             }
             let positions = (first, Position(store.position));
             waiting.push(Waiting { positions, touched, held, answer });
-            batches.push(Batch { preconditions: Vec::new(), writes: rows.writes });
+            writes.append(&mut rows.writes);
         }
         store.next_number = self.numbers.next_unused();
         let mut last = Rows { vault: self.vault.clone(), writes: Vec::new() };
         last.put(&STORE, &(), &store);
-        batches.push(Batch { preconditions: Vec::new(), writes: last.writes });
+        writes.append(&mut last.writes);
 
-        match self.engine.commit(batches).await {
+        // One batch for the whole group. Each batch is atomic, a list of them is not on every engine:
+        // a kill on sled kept some and lost the store's own row, and after the restart their positions
+        // and numbers were given out a second time.
+        match self.engine.commit(vec![Batch { preconditions: Vec::new(), writes }]).await {
             Ok(_) => self.answer(store, waiting),
             Err(EngineError::Full) => {
                 // Nothing was written: the positions are free again, the senders may retry.
