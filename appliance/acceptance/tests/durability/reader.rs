@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 /// More than one life of the server brings, so that no gap appears.
 const TIMELINE_MAX: usize = 500;
 
+/// More keys than one life of the server hands out.
+const KEYS_LOW: u64 = 40;
+
 /// A syncing device.
 #[derive(Debug)]
 pub struct Reader {
@@ -15,8 +18,8 @@ pub struct Reader {
     pub session: Session,
     room_id: String,
     since: Option<String>,
-    /// How often each word came, over all lives.
-    said: HashMap<String, usize>,
+    /// The events that brought each word, over all lives.
+    said: HashMap<String, Vec<String>>,
     whispered: HashMap<String, usize>,
 }
 
@@ -73,7 +76,8 @@ impl Reader {
             if let (Some("m.room.message"), Some(body)) =
                 (event["type"].as_str(), event["content"]["body"].as_str())
             {
-                *self.said.entry(body.to_owned()).or_default() += 1;
+                let event_id = event["event_id"].as_str().unwrap_or_default().to_owned();
+                self.said.entry(body.to_owned()).or_default().push(event_id);
             }
         }
         for event in answer["to_device"]["events"].as_array().into_iter().flatten() {
@@ -88,22 +92,29 @@ impl Reader {
     /// Every word came, and came once.
     pub fn assert_heard(&self, said: &[String], whispered: &[String]) {
         for words in said {
-            assert_eq!(self.said.get(words), Some(&1), "how often `{words}` was heard");
+            let events = self.said.get(words);
+            assert_eq!(events.map(Vec::len), Some(1), "`{words}` was heard as {events:?}");
         }
         for words in whispered {
             assert_eq!(self.whispered.get(words), Some(&1), "how often `{words}` was whispered");
         }
     }
 
-    /// Puts one-time keys out for claiming; their names never occur again.
+    /// Puts one-time keys out for claiming when they run low; their names never occur again.
     pub async fn offer_keys(&self, cycle: usize) {
-        let keys: serde_json::Map<String, Value> = (0..40)
+        let path = "/_matrix/client/v3/keys/upload";
+        let left = self.session.post(path, json!({})).await;
+        let left = left["one_time_key_counts"]["signed_curve25519"].as_u64().unwrap_or_default();
+        if left >= KEYS_LOW {
+            return;
+        }
+        let keys: serde_json::Map<String, Value> = (0..2 * KEYS_LOW)
             .map(|n| {
                 let key = json!({ "key": format!("key{cycle}x{n}"), "signatures": {} });
                 (format!("signed_curve25519:c{cycle}n{n}"), key)
             })
             .collect();
-        self.session.post("/_matrix/client/v3/keys/upload", json!({ "one_time_keys": keys })).await;
+        self.session.post(path, json!({ "one_time_keys": keys })).await;
     }
 
     /// Walks the whole room backwards: every word is there once, whatever /sync brought.
