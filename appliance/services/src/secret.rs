@@ -18,6 +18,11 @@ impl Secret {
         aws_lc_rs::constant_time::verify_slices_are_equal(self.0.as_bytes(), guess.as_bytes())
             .is_ok()
     }
+
+    /// Its bytes, to sign with.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
 }
 
 impl fmt::Debug for Secret {

@@ -17,6 +17,7 @@ mod redact;
 mod rooms;
 mod session;
 mod state;
+mod synapse;
 mod sync;
 mod threepid;
 mod to_device;
@@ -42,6 +43,7 @@ pub(crate) fn add(routes: &mut Routes) {
     membership::add(routes);
     state::add(routes);
     sync::add(routes);
+    synapse::add(routes);
     keys::add(routes);
     backup::add(routes);
     to_device::add(routes);

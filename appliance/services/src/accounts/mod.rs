@@ -17,6 +17,7 @@ mod password;
 mod refresh;
 mod register;
 mod session;
+mod shared_secret;
 mod uia;
 
 use std::sync::{Arc, Mutex};
@@ -30,6 +31,7 @@ pub use devices::Device;
 pub use login::Login;
 pub use register::NewAccount;
 pub use session::{NewSession, Session};
+pub use shared_secret::SharedSecretRegistration;
 pub use uia::{Attempt, Flows, OWN_PASSWORD, Proof, Stage};
 
 use crate::doors::Doors;
@@ -48,6 +50,7 @@ pub struct Accounts {
     hashing: Arc<Semaphore>,
     hash_queue: Arc<Semaphore>,
     callers: Arc<callers::Callers>,
+    nonces: Mutex<Recent<String, u64>>,
     uia: Mutex<Recent<String, uia::UiaSession>>,
     seen: Mutex<Recent<DeviceNid, last_seen::Seen>>,
 }
@@ -68,6 +71,7 @@ impl Accounts {
             hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX)),
             hash_queue: Arc::new(Semaphore::new(HASHES_WAITING_MAX)),
             callers: Arc::default(),
+            nonces: Mutex::new(Recent::new(shared_secret::NONCES_MAX)),
             uia: Mutex::new(Recent::new(uia::SESSIONS_MAX)),
             seen: Mutex::new(Recent::new(last_seen::DEVICES_MAX)),
         }
