@@ -480,7 +480,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_full_map_waits_for_a_snapshot_that_ends() {
         let folder = tempfile::tempdir().unwrap();
         let engine = small(folder.path());

@@ -1,6 +1,5 @@
 //! This crate's list of lints is the workspace's, but for the one line that lets it map a file.
 
-
 use std::path::Path;
 
 /// The tables of lints, in order, without comments.

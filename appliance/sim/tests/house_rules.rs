@@ -48,6 +48,8 @@ const SPAWN_SITES: &[(&str, &str)] = &[
     ("appliance/engine/src/conformance.rs", "tests: readers beside a writer, all waited for"),
     ("appliance/services/src/accounts/password.rs", "password hashes, behind a semaphore"),
     ("appliance/services/src/media/thumbnail", "the bounded pool that decodes images"),
+    ("appliance/ledger/src/lane.rs", "syncs the acknowledged position beside the answers"),
+    ("appliance/ledger/src/scenario.rs", "tests only: the lane of a test's store"),
 ];
 
 /// No text of ours is longer: a file is read in one sitting.

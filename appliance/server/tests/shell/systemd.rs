@@ -66,7 +66,8 @@ fn a_socket_from_systemd_is_served() {
 const ACTIVATE: &str = r#"
 import os, socket, sys
 listener = socket.create_server(("127.0.0.1", 0))
-os.dup2(listener.fileno(), 3, inheritable=True)
+os.dup2(listener.fileno(), 3)
+os.set_inheritable(3, True)
 os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES="web", LISTEN_PID=str(os.getpid()))
 os.execv(sys.argv[1], sys.argv[1:])
 "#;
