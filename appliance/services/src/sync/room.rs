@@ -21,7 +21,7 @@ use crate::event_filter::{wants, wants_all};
 /// Events of a timeline when the client names no limit, and at the most ("limit … servers should
 /// apply a maximum").
 const TIMELINE_DEFAULT: usize = 10;
-const TIMELINE_MAX: usize = 100;
+const TIMELINE_MAX: usize = 1_000;
 /// Events looked at for a filter that most do not pass.
 const LOOKED_AT_MAX: usize = 1_000;
 
