@@ -19,6 +19,8 @@ use serde_json::Value;
 struct Page {
     path: String,
     text: String,
+    /// Whether it is compiled for tests only, as its parent says.
+    is_test: bool,
 }
 
 /// Rule 1: which crate may name which. Arrows point down or nowhere: the table of ARCHITECTURE.md.
@@ -46,6 +48,7 @@ const SPAWN_SITES: &[(&str, &str)] = &[
     ("appliance/server/src/lifecycle.rs", "every long-lived task, waited for at shutdown"),
     ("appliance/engine/src/blocking.rs", "the bounded pool that waits for the disk"),
     ("appliance/engine/src/conformance.rs", "tests: readers beside a writer, all waited for"),
+    ("appliance/ledger/src/lane.rs", "one sync of the acknowledged position at a time"),
     ("appliance/services/src/accounts/password.rs", "password hashes, behind a semaphore"),
     ("appliance/services/src/media/thumbnail", "the bounded pool that decodes images"),
     ("appliance/ledger/src/lane.rs", "syncs the acknowledged position beside the answers"),
@@ -80,13 +83,35 @@ fn pages() -> Vec<Page> {
                 let path = entry.path();
                 let text = std::fs::read_to_string(&path).unwrap();
                 let path = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
-                pages.push(Page { path, text });
+                pages.push(Page { path, text, is_test: false });
             }
         }
     }
     pages.sort_by(|a, b| a.path.cmp(&b.path));
+    mark_tests(&mut pages);
     assert!(pages.len() > 20, "the walk found the repository");
     pages
+}
+
+/// A file is a test if its parent declares it under `#[cfg(test)]`, or a folder says so.
+fn mark_tests(pages: &mut [Page]) {
+    let mut tests = Vec::new();
+    for page in pages.iter().filter(|page| page.path.ends_with(".rs")) {
+        let stem = page.path.trim_end_matches(".rs");
+        let home = ["/lib", "/main", "/mod"].iter().find_map(|name| stem.strip_suffix(name));
+        let lines: Vec<&str> = page.text.lines().collect();
+        for pair in lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]") {
+            let declared = pair[1].rsplit_once("mod ").and_then(|(_, name)| name.strip_suffix(';'));
+            tests.extend(declared.map(|name| format!("{}/{name}", home.unwrap_or(stem))));
+        }
+    }
+    for page in pages {
+        let is_declared = tests.iter().any(|test| {
+            let rest = page.path.strip_prefix(test.as_str());
+            rest.is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        });
+        page.is_test = is_declared || page.path.contains("/tests/");
+    }
 }
 
 fn cargo_metadata() -> Value {
@@ -390,7 +415,7 @@ mod a_broken_rule_is_told {
     use super::*;
 
     fn page(path: &str, text: &str) -> Vec<Page> {
-        vec![Page { path: path.to_owned(), text: text.to_owned() }]
+        vec![Page { path: path.to_owned(), text: text.to_owned(), is_test: false }]
     }
 
     fn crates(edges: &[(&str, &str, Value)]) -> Value {
@@ -453,6 +478,20 @@ mod a_broken_rule_is_told {
         assert_eq!(found("appliance/api/src/route.rs", "spawn_blocking(|| hash())"), 1);
         assert_eq!(found("appliance/server/src/lifecycle.rs", "tracker.spawn(job)"), 0);
         assert_eq!(found("appliance/services/src/sync.rs", "// no spawn(here)"), 0);
+    }
+
+    #[test]
+    fn unless_its_parent_says_it_is_a_test() {
+        let mut pages = page("appliance/ledger/src/lib.rs", "#[cfg(test)]\nmod scenario;\n");
+        pages.extend(page("appliance/ledger/src/scenario.rs", "tasks.spawn(work)"));
+        pages.extend(page("appliance/ledger/src/lane.rs", "#[cfg(test)]\npub mod scene;\n"));
+        pages.extend(page("appliance/ledger/src/lane/scene.rs", "tasks.spawn(work)"));
+        assert_eq!(spawns_have_one_home(&pages).len(), 2, "nobody has said so yet");
+        mark_tests(&mut pages);
+        assert_eq!(spawns_have_one_home(&pages).len(), 0);
+        pages.extend(page("appliance/ledger/src/scenario_of_life.rs", "tasks.spawn(work)"));
+        mark_tests(&mut pages);
+        assert_eq!(spawns_have_one_home(&pages).len(), 1, "a name that only begins alike");
     }
 
     #[test]
