@@ -48,11 +48,19 @@ const SPAWN_SITES: &[(&str, &str)] = &[
     ("appliance/server/src/lifecycle.rs", "every long-lived task, waited for at shutdown"),
     ("appliance/engine/src/blocking.rs", "the bounded pool that waits for the disk"),
     ("appliance/engine/src/conformance.rs", "tests: readers beside a writer, all waited for"),
-    ("appliance/ledger/src/lane.rs", "one sync of the acknowledged position at a time"),
     ("appliance/services/src/accounts/password.rs", "password hashes, behind a semaphore"),
     ("appliance/services/src/media/thumbnail", "the bounded pool that decodes images"),
     ("appliance/ledger/src/lane.rs", "syncs the acknowledged position beside the answers"),
-    ("appliance/ledger/src/scenario.rs", "tests only: the lane of a test's store"),
+];
+
+/// Rule 6: where routes may be added. The API's adapter keeps the list that `api/src/every_route.rs`
+/// walks as a stranger; what does not go through it is named here, with who may reach it.
+const ROUTE_HOMES: &[(&str, &str)] = &[
+    ("appliance/api/src/route.rs", "the list of all routes of the API"),
+    ("appliance/server/src/admin/door.rs", "the admin socket, which asks the kernel who is there"),
+    ("appliance/server/src/health.rs", "two words without a secret"),
+    ("appliance/server/src/metrics.rs", "a listener on loopback or a Unix socket only"),
+    ("appliance/server/src/wiring.rs", "this server's public key"),
 ];
 
 /// No text of ours is longer: a file is read in one sitting.
@@ -285,6 +293,31 @@ fn spawns_have_one_home(pages: &[Page]) -> Vec<String> {
     complaints
 }
 
+// Rule 6. That every route asks who is there is seen by the test that walks the list; here only that
+// no route is missing from it.
+fn routes_have_one_home(pages: &[Page]) -> Vec<String> {
+    const ADDS: &[&str] = &["axum::routing", ".route(", ".route_service(", ".nest(", ".fallback("];
+    let mut complaints = Vec::new();
+    for page in pages.iter().filter(|p| is_house_code(&p.path)) {
+        if ROUTE_HOMES.iter().any(|(home, _)| page.path == *home) {
+            continue;
+        }
+        for (number, line) in shipped(page) {
+            if ADDS.iter().any(|add| line.contains(add)) {
+                complaints.push(format!("{}:{number}: a route outside the list", page.path));
+            }
+        }
+    }
+    let walks = pages.iter().any(|page| {
+        page.path == "appliance/api/src/every_route.rs"
+            && page.text.contains("fn strangers_are_turned_away_everywhere")
+    });
+    if !walks {
+        complaints.push("nobody walks the list of routes as a stranger".to_owned());
+    }
+    complaints
+}
+
 // Rule 7.
 fn one_ruma(metadata: &Value) -> Vec<String> {
     let ids: BTreeMap<&str, &Value> = metadata["resolve"]["nodes"]
@@ -396,6 +429,7 @@ fn the_house_keeps_its_rules() {
         ("3, pure rules", rules_stay_pure(&pages)),
         ("4, errcodes", errcodes_have_one_home(&pages)),
         ("5, spawn sites", spawns_have_one_home(&pages)),
+        ("6, routes", routes_have_one_home(&pages)),
         ("7, one ruma", one_ruma(&metadata)),
         ("short files", files_are_short(&pages)),
         ("nothing for later", nothing_is_left_for_later(&pages)),
@@ -481,11 +515,25 @@ mod a_broken_rule_is_told {
     }
 
     #[test]
+    fn by_a_route_that_nobody_walks() {
+        let walk = "async fn strangers_are_turned_away_everywhere() {}";
+        let found = |path, text| {
+            let mut pages = page("appliance/api/src/every_route.rs", walk);
+            pages.extend(page(path, text));
+            routes_have_one_home(&pages).len()
+        };
+        assert_eq!(found("appliance/api/src/client/x.rs", "router.route(\"/x\", get(x))"), 1);
+        assert_eq!(found("appliance/server/src/serve.rs", "use axum::routing::get;"), 1);
+        assert_eq!(found("appliance/api/src/route.rs", "router.route(path, on(x))"), 0);
+        assert_eq!(routes_have_one_home(&page("appliance/api/src/route.rs", "")).len(), 1);
+    }
+
+    #[test]
     fn unless_its_parent_says_it_is_a_test() {
         let mut pages = page("appliance/ledger/src/lib.rs", "#[cfg(test)]\nmod scenario;\n");
         pages.extend(page("appliance/ledger/src/scenario.rs", "tasks.spawn(work)"));
-        pages.extend(page("appliance/ledger/src/lane.rs", "#[cfg(test)]\npub mod scene;\n"));
-        pages.extend(page("appliance/ledger/src/lane/scene.rs", "tasks.spawn(work)"));
+        pages.extend(page("appliance/ledger/src/state.rs", "#[cfg(test)]\npub mod scene;\n"));
+        pages.extend(page("appliance/ledger/src/state/scene.rs", "tasks.spawn(work)"));
         assert_eq!(spawns_have_one_home(&pages).len(), 2, "nobody has said so yet");
         mark_tests(&mut pages);
         assert_eq!(spawns_have_one_home(&pages).len(), 0);
