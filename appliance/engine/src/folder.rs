@@ -161,7 +161,8 @@ pub(crate) fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     sync(&parent(path))
 }
 
-/// Whether `bytes` more bytes fit on the disk of `folder`, found out by writing them.
+/// Whether `bytes` more bytes fit on the disk of `folder`, found out by writing them: a quota may end
+/// earlier than the disk.
 pub(crate) fn has_room(folder: &Path, bytes: u64) -> bool {
     let path = folder.join("room.new");
     let written = File::create(&path).and_then(|mut file| {
@@ -170,7 +171,12 @@ pub(crate) fn has_room(folder: &Path, bytes: u64) -> bool {
     });
     // Whether it can be removed changes nothing about the answer; the next opening removes it too.
     let _ = fs::remove_file(&path);
-    written.is_ok()
+    !written.is_err_and(|error| is_full(&error))
+}
+
+/// Whether an error says that the disk, or our part of it, is full.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// How many bytes the disk of `folder` has left for us, as the file system says.
@@ -266,7 +272,7 @@ mod tests {
     fn room_is_found_out_without_a_trace() {
         let folder = tempfile::tempdir().unwrap();
         assert!(has_room(folder.path(), 100_000));
-        assert!(!has_room(Path::new("/dev/null/nowhere"), 1));
+        assert!(has_room(Path::new("/dev/null/nowhere"), 1), "in trouble, but not full");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

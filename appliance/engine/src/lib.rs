@@ -5,7 +5,44 @@
 //! iterators, no closure that runs inside a transaction, pages instead of streams, joins and bulk
 //! reads in one call. No type of any engine leaves this crate.
 //!
-//! Values arrive sealed: what they mean is the ledger's business.
+//! # What an engine promises
+//!
+//! * A batch is there wholly or not at all, after a kill and after a power cut.
+//! * A commit that was answered is on the disk: the file was synced before the answer.
+//! * Batches are applied in the order they were given; if a batch is there, those before it are.
+//! * A commit that failed with anything but [`EngineError::Full`] or [`EngineError::KeyTooLong`] is the
+//!   last one until the store is opened again. A sync that failed cannot be repeated: the kernel may
+//!   already have dropped the pages, and the next sync would succeed without them.
+//! * A damaged store is refused by [`open`] with a sentence that names the next step, or answers with
+//!   [`EngineError::Damaged`]. It never ends the process, if the damage was there when it was opened
+//!   and the store was verified ([`Options::verify_bytes_max`]).
+//!
+//! # What it leaves to the ledger
+//!
+//! * **Wrong bytes of the right length.** LMDB keeps no checksums. Values arrive sealed; the seal binds
+//!   the key, so that a value under another's key is noticed too.
+//! * **A store that fell back.** A damaged head of LMDB's file shows the commit before the newest; sled
+//!   cuts off what follows a damaged record without a word. The newest acknowledged position is kept in
+//!   a small file of its own, and a store that is behind it is not served.
+//! * **Agreement between reads on sled**, which has no snapshots ([`Engine::isolates`]): readers bound
+//!   themselves by a position that the ledger published.
+//! * **What must be forgotten.** Freed pages keep their bytes, on both engines; what must be erasable is
+//!   sealed under a key that lives elsewhere.
+//!
+//! # How a commit goes
+//!
+//! `commit` checks the lengths, takes its turn (one commit at a time), and moves to a thread that may
+//! block. LMDB: one write transaction for all batches, new pages beside the old ones, one sync, then the
+//! head, synced. sled: one atomic batch after another, one flush, one sync of our own. Whoever asked may
+//! leave meanwhile; the commit is finished anyway. Reads on LMDB are memory reads and stay on their
+//! thread; they never wait for a commit.
+//!
+//! # How it is tried
+//!
+//! `conformance.rs` asks all engines the same questions and plays random stories against a plain map.
+//! `tests/damage.rs` harms files and looks from another process. `tests/bad_disk/` records every call
+//! that changes a file and rebuilds the disk as a power cut could have left it; it also plays a disk that
+//! is full or fails to sync. The turns an engine takes and why are in its own file.
 
 use std::ops::Bound;
 
@@ -24,6 +61,7 @@ mod lmdb_view;
 mod memory;
 mod open;
 mod sled;
+mod sled_rows;
 
 pub use memory::Memory;
 pub use open::{Kind, OpenError, Options, UnknownKind, open};

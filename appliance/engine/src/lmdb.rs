@@ -297,11 +297,9 @@ impl Shared {
         let heed::Error::Io(io) = error else { return reading(error) };
         // Once the head is in doubt LMDB begins no further write.
         let untouched = map.env.write_txn().is_ok();
-        let full = match io.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => true,
-            // LMDB answers EIO when a full disk took only a part of its pages.
-            _ => io.raw_os_error() == Some(EIO) && !folder::has_room(&self.folder, incoming_bytes),
-        };
+        // LMDB answers EIO when a full disk took only a part of its pages.
+        let full = folder::is_full(&io)
+            || (io.raw_os_error() == Some(EIO) && !folder::has_room(&self.folder, incoming_bytes));
         if untouched && full { EngineError::Full } else { EngineError::Failed(io.to_string()) }
     }
 }

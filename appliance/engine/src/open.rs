@@ -224,9 +224,9 @@ pub(crate) fn copy_into(
 
 /// The operating system's refusal as an engine's error.
 pub(crate) fn failed(error: io::Error) -> EngineError {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => EngineError::Full,
-        _ => EngineError::Failed(error.to_string()),
+    match folder::is_full(&error) {
+        true => EngineError::Full,
+        false => EngineError::Failed(error.to_string()),
     }
 }
 
@@ -272,14 +272,10 @@ impl Place<'_> {
     }
 
     fn io(&self, doing: &str, error: &io::Error) -> OpenError {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                OpenError::Full { folder: self.folder.to_owned() }
-            }
-            _ => OpenError::Failed {
-                folder: self.folder.to_owned(),
-                what: format!("cannot {doing}: {error}"),
-            },
+        let folder = self.folder.to_owned();
+        match folder::is_full(error) {
+            true => OpenError::Full { folder },
+            false => OpenError::Failed { folder, what: format!("cannot {doing}: {error}") },
         }
     }
 

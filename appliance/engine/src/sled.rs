@@ -8,7 +8,9 @@
 //! * A batch is atomic within one tree only: there is one tree.
 //! * Its flusher thread is the only one that collects garbage: it stays on, and nothing relies on it.
 //! * Damaged pages make it panic: every call into it is caught, and a panic is reported as damage.
-//! * It has no snapshots, and a damaged tail of its log is cut off silently: the ledger bounds its reads
+//! * It takes a snapshot of its own state that a crash left half written for a damaged store: those are
+//!   removed before it looks. Its log holds everything that is in them.
+//! * It has no snapshots for readers, and a damaged tail of its log is cut off silently: the ledger bounds its reads
 //!   by a position it published, and keeps the newest one in a file of its own.
 //! * It cannot give space back: `store export` and `store import` shrink it.
 
@@ -29,11 +31,15 @@ use sled::{Db, IVec, Mode};
 
 use crate::blocking::{blocking, pause};
 use crate::folder::{self, FolderLock};
-use crate::layout::{check_lengths, join_key, stored_bounds, stored_key};
+use crate::layout::{check_lengths, join_key, stored_bounds};
 use crate::open::{Kind, Options, copy_into, failed};
+use crate::sled_rows::{
+    CHUNK, CHUNK_BYTES, CHUNKED, CHUNKED_BYTES, ROW, Stored, WHOLE, as_row, chunk_key, chunks,
+    damaged, parse, row_key,
+};
 use crate::{
     Batch, Conflict, Direction, Engine, EngineError, JoinedPage, KEY_BYTES_MAX, KeyRange, Page,
-    Precondition, Read, Row, Space, Stats, VALUE_BYTES_MAX, Write,
+    Precondition, Read, Row, Space, Stats, Write,
 };
 
 /// sled's name for its log.
@@ -41,8 +47,6 @@ pub(crate) const LOG_FILE: &str = "db";
 
 /// Fixed when a store is made. A page above a quarter of this would go to a file that is never synced.
 const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
-/// Pages hold sixteen rows and more, so this keeps them far below the limit.
-const CHUNK_BYTES: usize = 16 * 1024;
 /// sled's thread that collects garbage and syncs in the background.
 const FLUSH_EVERY_MS: u64 = 500;
 /// A commit that would leave less than this is refused: sled cannot undo what it began to write, so it
@@ -61,16 +65,6 @@ const OPEN_PAUSE: Duration = Duration::from_millis(20);
 /// How many bytes of values a copy writes at once.
 const COPY_BYTES: usize = 4 * 1024 * 1024;
 
-/// First byte of the key of a row, followed by its space and key.
-const ROW: u8 = 0;
-/// First byte of the key of a chunk, followed by the number of its value and its place in it.
-const CHUNK: u8 = 1;
-/// First byte of a value that follows.
-const WHOLE: u8 = 0;
-/// First byte of a value in chunks: its number and length follow.
-const CHUNKED: u8 = 1;
-const CHUNKED_BYTES: usize = 13;
-
 /// The engine.
 #[derive(Debug)]
 pub(crate) struct Sled {
@@ -88,6 +82,8 @@ struct Shared {
     log: File,
     /// The number of the next value that is cut into chunks.
     next_value: AtomicU64,
+    /// A commit that would leave less on the disk is refused.
+    room_bytes_min: u64,
     /// Set when a commit failed in doubt: nothing may be acknowledged after it.
     failed: AtomicBool,
     _lock: Option<FolderLock>,
@@ -100,6 +96,7 @@ impl Sled {
         options: &Options,
         lock: Option<FolderLock>,
     ) -> Result<Self, EngineError> {
+        remove_half_snapshots(folder).map_err(failed)?;
         caught(|| {
             let db = open_db(folder, options.sled_cache_bytes)?;
             let log = OpenOptions::new().read(true).write(true).open(folder.join(LOG_FILE));
@@ -109,7 +106,9 @@ impl Sled {
             let next_value = AtomicU64::new(next_value(&db)?);
             let failed = AtomicBool::new(false);
             let folder = folder.to_owned();
-            let shared = Shared { db, folder, log, next_value, failed, _lock: lock };
+            let room_bytes_min = ROOM_BYTES_MIN;
+            let shared =
+                Shared { db, folder, log, next_value, room_bytes_min, failed, _lock: lock };
             shared.check_blobs()?;
             if options.verify_bytes_max == u64::MAX {
                 shared.rows().try_for_each(|row| row.map(drop))?;
@@ -155,6 +154,17 @@ fn open_db(folder: &Path, cache_bytes: u64) -> Result<Db, EngineError> {
     }
 }
 
+/// Removes the file that sled was writing when it crashed while opening.
+fn remove_half_snapshots(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "generating") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether sled's own lock is still held, which can only be by a handle of ours that is closing.
 fn is_held(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || error.to_string().contains("acquire lock")
@@ -179,7 +189,7 @@ impl Shared {
             return Err(EngineError::Failed("an earlier commit failed".to_owned()));
         }
         let bytes: usize = batches.iter().flat_map(|batch| &batch.writes).map(write_bytes).sum();
-        let needed = (bytes as u64).saturating_mul(ROOM_FACTOR).saturating_add(ROOM_BYTES_MIN);
+        let needed = (bytes as u64).saturating_mul(ROOM_FACTOR).saturating_add(self.room_bytes_min);
         if folder::room_bytes(&self.folder).map_err(failed)? < needed {
             return Err(EngineError::Full);
         }
@@ -395,54 +405,6 @@ impl Shared {
     }
 }
 
-/// What a row holds.
-enum Stored {
-    Whole(Bytes),
-    Chunked { number: u64, bytes: usize },
-}
-
-fn parse(stored: IVec) -> Result<Stored, EngineError> {
-    match stored.split_first() {
-        Some((&WHOLE, value)) if value.len() <= CHUNK_BYTES => {
-            Ok(Stored::Whole(Bytes::copy_from_slice(value)))
-        }
-        Some((&CHUNKED, rest)) if stored.len() == CHUNKED_BYTES => {
-            let (number, bytes) = rest.split_at(8);
-            let number = number.first_chunk().copied().map(u64::from_be_bytes);
-            let bytes = bytes.first_chunk().copied().map(u32::from_be_bytes);
-            match (number, bytes) {
-                (Some(number), Some(bytes)) if bytes as usize <= VALUE_BYTES_MAX => {
-                    Ok(Stored::Chunked { number, bytes: bytes as usize })
-                }
-                _ => Err(damaged("a value has an impossible length")),
-            }
-        }
-        _ => Err(damaged("a row does not hold a value")),
-    }
-}
-
-fn row_key(space: Space, key: &[u8]) -> Vec<u8> {
-    as_row(stored_key(space, key))
-}
-
-fn as_row(mut stored: Vec<u8>) -> Vec<u8> {
-    stored.insert(0, ROW);
-    stored
-}
-
-fn chunk_key(number: u64, place: u32) -> [u8; 13] {
-    let mut key = [CHUNK; 13];
-    key[1..9].copy_from_slice(&number.to_be_bytes());
-    key[9..].copy_from_slice(&place.to_be_bytes());
-    key
-}
-
-/// How many chunks a value of this length has.
-fn chunks(bytes: usize) -> u32 {
-    // At most VALUE_BYTES_MAX / CHUNK_BYTES.
-    bytes.div_ceil(CHUNK_BYTES) as u32
-}
-
 fn write_bytes(write: &Write) -> usize {
     match write {
         Write::Put(_, key, value) => key.len() + value.len(),
@@ -469,10 +431,6 @@ fn fault(error: sled::Error) -> EngineError {
         sled::Error::Io(error) => failed(error),
         other => EngineError::Damaged(other.to_string()),
     }
-}
-
-fn damaged(what: &str) -> EngineError {
-    EngineError::Damaged(what.to_owned())
 }
 
 #[async_trait]
@@ -573,5 +531,95 @@ impl Engine for Sled {
             })
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(folder: &Path) -> Sled {
+        Sled::open(folder, &Options::default(), None).unwrap()
+    }
+
+    fn put(key: &[u8], bytes: usize) -> Vec<Batch> {
+        let write = Write::Put(Space(1), key.to_vec(), vec![7; bytes]);
+        vec![Batch { preconditions: vec![], writes: vec![write] }]
+    }
+
+    fn rows_starting_with(engine: &Sled, first: u8) -> usize {
+        engine.shared.db.scan_prefix([first]).count()
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_would_fill_the_disk_is_refused_before_it_begins() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut engine = opened(folder.path());
+        engine.commit(put(b"a", 10)).await.unwrap();
+        Arc::get_mut(&mut engine.shared).unwrap().room_bytes_min = u64::MAX;
+        assert!(matches!(engine.commit(put(b"b", 10)).await, Err(EngineError::Full)));
+        assert_eq!(engine.get(Space(1), b"b").await.unwrap(), None);
+        Arc::get_mut(&mut engine.shared).unwrap().room_bytes_min = ROOM_BYTES_MIN;
+        engine.commit(put(b"b", 10)).await.unwrap();
+    }
+
+    /// Chunks that nobody names would stay for ever: sled gives nothing back.
+    #[tokio::test]
+    async fn replaced_and_deleted_values_leave_no_chunks() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = opened(folder.path());
+        engine.commit(put(b"a", 5 * CHUNK_BYTES + 1)).await.unwrap();
+        assert_eq!(rows_starting_with(&engine, CHUNK), 6);
+        engine.commit(put(b"a", 2 * CHUNK_BYTES)).await.unwrap();
+        assert_eq!(rows_starting_with(&engine, CHUNK), 2);
+        let twice = [put(b"a", 3 * CHUNK_BYTES), put(b"a", 2 * CHUNK_BYTES)].concat();
+        let writes = twice.into_iter().flat_map(|batch| batch.writes).collect();
+        engine.commit(vec![Batch { preconditions: vec![], writes }]).await.unwrap();
+        assert_eq!(rows_starting_with(&engine, CHUNK), 2, "two writes to a key in one batch");
+        let writes = vec![Write::Delete(Space(1), b"a".to_vec())];
+        engine.commit(vec![Batch { preconditions: vec![], writes }]).await.unwrap();
+        assert_eq!(rows_starting_with(&engine, CHUNK), 0);
+        assert_eq!(rows_starting_with(&engine, ROW), 0);
+    }
+
+    /// Found by cutting the power: sled alone refuses such a store for ever.
+    #[tokio::test]
+    async fn a_snapshot_that_a_crash_left_half_written_is_no_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = opened(folder.path());
+        engine.commit(put(b"a", 10)).await.unwrap();
+        drop(engine);
+        let half = folder.path().join("snap.00000000000FFFFF.generating");
+        fs::write(&half, b"half a snapshot").unwrap();
+        let engine = opened(folder.path());
+        assert!(engine.get(Space(1), b"a").await.unwrap().is_some());
+        assert!(!half.exists());
+    }
+
+    #[tokio::test]
+    async fn numbers_of_values_go_on_after_reopening() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = opened(folder.path());
+        engine.commit(put(b"a", CHUNK_BYTES + 1)).await.unwrap();
+        engine.commit(put(b"b", CHUNK_BYTES + 1)).await.unwrap();
+        drop(engine);
+        let engine = opened(folder.path());
+        engine.commit(put(b"c", CHUNK_BYTES + 1)).await.unwrap();
+        assert_eq!(rows_starting_with(&engine, CHUNK), 6, "no value took another's chunks");
+        assert_eq!(engine.get(Space(1), b"a").await.unwrap().unwrap().len(), CHUNK_BYTES + 1);
+    }
+
+    #[tokio::test]
+    async fn a_page_in_blobs_is_a_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = opened(folder.path());
+        fs::create_dir_all(folder.path().join("blobs")).unwrap();
+        fs::write(folder.path().join("blobs/1"), b"a page").unwrap();
+        assert!(matches!(engine.stats().await, Err(EngineError::Damaged(_))));
+        assert!(engine.commit(put(b"a", 1)).await.is_err(), "never acknowledged");
+        assert!(engine.commit(put(b"a", 1)).await.is_err(), "nor anything after it");
+        drop(engine);
+        let refused = Sled::open(folder.path(), &Options::default(), None);
+        assert!(matches!(refused, Err(EngineError::Damaged(_))));
     }
 }
