@@ -18,6 +18,10 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
         services.reading.expire_presence();
         Ok(())
     });
+    let hour = Duration::from_secs(60 * 60);
+    every(tasks, "transactions", hour, services, async |services: Arc<Services>| {
+        services.rooms.forget_old_txns().await.map(drop)
+    });
     // Clients count typing notices by the second.
     every(tasks, "typing", Duration::from_secs(1), services, async |services: Arc<Services>| {
         services.reading.expire_typing();

@@ -301,6 +301,20 @@ impl Ward {
     }
 }
 
+/// `PUT /rooms/{roomId}/send/{eventType}/{txnId}` with this content.
+pub fn event(
+    room_id: &RoomId,
+    (kind, txn_id): (&str, &str),
+    content: Value,
+) -> send_message_event::v3::Request {
+    send_message_event::v3::Request::new_raw(
+        room_id.to_owned(),
+        txn_id.into(),
+        kind.into(),
+        Raw::from_json_string(content.to_string()).unwrap(),
+    )
+}
+
 /// `PUT /rooms/{roomId}/send/m.room.message/{txnId}` with a text.
 pub fn text(room_id: &RoomId, txn_id: &str, body: &str) -> send_message_event::v3::Request {
     let content = json!({ "msgtype": "m.text", "body": body });

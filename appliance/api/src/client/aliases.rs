@@ -72,3 +72,44 @@ async fn publish(
     visit.services.rooms.publish(caller, &request.room_id, published).await?;
     Ok(set_room_visibility::v3::Response::new())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::scenario::Desk;
+
+    #[tokio::test]
+    async fn an_alias_and_the_directory() {
+        let desk = Desk::new().await;
+        let (nurse, doctor) = (desk.sign_up("nurse").await, desk.sign_up("doctor").await);
+        let body = json!({ "visibility": "public", "room_version": "12" });
+        let room = desk.post("/v3/createRoom", &nurse, body).await.text("room_id");
+        let alias = "/v3/directory/room/%23beds%2F4:hospital.example";
+        let to = json!({ "room_id": room });
+        assert_eq!(desk.get(alias, "").await.error(), (404, "M_NOT_FOUND"));
+        let stranger = desk.call("PUT", alias, &doctor, to.clone()).await;
+        assert_eq!(stranger.error(), (403, "M_FORBIDDEN"));
+        assert_eq!(desk.call("PUT", alias, &nurse, to.clone()).await.ok(), json!({}));
+        let taken = desk.call("PUT", alias, &nurse, to).await;
+        assert_eq!(taken.error(), (409, "M_UNKNOWN"));
+        let found = desk.get(alias, "").await.ok();
+        assert_eq!(found, json!({ "room_id": room, "servers": ["hospital.example"] }));
+        let of_room = desk.get(&format!("/v3/rooms/{room}/aliases"), &nurse).await.ok();
+        assert_eq!(of_room, json!({ "aliases": ["#beds/4:hospital.example"] }));
+        let refused = desk.call("DELETE", alias, &doctor, json!({})).await;
+        assert_eq!(refused.error(), (403, "M_FORBIDDEN"));
+        assert_eq!(desk.call("DELETE", alias, &nurse, json!({})).await.ok(), json!({}));
+        assert_eq!(desk.get(alias, "").await.status, 404);
+
+        let list = format!("/v3/directory/list/room/{room}");
+        assert_eq!(desk.get(&list, "").await.ok(), json!({ "visibility": "public" }));
+        let hide = json!({ "visibility": "private" });
+        let refused = desk.call("PUT", &list, &doctor, hide.clone()).await;
+        assert_eq!(refused.error(), (403, "M_FORBIDDEN"));
+        desk.call("PUT", &list, &nurse, hide.clone()).await.ok();
+        assert_eq!(desk.get(&list, "").await.ok(), hide);
+        let odd = desk.call("PUT", &list, &nurse, json!({ "visibility": "secret" })).await;
+        assert_eq!(odd.error(), (400, "M_INVALID_PARAM"));
+    }
+}

@@ -122,3 +122,65 @@ async fn joined(
     let rooms = visit.services.rooms.joined_rooms(visit.caller()?).await?;
     Ok(joined_rooms::v3::Response::new(rooms))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::scenario::Desk;
+
+    const NURSE: &str = "@nurse:hospital.example";
+    const DOCTOR: &str = "@doctor:hospital.example";
+
+    #[tokio::test]
+    async fn a_visit_from_knock_to_forget() {
+        let desk = Desk::new().await;
+        let (nurse, doctor) = (desk.sign_up("nurse").await, desk.sign_up("doctor").await);
+        let body = json!({
+            "room_alias_name": "ward4",
+            "initial_state": [{ "type": "m.room.join_rules", "content": { "join_rule": "knock" } }],
+        });
+        let room = desk.post("/v3/createRoom", &nurse, body).await.text("room_id");
+        let at = |verb: &str| format!("/v3/rooms/{room}/{verb}");
+        let alias = "%23ward4:hospital.example";
+        let why = json!({ "reason": "Visiting Mrs Miller" });
+
+        let refused = desk.post(&format!("/v3/join/{alias}"), &doctor, json!({})).await;
+        assert_eq!(refused.error(), (403, "M_FORBIDDEN"));
+        let knocked = desk.post(&format!("/v3/knock/{alias}"), &doctor, why).await.ok();
+        assert_eq!(knocked, json!({ "room_id": room }));
+        let invite = json!({ "user_id": DOCTOR });
+        assert_eq!(desk.post(&at("invite"), &nurse, invite).await.ok(), json!({}));
+        // Clients leave out a body that has nothing to say.
+        let joined = desk.post(&format!("/v3/join/{alias}"), &doctor, Value::Null).await.ok();
+        assert_eq!(joined, json!({ "room_id": room }));
+        let again = desk.post(&at("join"), &doctor, Value::Null).await.ok();
+        assert_eq!(again, json!({ "room_id": room }));
+        let rooms = desk.get("/v3/joined_rooms", &doctor).await.ok();
+        assert_eq!(rooms, json!({ "joined_rooms": [room] }));
+
+        let nobody = json!({ "user_id": "@nobody:hospital.example" });
+        assert_eq!(desk.post(&at("invite"), &nurse, nobody).await.error(), (404, "M_NOT_FOUND"));
+        let by_mail = json!({
+            "id_server": "id.example", "id_access_token": "x", "medium": "email",
+            "address": "visitor@mail.example",
+        });
+        let by_mail = desk.post(&at("invite"), &nurse, by_mail).await;
+        assert_eq!(by_mail.error(), (400, "M_INVALID_PARAM"));
+        let too_high = desk.post(&at("kick"), &doctor, json!({ "user_id": NURSE })).await;
+        assert_eq!(too_high.error(), (403, "M_FORBIDDEN"));
+        assert_eq!(desk.post(&at("forget"), &doctor, json!({})).await.status, 400);
+
+        let them = json!({ "user_id": DOCTOR, "reason": "Quiet hours" });
+        assert_eq!(desk.post(&at("unban"), &nurse, them.clone()).await.status, 403);
+        for verb in ["kick", "ban", "unban"] {
+            assert_eq!(desk.post(&at(verb), &nurse, them.clone()).await.ok(), json!({}), "{verb}");
+        }
+        assert_eq!(desk.post(&at("leave"), &doctor, Value::Null).await.ok(), json!({}));
+        assert_eq!(desk.post(&at("forget"), &doctor, Value::Null).await.ok(), json!({}));
+        let rooms = desk.get("/v3/joined_rooms", &doctor).await.ok();
+        assert_eq!(rooms, json!({ "joined_rooms": [] }));
+        let unknown = desk.post("/v3/rooms/!x:hospital.example/leave", &doctor, json!({})).await;
+        assert_eq!(unknown.error(), (404, "M_NOT_FOUND"));
+    }
+}

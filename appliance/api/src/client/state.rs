@@ -69,3 +69,60 @@ async fn joined(visit: Visit<joined_members::v3::Request>) -> Result<String, Err
     let joined = rooms.joined_members(visit.caller()?, &visit.request.room_id).await?;
     Ok(format!(r#"{{"joined":{joined}}}"#))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::scenario::Desk;
+
+    #[tokio::test]
+    async fn every_spelling_of_a_state_path() {
+        let desk = Desk::new().await;
+        let (nurse, doctor) = (desk.sign_up("nurse").await, desk.sign_up("doctor").await);
+        for version in ["11", "12"] {
+            let body = json!({ "room_version": version, "name": "Ward 4" });
+            let room = desk.post("/v3/createRoom", &nurse, body).await.text("room_id");
+            let at = |tail: &str| format!("/v3/rooms/{room}/{tail}");
+            for tail in ["state/m.room.name", "state/m.room.name/"] {
+                let put = |name: &str| json!({ "name": format!("{name} {tail}") });
+                let path = at(tail);
+                let set = desk.call("PUT", &path, &nurse, put("v3")).await;
+                assert!(set.text("event_id").starts_with('$'), "{tail}");
+                assert_eq!(desk.get(&path, &nurse).await.ok(), put("v3"));
+                let old = path.replace("/v3/", "/r0/");
+                desk.call("PUT", &old, &nurse, put("r0")).await.ok();
+                assert_eq!(desk.get(&old, &nurse).await.ok(), put("r0"));
+            }
+            let bed = at("state/example.bed/4%2Fwindow%20seat");
+            desk.call("PUT", &bed, &nurse, json!({ "free": true })).await.ok();
+            assert_eq!(desk.get(&bed, &nurse).await.ok(), json!({ "free": true }));
+            let whole = desk.get(&format!("{bed}?format=event"), &nurse).await.ok();
+            assert_eq!(whole["state_key"], "4/window seat");
+            assert_eq!(whole["room_id"], room.as_str());
+            let odd = desk.get(&format!("{bed}?format=poem"), &nurse).await;
+            assert_eq!(odd.error(), (400, "M_INVALID_PARAM"));
+            let none = desk.get(&at("state/example.bed"), &nurse).await;
+            assert_eq!(none.error(), (404, "M_NOT_FOUND"));
+
+            let all = desk.get(&at("state"), &nurse).await.ok();
+            assert_eq!(all.as_array().map(Vec::len), Some(8), "{all}");
+            let members = desk.get(&at("members?not_membership=leave"), &nurse).await.ok();
+            assert_eq!(members["chunk"][0]["content"]["membership"], "join");
+            let odd = desk.get(&at("members?at=yesterday"), &nurse).await;
+            assert_eq!(odd.error(), (400, "M_INVALID_PARAM"));
+            let joined = desk.get(&at("joined_members"), &nurse).await.ok();
+            let name = json!({ "display_name": "nurse" });
+            assert_eq!(joined, json!({ "joined": { "@nurse:hospital.example": name } }));
+            for tail in ["state", "state/m.room.name/", "members", "joined_members"] {
+                let stranger = desk.get(&at(tail), &doctor).await;
+                assert_eq!(stranger.error(), (403, "M_FORBIDDEN"), "{tail}");
+            }
+            let not_json = desk.call_raw("PUT", &bed, &nurse, "{".to_owned()).await;
+            assert_eq!(not_json.error(), (400, "M_NOT_JSON"));
+            let no_object = desk.call("PUT", &bed, &nurse, json!([1])).await;
+            assert_eq!(no_object.error(), (400, "M_BAD_JSON"));
+            assert_eq!(desk.call("PUT", &bed, &nurse, Value::Null).await.status, 400);
+        }
+    }
+}

@@ -8,7 +8,6 @@ use appliance_ledger::keyspaces::{PUBLISHED, ROOM_IDS, ROOMS};
 use appliance_ledger::rows::{HeadRow, PublishedRow, RoomRow};
 use appliance_model::ruma::api::client::room::Visibility;
 use appliance_model::ruma::api::client::room::create_room::v3::{Request, RoomPreset};
-use appliance_model::ruma::events::room::member::{MembershipState, RoomMemberEventContent};
 use appliance_model::ruma::events::{StateEventType, TimelineEventType};
 use appliance_model::ruma::room_version_rules::RoomVersionRules;
 use appliance_model::ruma::{
@@ -43,6 +42,10 @@ pub const ROOM_VERSIONS: [RoomVersionId; 7] = [
     RoomVersionId::V11,
     RoomVersionId::V12,
 ];
+
+const PRESETS: [RoomPreset; 3] =
+    [RoomPreset::PrivateChat, RoomPreset::TrustedPrivateChat, RoomPreset::PublicChat];
+const VISIBILITIES: [Visibility; 2] = [Visibility::Private, Visibility::Public];
 
 /// What is settled before the first event is built.
 struct Plan<'a> {
@@ -82,8 +85,9 @@ impl Rooms {
         request: &Request,
     ) -> Result<OwnedRoomId, Error> {
         let plan = self.plan(caller, request)?;
+        // Asked before anything is built: an invite to nobody makes no room.
         for invitee in &request.invite {
-            self.check_invitable(invitee).await?;
+            self.invite_content(invitee).await?;
         }
         let inside = match &plan.alias {
             Some(alias) => {
@@ -146,10 +150,17 @@ impl Rooms {
                 "This server creates rooms of versions 6 to 12.",
             ));
         }
-        let preset = request.preset.clone().unwrap_or(match request.visibility {
-            Visibility::Public => RoomPreset::PublicChat,
-            _ => RoomPreset::PrivateChat,
-        });
+        let preset = match (&request.preset, &request.visibility) {
+            (Some(preset), _) => preset.clone(),
+            (None, Visibility::Public) => RoomPreset::PublicChat,
+            (None, _) => RoomPreset::PrivateChat,
+        };
+        if !PRESETS.contains(&preset) || !VISIBILITIES.contains(&request.visibility) {
+            return Err(Error::invalid_param(
+                "`preset` is `private_chat`, `trusted_private_chat` or `public_chat`, `visibility` \
+                 is `private` or `public`.",
+            ));
+        }
         let mut creators = BTreeSet::from([caller.user_id.clone()]);
         // v12: "the `trusted_private_chat` preset … invitees … additional_creators".
         if rules.authorization.additional_room_creators && preset == RoomPreset::TrustedPrivateChat
@@ -261,7 +272,7 @@ impl Rooms {
             set(plan, room, StateEventType::RoomTopic, content_from(&content)?).await?;
         }
         for invitee in &plan.request.invite {
-            let mut content = RoomMemberEventContent::new(MembershipState::Invite);
+            let mut content = self.invite_content(invitee).await?;
             content.is_direct = plan.request.is_direct.then_some(true);
             room.add_member(creator, invitee, &content).await?;
         }
@@ -298,7 +309,9 @@ fn create_content(plan: &Plan<'_>) -> Result<CanonicalJsonObject, Error> {
             creators.extend(user_ids(asked)?);
         }
         creators.remove(plan.caller.user_id.as_str());
-        if !creators.is_empty() {
+        if creators.is_empty() {
+            content.remove("additional_creators");
+        } else {
             let ids = creators.into_iter().map(CanonicalJsonValue::String).collect();
             content.insert("additional_creators".to_owned(), CanonicalJsonValue::Array(ids));
         }
@@ -379,4 +392,187 @@ fn preset_state(preset: &RoomPreset) -> Vec<(StateEventType, serde_json::Value)>
     let guests = if public { "forbidden" } else { "can_join" };
     state.push((StateEventType::RoomGuestAccess, json!({ "guest_access": guests })));
     state
+}
+
+#[cfg(test)]
+mod tests {
+    use appliance_model::ruma::RoomId;
+    use appliance_model::ruma::events::room::member::MembershipState as M;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::scenario::{Ward, create_request};
+
+    /// Types and state keys of a room's timeline, in order.
+    async fn story(ward: &Ward, room: &RoomId) -> Vec<String> {
+        let (_, events) = ward.timeline(room).await;
+        events.iter().map(|(event, _)| event.kind().to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn every_preset_in_every_version() {
+        for version in ROOM_VERSIONS {
+            let ward = Ward::of_version(version.clone()).await;
+            let [nurse, doctor] = ward.members(["nurse", "doctor"]).await;
+            let above = version == RoomVersionId::V12;
+            for (preset, join_rule, guests) in [
+                ("private_chat", "invite", "can_join"),
+                ("trusted_private_chat", "invite", "can_join"),
+                ("public_chat", "public", "forbidden"),
+            ] {
+                let body = json!({
+                    "preset": preset, "invite": [doctor.user_id], "is_direct": true,
+                    "name": "Ward 4", "topic": "Beds",
+                });
+                let room = ward.room_as(&nurse, body).await;
+                let case = format!("{version} {preset}");
+                assert_eq!(room.server_name().is_none(), above, "{case}");
+                assert_eq!(
+                    story(&ward, &room).await,
+                    [
+                        "m.room.create",
+                        "m.room.member",
+                        "m.room.power_levels",
+                        "m.room.join_rules",
+                        "m.room.history_visibility",
+                        "m.room.guest_access",
+                        "m.room.name",
+                        "m.room.topic",
+                        "m.room.member",
+                    ],
+                    "{case}"
+                );
+                let state = async |kind: &str| ward.current(&room, (kind, "")).await;
+                assert_eq!(state("m.room.join_rules").await["join_rule"], join_rule, "{case}");
+                assert_eq!(state("m.room.guest_access").await["guest_access"], guests, "{case}");
+                let visibility = state("m.room.history_visibility").await;
+                assert_eq!(visibility["history_visibility"], "shared", "{case}");
+
+                let create = state("m.room.create").await;
+                assert_eq!(create["room_version"], version.as_str(), "{case}");
+                let names_creator = ![RoomVersionId::V11, RoomVersionId::V12].contains(&version);
+                assert_eq!(create["creator"].is_string(), names_creator, "{case}");
+                let levels = &state("m.room.power_levels").await;
+                let trusted = preset == "trusted_private_chat";
+                let level = |who: &Caller| levels["users"][who.user_id.as_str()].clone();
+                let expected = |is_high: bool| if is_high { json!(100) } else { Value::Null };
+                assert_eq!(level(&nurse), expected(!above), "{case}");
+                assert_eq!(level(&doctor), expected(!above && trusted), "{case}");
+                let creators = &create["additional_creators"];
+                let with_doctor = json!([doctor.user_id]);
+                let none = Value::Null;
+                assert_eq!(creators, if above && trusted { &with_doctor } else { &none }, "{case}");
+                let tombstone = if above { 150 } else { 100 };
+                assert_eq!(levels["events"]["m.room.tombstone"], tombstone, "{case}");
+
+                let invite = ward.current(&room, ("m.room.member", doctor.user_id.as_str())).await;
+                let expected = json!({
+                    "membership": "invite", "is_direct": true, "displayname": "doctor",
+                });
+                assert_eq!(invite, expected, "{case}");
+                ward.set(&doctor, &room, &doctor.user_id, M::Join).await;
+                ward.say(&doctor, &room, "here").await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_creator_asks_for_is_laid_over_the_preset() {
+        let (ward, [nurse]) = Ward::with_members(["nurse"]).await;
+        let body = json!({
+            "creation_content": {
+                "type": "m.space", "m.federate": false, "creator": "@other:elsewhere.example",
+                "room_version": "1",
+                "predecessor": { "room_id": "!old:hospital.example" },
+            },
+            "initial_state": [
+                { "type": "m.room.guest_access", "content": { "guest_access": "forbidden" } },
+                { "type": "m.room.name", "content": { "name": "overwritten" } },
+                { "type": "m.room.encryption", "state_key": "",
+                  "content": { "algorithm": "m.megolm.v1.aes-sha2" } },
+                { "type": "example.bed", "state_key": "4", "content": { "free": true } },
+            ],
+            "name": "Ward 4",
+            "power_level_content_override": { "invite": 50, "events": { "m.room.name": 0 } },
+        });
+        let room = ward.room_as(&nurse, body).await;
+        let state = async |kind, key| ward.current(&room, (kind, key)).await;
+        let create = state("m.room.create", "").await;
+        let expected = json!({
+            "type": "m.space", "m.federate": false, "room_version": "11",
+            "predecessor": { "room_id": "!old:hospital.example" },
+        });
+        assert_eq!(create, expected, "version and creator are the server's to say");
+        assert_eq!(state("m.room.guest_access", "").await["guest_access"], "forbidden");
+        assert_eq!(state("m.room.name", "").await["name"], "Ward 4");
+        assert_eq!(state("example.bed", "4").await["free"], true);
+        let levels = state("m.room.power_levels", "").await;
+        assert_eq!((&levels["invite"], &levels["ban"]), (&json!(50), &json!(50)));
+        assert_eq!(levels["events"], json!({ "m.room.name": 0 }));
+        assert_eq!(levels["users"][nurse.user_id.as_str()], 100);
+        let guests = story(&ward, &room).await;
+        assert_eq!(guests.iter().filter(|kind| *kind == "m.room.guest_access").count(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_makes_no_room() {
+        let ward = Ward::of_version(RoomVersionId::V12).await;
+        let [nurse] = ward.members(["nurse"]).await;
+        let state = |kind: &str, content: Value| json!({ "initial_state": [{ "type": kind, "content": content }] });
+        let own = &nurse.user_id;
+        for (body, kind) in [
+            (json!({ "room_version": "5" }), Kind::UnsupportedRoomVersion),
+            (json!({ "room_version": "example.next" }), Kind::UnsupportedRoomVersion),
+            (json!({ "preset": "party" }), Kind::InvalidParam),
+            (json!({ "visibility": "secret" }), Kind::InvalidParam),
+            (json!({ "invite": ["@nobody:hospital.example"] }), Kind::NotFound),
+            (json!({ "invite": [own] }), Kind::InvalidRoomState),
+            (json!({ "room_alias_name": "a:b" }), Kind::InvalidParam),
+            (json!({ "room_alias_name": "a b" }), Kind::InvalidParam),
+            (json!({ "initial_state": [{ "content": {} }] }), Kind::BadJson),
+            (json!({ "initial_state": [{ "type": "x", "content": 7 }] }), Kind::BadJson),
+            (state("example.bed", json!({ "float": 0.5 })), Kind::BadJson),
+            (state("m.room.create", json!({ "room_version": "11" })), Kind::InvalidRoomState),
+            (
+                state("m.room.canonical_alias", json!({ "alias": "#other:hospital.example" })),
+                Kind::BadAlias,
+            ),
+            (
+                json!({ "power_level_content_override": { "users": { (own.as_str()): 100 } } }),
+                Kind::InvalidRoomState,
+            ),
+            (
+                json!({ "power_level_content_override": { "invite": "all" } }),
+                Kind::InvalidRoomState,
+            ),
+            (json!({ "creation_content": { "additional_creators": ["me"] } }), Kind::InvalidParam),
+            (
+                json!({ "room_version": "11", "name": "x", "power_level_content_override":
+                        { "users": {}, "state_default": 50 } }),
+                Kind::InvalidRoomState,
+            ),
+        ] {
+            let request = create_request(body.clone());
+            let refused = ward.services.rooms.create_room(&nurse, &request).await;
+            assert_eq!(refused.unwrap_err().kind, kind, "{body}");
+        }
+        let rooms = ward.services.rooms.joined_rooms(&nurse).await.unwrap();
+        assert_eq!(rooms, Vec::<OwnedRoomId>::new());
+    }
+
+    /// The clock stands still: the hash of the same create event would be the same room twice.
+    #[tokio::test]
+    async fn rooms_of_one_millisecond_are_different_rooms() {
+        let ward = Ward::of_version(RoomVersionId::V12).await;
+        let [nurse] = ward.members(["nurse"]).await;
+        let (request, rooms) = (create_request(json!({})), &ward.services.rooms);
+        let (one, two, three) = tokio::join!(
+            rooms.create_room(&nurse, &request),
+            rooms.create_room(&nurse, &request),
+            rooms.create_room(&nurse, &request),
+        );
+        let ids: BTreeSet<_> = [one.unwrap(), two.unwrap(), three.unwrap()].into();
+        assert_eq!(ids.len(), 3);
+        assert_eq!(rooms.joined_rooms(&nurse).await.unwrap().len(), 3);
+    }
 }

@@ -2,7 +2,6 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidinvite
 
-use appliance_model::ruma::events::room::member::{MembershipState, RoomMemberEventContent};
 use appliance_model::ruma::{RoomId, UserId};
 use appliance_model::{Caller, Error};
 
@@ -29,8 +28,7 @@ impl Rooms {
         let mut room = self.enter(room_id).await?;
         // The room's rules speak first: strangers learn nothing of who has an account.
         super::membership::check_inside(&room, &caller.user_id).await?;
-        self.check_invitable(target).await?;
-        let mut content = RoomMemberEventContent::new(MembershipState::Invite);
+        let mut content = self.invite_content(target).await?;
         content.reason = reason;
         room.add_member(&caller.user_id, target, &content).await?;
         room.leave().await?;
@@ -41,12 +39,11 @@ impl Rooms {
 #[cfg(test)]
 mod tests {
     use appliance_model::Kind;
+    use appliance_model::ruma::events::room::member::MembershipState as M;
     use serde_json::json;
 
     use super::*;
     use crate::scenario::{Ward, user_id};
-
-    use MembershipState as M;
 
     #[tokio::test]
     async fn good_repeated_and_refused_invites() {

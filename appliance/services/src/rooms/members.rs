@@ -135,3 +135,93 @@ impl Rooms {
         ledger.events(&numbers).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use appliance_model::Kind;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::scenario::Ward;
+
+    use MembershipState as M;
+
+    /// Who is what, in the answer.
+    fn listed(json: &str) -> Vec<(String, String)> {
+        let events: Value = serde_json::from_str(json).unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let one = |e: &Value| (text(&e["state_key"]), text(&e["content"]["membership"]));
+        let mut listed: Vec<_> = events.as_array().unwrap().iter().map(one).collect();
+        listed.sort();
+        let short = |id: String| id.trim_start_matches('@').split(':').next().unwrap().to_owned();
+        listed.into_iter().map(|(id, membership)| (short(id), membership)).collect()
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected.iter().map(|(id, m)| ((*id).to_owned(), (*m).to_owned())).collect()
+    }
+
+    #[tokio::test]
+    async fn members_now_as_of_a_place_and_as_of_a_leave() {
+        let (ward, [nurse, doctor, aide, visitor]) =
+            Ward::with_members(["nurse", "doctor", "aide", "visitor"]).await;
+        let rooms = &ward.services.rooms;
+        let room = ward.room_of(&[&nurse, &doctor]).await;
+        let place = ward.timeline(&room).await.1.last().unwrap().0.position.unwrap() + 1;
+        ward.set(&nurse, &room, &aide.user_id, M::Invite).await;
+        ward.set(&doctor, &room, &doctor.user_id, M::Leave).await;
+        ward.set(&aide, &room, &aide.user_id, M::Join).await;
+        ward.set(&nurse, &room, &visitor.user_id, M::Ban).await;
+
+        let ask = async |who: &Caller, query: MembersQuery| {
+            rooms.members(who, &room, &query).await.map(|json| listed(&json))
+        };
+        let all = MembersQuery::default();
+        let now =
+            pairs(&[("aide", "join"), ("doctor", "leave"), ("nurse", "join"), ("visitor", "ban")]);
+        assert_eq!(ask(&nurse, all.clone()).await.unwrap(), now);
+        let then = MembersQuery { at: Some(place), ..all.clone() };
+        let both = pairs(&[("doctor", "join"), ("nurse", "join")]);
+        assert_eq!(ask(&nurse, then).await.unwrap(), both);
+        let only = MembersQuery { membership: Some(M::Join), ..all.clone() };
+        assert_eq!(ask(&nurse, only).await.unwrap(), pairs(&[("aide", "join"), ("nurse", "join")]));
+        let but = MembersQuery { not_membership: Some(M::Leave), ..all.clone() };
+        assert_eq!(ask(&nurse, but).await.unwrap().len(), 3);
+        let or =
+            MembersQuery { membership: Some(M::Ban), not_membership: Some(M::Join), ..all.clone() };
+        let expected = pairs(&[("doctor", "leave"), ("visitor", "ban")]);
+        assert_eq!(ask(&nurse, or).await.unwrap(), expected);
+
+        // Who left sees those of their time, whatever place they ask for.
+        let old = pairs(&[("aide", "invite"), ("doctor", "leave"), ("nurse", "join")]);
+        assert_eq!(ask(&doctor, all.clone()).await.unwrap(), old);
+        let later = MembersQuery { at: Some(i64::MAX), ..all.clone() };
+        assert_eq!(ask(&doctor, later).await.unwrap(), old);
+        assert_eq!(ask(&visitor, all).await.unwrap_err().kind, Kind::Forbidden);
+    }
+
+    #[tokio::test]
+    async fn joined_members_have_names_and_pictures() {
+        let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+        let rooms = &ward.services.rooms;
+        let room = ward.room(&nurse).await;
+        let key = ("m.room.member", nurse.user_id.as_str());
+        let content = json!({
+            "membership": "join", "displayname": "Nu\"rse", "avatar_url": "mxc://h.example/1",
+        });
+        ward.state(&nurse, &room, key, content).await;
+        let refused = rooms.joined_members(&doctor, &room).await.unwrap_err();
+        assert_eq!(refused.kind, Kind::Forbidden);
+        ward.set(&nurse, &room, &doctor.user_id, M::Invite).await;
+        let key = ("m.room.member", doctor.user_id.as_str());
+        ward.state(&doctor, &room, key, json!({ "membership": "join", "displayname": 7 })).await;
+        let joined = rooms.joined_members(&doctor, &room).await.unwrap();
+        let joined: Value = serde_json::from_str(&joined).unwrap();
+        let expected = json!({
+            "@doctor:hospital.example": {},
+            "@nurse:hospital.example":
+                { "display_name": "Nu\"rse", "avatar_url": "mxc://h.example/1" },
+        });
+        assert_eq!(joined, expected);
+    }
+}

@@ -50,8 +50,8 @@ impl Rooms {
         Ok(())
     }
 
-    /// Whether an account of this name can be invited here: users of other servers always, ours
-    /// if they exist.
+    /// The content of an invite: users of other servers can always be invited, ours if they exist.
+    /// Name and picture come along, so that the room sees who is meant.
     ///
     /// An invite to a name nobody has would be waiting for whoever registers it later, so it is
     /// refused, while the specification leaves both open ([matrix-spec#2139]).
@@ -60,20 +60,25 @@ impl Rooms {
     ///
     /// # Errors
     ///
-    /// [`appliance_model::Kind::NotFound`] if it cannot.
-    pub(super) async fn check_invitable(&self, user_id: &UserId) -> Result<(), Error> {
+    /// [`appliance_model::Kind::NotFound`] if there is no such user.
+    pub(super) async fn invite_content(
+        &self,
+        user_id: &UserId,
+    ) -> Result<RoomMemberEventContent, Error> {
+        let mut content = RoomMemberEventContent::new(MembershipState::Invite);
         if !self.house.is_ours(user_id) {
-            return Ok(());
+            return Ok(content);
         }
         let ledger = &self.house.ledger;
         let account = match ledger.user(user_id).await? {
             Some(user) => ledger.get(&ACCOUNTS, &user).await?,
             None => None,
         };
-        match account.filter(|account| !account.deactivated) {
-            Some(_) => Ok(()),
-            None => Err(Error::not_found(format!("There is no user {user_id} on this server."))),
-        }
+        let nobody = || Error::not_found(format!("There is no user {user_id} on this server."));
+        let account = account.filter(|account| !account.deactivated).ok_or_else(nobody)?;
+        content.displayname = account.displayname;
+        content.avatar_url = account.avatar_url.map(Into::into);
+        Ok(content)
     }
 }
 

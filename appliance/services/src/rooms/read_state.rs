@@ -139,3 +139,81 @@ impl Rooms {
         Ok(visibility == Some(HistoryVisibility::WorldReadable))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use appliance_model::Kind;
+    use appliance_model::ruma::events::room::member::MembershipState as M;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::scenario::{Ward, visibility};
+
+    async fn name(ward: &Ward, who: &Caller, room: &RoomId) -> Result<Value, Kind> {
+        let kind = (&StateEventType::RoomName, "");
+        let read = ward.services.rooms.state_event(who, room, kind, StateForm::Content).await;
+        read.map(|json| serde_json::from_str(&json).unwrap()).map_err(|error| error.kind)
+    }
+
+    #[tokio::test]
+    async fn who_left_reads_the_state_of_their_time() {
+        let (ward, [nurse, doctor, visitor]) =
+            Ward::with_members(["nurse", "doctor", "visitor"]).await;
+        let room = ward.room_of(&[&nurse, &doctor]).await;
+        let rename = async |to: &str| {
+            ward.state(&nurse, &room, ("m.room.name", ""), json!({ "name": to })).await;
+        };
+        assert_eq!(name(&ward, &nurse, &room).await, Err(Kind::NotFound), "nothing set yet");
+        rename("Ward 4").await;
+        ward.set(&doctor, &room, &doctor.user_id, M::Leave).await;
+        rename("Ward 5").await;
+        assert_eq!(name(&ward, &nurse, &room).await, Ok(json!({ "name": "Ward 5" })));
+        assert_eq!(name(&ward, &doctor, &room).await, Ok(json!({ "name": "Ward 4" })));
+        // An invite that is turned down opens nothing new.
+        ward.set(&nurse, &room, &doctor.user_id, M::Invite).await;
+        assert_eq!(name(&ward, &doctor, &room).await, Ok(json!({ "name": "Ward 4" })));
+        ward.set(&doctor, &room, &doctor.user_id, M::Leave).await;
+        assert_eq!(name(&ward, &doctor, &room).await, Ok(json!({ "name": "Ward 4" })));
+        ward.services.rooms.forget(&doctor, &room).await.unwrap();
+        assert_eq!(name(&ward, &doctor, &room).await, Err(Kind::Forbidden));
+
+        assert_eq!(name(&ward, &visitor, &room).await, Err(Kind::Forbidden));
+        ward.set(&nurse, &room, &visitor.user_id, M::Invite).await;
+        assert_eq!(name(&ward, &visitor, &room).await, Err(Kind::Forbidden), "invited only");
+        visibility(&ward, &nurse, &room, "world_readable").await;
+        assert_eq!(name(&ward, &visitor, &room).await, Ok(json!({ "name": "Ward 5" })));
+        let nowhere = RoomId::parse("!nowhere:hospital.example").unwrap();
+        assert_eq!(name(&ward, &nurse, &nowhere).await, Err(Kind::Forbidden));
+    }
+
+    #[tokio::test]
+    async fn all_state_and_one_whole_event() {
+        let (ward, [nurse]) = Ward::with_members(["nurse"]).await;
+        let room = ward.room_as(&nurse, json!({ "name": "Ward 4" })).await;
+        ward.state(&nurse, &room, ("m.room.name", ""), json!({ "name": "Ward 5" })).await;
+        let rooms = &ward.services.rooms;
+        let all: Value =
+            serde_json::from_str(&rooms.full_state(&nurse, &room).await.unwrap()).unwrap();
+        let mut kinds: Vec<_> =
+            all.as_array().unwrap().iter().map(|e| e["type"].as_str().unwrap()).collect();
+        kinds.sort_unstable();
+        assert_eq!(
+            kinds,
+            [
+                "m.room.create",
+                "m.room.guest_access",
+                "m.room.history_visibility",
+                "m.room.join_rules",
+                "m.room.member",
+                "m.room.name",
+                "m.room.power_levels",
+            ]
+        );
+        let kind = (&StateEventType::RoomName, "");
+        let event = rooms.state_event(&nurse, &room, kind, StateForm::Event).await.unwrap();
+        let event: Value = serde_json::from_str(&event).unwrap();
+        assert_eq!(event["content"], json!({ "name": "Ward 5" }));
+        assert_eq!(event["room_id"], room.as_str());
+        assert_eq!(event["unsigned"]["prev_content"], json!({ "name": "Ward 4" }));
+    }
+}

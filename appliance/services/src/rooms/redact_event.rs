@@ -236,4 +236,74 @@ mod tests {
         let join = rooms.current(number, &kind, doctor.user_id.as_str()).await.unwrap().unwrap();
         assert_eq!(join.content(), r#"{"membership":"join"}"#);
     }
+
+    /// Since v1.18 `/send` takes redactions, with `redacts` in the content in every version.
+    #[tokio::test]
+    async fn a_redaction_by_send_does_the_same() {
+        for version in super::super::ROOM_VERSIONS {
+            let ward = Ward::of_version(version.clone()).await;
+            let [nurse, doctor] = ward.members(["nurse", "doctor"]).await;
+            let room = ward.room_of(&[&nurse, &doctor]).await;
+            let said = ward.say(&nurse, &room, "Mrs Marker, bed 4").await;
+            let send = async |who: &Caller, txn: &str| {
+                let content = json!({ "redacts": said, "reason": "wrong room" });
+                let request = crate::scenario::event(&room, ("m.room.redaction", txn), content);
+                ward.services.rooms.send_event(who, &request).await
+            };
+            let refused = send(&doctor, "t1").await.unwrap_err();
+            assert_eq!(refused.kind, Kind::Forbidden, "{version}");
+            let first = send(&nurse, "t1").await.unwrap();
+            assert_eq!(send(&nurse, "t1").await.unwrap(), first, "{version}");
+            let (_, events) = ward.timeline(&room).await;
+            let kept: String = events.iter().map(|(event, _)| event.content()).collect();
+            assert!(!kept.contains("Marker"), "{version}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_room_stands_on_stays() {
+        let (ward, [nurse, visitor]) = Ward::with_members(["nurse", "visitor"]).await;
+        let room = ward.room(&nurse).await;
+        let acl = json!({ "allow": ["*"], "deny": ["elsewhere.example"] });
+        ward.state(&nurse, &room, ("m.room.server_acl", ""), acl).await;
+        let (_, events) = ward.timeline(&room).await;
+        let rooms = &ward.services.rooms;
+        for kind in ["m.room.create", "m.room.server_acl"] {
+            let (event, _) = events.iter().find(|(event, _)| event.kind() == kind).unwrap();
+            let target = taking_back(event.event_id.as_str(), kind);
+            let refused = rooms.redact(&nurse, &room, target).await.unwrap_err();
+            assert_eq!(refused.kind, Kind::Forbidden, "{kind}");
+        }
+        let unknown = rooms.redact(&visitor, &room, taking_back("$unknown", "t")).await;
+        assert_eq!(unknown.unwrap_err().kind, Kind::Forbidden, "strangers learn nothing");
+        let other = ward.room(&nurse).await;
+        let elsewhere = ward.say(&nurse, &other, "in another room").await;
+        let elsewhere = rooms.redact(&nurse, &room, taking_back(&elsewhere, "t")).await;
+        assert_eq!(elsewhere.unwrap_err().kind, Kind::NotFound);
+    }
+
+    /// Judging reads parsed events from memory: none of them may still say what was taken back.
+    #[tokio::test]
+    async fn judgements_read_what_is_left() {
+        let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+        let room = ward.room_of(&[&nurse, &doctor]).await;
+        let raised = json!({
+            "users": { (nurse.user_id.as_str()): 100, (doctor.user_id.as_str()): 50 },
+            "notifications": { "room": 7 },
+        });
+        ward.state(&nurse, &room, ("m.room.power_levels", ""), raised).await;
+        ward.state(&nurse, &room, ("m.room.name", ""), json!({ "name": "Mrs Marker" })).await;
+        ward.state(&doctor, &room, ("m.room.topic", ""), json!({ "topic": "x" })).await;
+        assert_eq!(ward.current(&room, ("m.room.name", "")).await["name"], "Mrs Marker");
+        let (_, events) = ward.timeline(&room).await;
+        for kind in ["m.room.name", "m.room.power_levels"] {
+            let (event, _) = events.iter().rev().find(|(event, _)| event.kind() == kind).unwrap();
+            let target = taking_back(event.event_id.as_str(), kind);
+            ward.services.rooms.redact(&nurse, &room, target).await.unwrap();
+        }
+        assert_eq!(ward.current(&room, ("m.room.name", "")).await, json!({}));
+        let levels = ward.current(&room, ("m.room.power_levels", "")).await;
+        assert_eq!(levels["users"][doctor.user_id.as_str()], 50, "levels are kept");
+        assert_eq!(levels["notifications"], json!(null), "the rest is not");
+    }
 }
