@@ -23,6 +23,9 @@ const LIMIT_MAX: usize = 500;
 /// Events looked at for one page when a filter lets few through, or few may be seen.
 const LOOKED_AT_MAX: usize = 5_000;
 
+/// Events read at once; more would hold 500 KB.
+const STRIDE_MAX: usize = 500;
+
 /// Which stretch of history.
 #[derive(Clone, Debug)]
 pub struct HistoryQuery<'a> {
@@ -102,7 +105,10 @@ impl Rooms {
             Direction::Backward => (query.to.unwrap_or(i64::MIN), from),
             Direction::Forward => (from, query.to.unwrap_or(end_of_time).min(end_of_time)),
         };
-        let limit = query.limit.min(LIMIT_MAX);
+        let in_filter =
+            query.filter.rooms.as_ref().is_none_or(|ids| ids.iter().any(|id| id == room_id))
+                && !query.filter.not_rooms.iter().any(|id| id == room_id);
+        let limit = if in_filter { query.limit.min(LIMIT_MAX) } else { 0 };
         let walked = self.walk(caller, room, range, (query.direction, limit), query.filter).await?;
         let state = match (&query.filter.lazy_load_options, walked.newest) {
             (LazyLoadOptions::Enabled { .. }, Some(root)) => {
@@ -198,13 +204,7 @@ impl Rooms {
                 || row.membership == membership::LEAVE
                 || row.membership == membership::BAN
         });
-        if was_in || self.world_may_read(room).await? { Ok(room) } else { Err(not_in()) }
-    }
-
-    async fn world_may_read(&self, room: RoomNid) -> Result<bool, Error> {
-        let kind = StateEventType::RoomHistoryVisibility;
-        let event = self.current(room, &kind, "").await?;
-        Ok(event.is_some_and(|event| event.content().contains("\"world_readable\"")))
+        if was_in || self.is_world_readable(room).await? { Ok(room) } else { Err(not_in()) }
     }
 
     async fn walk(
@@ -217,31 +217,35 @@ impl Rooms {
     ) -> Result<Walked, Error> {
         let start = if direction == Direction::Backward { high } else { low };
         let mut walked = Walked { seen: Vec::new(), next: start, more: false, newest: None };
-        let mut looked_at = 0;
+        let view = self.house.ledger.view().await?;
+        let (mut looked_at, mut page) = (0, limit);
         while walked.seen.len() < limit && looked_at < LOOKED_AT_MAX && low < high {
-            let missing = limit - walked.seen.len();
-            let view = self.house.ledger.view().await?;
-            let stretch = view.timeline(room, (low, high), direction, missing).await?;
-            drop(view);
-            walked.more = stretch.more;
-            let Some((last, _)) = stretch.events.last() else { break };
+            let stretch = view.timeline(room, (low, high), direction, page).await?;
             looked_at += stretch.events.len();
-            let last = last.position.unwrap_or(walked.next);
-            match direction {
-                Direction::Backward => (high, walked.next) = (last, last),
-                Direction::Forward => (low, walked.next) = (last + 1, last + 1),
-            }
-            let newest = stretch.events.iter().max_by_key(|(event, _)| event.position);
-            walked.newest = newest.map(|(_, row)| Root(row.state_after)).max(walked.newest);
+            walked.more = stretch.more;
             let readers = self.visible(caller.user, room, &stretch.events).await?;
-            let events = stretch.events.into_iter().zip(readers);
-            walked.seen.extend(events.filter_map(|((event, _), reader)| {
+            for ((event, row), reader) in stretch.events.into_iter().zip(readers) {
+                if walked.seen.len() == limit {
+                    walked.more = true;
+                    break;
+                }
+                let at = event.position.unwrap_or(walked.next);
+                match direction {
+                    Direction::Backward => (high, walked.next) = (at, at),
+                    Direction::Forward => (low, walked.next) = (at + 1, at + 1),
+                }
                 let wanted = wants_all(filter) || wants(filter, &event);
-                reader.filter(|_| wanted).map(|reader| (event, Some(reader)))
-            }));
+                if let Some(reader) = reader.filter(|_| wanted) {
+                    // Of what the reader sees only: later state is not theirs.
+                    walked.newest = walked.newest.max(Some(Root(row.state_after)));
+                    walked.seen.push((event, Some(reader)));
+                }
+            }
             if !walked.more {
                 break;
             }
+            // Few are wanted or to be seen: longer strides find them sooner.
+            page = (page * 2).min(STRIDE_MAX).max(limit);
         }
         Ok(walked)
     }
@@ -375,6 +379,74 @@ mod tests {
             }
             prop_assert_eq!(&found, &said);
         });
+    }
+
+    /// The doctor is in the room by turns, and the room shows what is said to those who are in it.
+    #[test]
+    fn pages_have_no_hole_where_something_is_hidden() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (ward, doctor, room, said) = runtime.block_on(async {
+            let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+            let room = ward.room(&nurse).await;
+            crate::scenario::visibility(&ward, &nurse, &room, "joined").await;
+            let (mut said, mut is_in) = (Vec::new(), false);
+            for number in 0..60 {
+                if number % 7 == 3 {
+                    let (by, to) = if is_in { (&doctor, M::Leave) } else { (&nurse, M::Invite) };
+                    ward.set(by, &room, &doctor.user_id, to).await;
+                    if !is_in {
+                        ward.set(&doctor, &room, &doctor.user_id, M::Join).await;
+                    }
+                    is_in = !is_in;
+                }
+                ward.say(&nurse, &room, &number.to_string()).await;
+                if is_in {
+                    said.push(number.to_string());
+                }
+            }
+            (ward, doctor, room, said)
+        });
+        assert!(said.len() > 20 && said.len() < 40, "{said:?}");
+        let sizes = prop::collection::vec(1_usize..15, 1..6);
+        proptest!(ProptestConfig::with_cases(40), |(sizes in sizes, on in any::<bool>())| {
+            let direction = if on { Direction::Forward } else { Direction::Backward };
+            let mut found =
+                runtime.block_on(page_through(&ward, &doctor, &room, direction, &sizes));
+            if !on {
+                found.reverse();
+            }
+            prop_assert_eq!(&found, &said);
+        });
+    }
+
+    /// Lazy members are those of the reader's time: a leaver hears of no later name.
+    #[tokio::test]
+    async fn filters_and_lazy_members() {
+        let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+        let room = ward.room_of(&[&nurse, &doctor]).await;
+        ward.say(&nurse, &room, "hello").await;
+        ward.set(&doctor, &room, &doctor.user_id, M::Leave).await;
+        let key = ("m.room.member", nurse.user_id.as_str());
+        let renamed = json!({ "membership": "join", "displayname": "Mrs Later" });
+        ward.state(&nurse, &room, key, renamed).await;
+        let page = async |who: &Caller, filter: Value| {
+            let filter: RoomEventFilter = serde_json::from_value(filter).unwrap();
+            let (direction, limit) = (Direction::Backward, 50);
+            let query = HistoryQuery { from: None, to: None, direction, limit, filter: &filter };
+            let page = ward.services.rooms.history(who, &room, &query).await.unwrap();
+            (page.chunk.len(), page.state.to_json(None))
+        };
+        let lazy = json!({ "lazy_load_members": true, "types": ["m.room.message"] });
+        let (count, state) = page(&doctor, lazy.clone()).await;
+        assert_eq!(count, 1);
+        assert!(state.contains(r#""displayname":"nurse""#) && !state.contains("Mrs Later"));
+        let (_, state) = page(&nurse, lazy).await;
+        assert!(!state.contains("Mrs Later"), "the name at the newest event shown: {state}");
+        assert_eq!(page(&nurse, json!({ "not_rooms": [room] })).await.0, 0);
+        assert_eq!(page(&nurse, json!({ "rooms": [] })).await.0, 0);
+        assert_eq!(page(&nurse, json!({ "senders": [doctor.user_id] })).await.0, 2);
+        let not_nurse = json!({ "rooms": [room], "not_senders": [nurse.user_id] });
+        assert_eq!(page(&nurse, not_nurse).await.0, 2);
     }
 
     #[tokio::test]
