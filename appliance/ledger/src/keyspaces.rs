@@ -7,7 +7,7 @@ use appliance_model::{DeviceNid, EventNid, MediaNid, Position, RoomNid, StateKey
 
 use crate::rows::keys::{
     BackedUpKeyRow, BackupRow, ClaimedKeyRow, CrossSigningRow, DeviceKeysRow, OneTimeKeyRow,
-    StockRow, ToDeviceRow, TrustRow,
+    SentRow, StockRow, ToDeviceRow, TrustRow,
 };
 use crate::rows::media::{LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow};
 use crate::rows::{
@@ -160,6 +160,8 @@ keyspaces! {
     DEVICE_LISTS b'J' UserNid => u64;
     /// Messages waiting for a device, in order.
     TO_DEVICE b'T' (DeviceNid, Position) => ToDeviceRow;
+    /// The newest transaction IDs under which a device sent to others.
+    SENT_TO_DEVICE b'H' DeviceNid => SentRow;
     /// Versions of a user's key backup.
     BACKUPS b'B' (UserNid, u64) => BackupRow;
     /// Sessions in a key backup: owner, version, digest of the room ID, session ID.

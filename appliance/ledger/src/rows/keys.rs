@@ -134,6 +134,14 @@ pub struct ToDeviceRow {
     pub at_ms: u64,
 }
 
+/// The newest requests of a device to send to others, so that a repeated one is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct SentRow {
+    /// Digests of path and transaction ID, 16 bytes each, oldest first.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub digests: Vec<u8>,
+}
+
 /// A version of a user's key backup.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct BackupRow {

@@ -1,7 +1,8 @@
 //! A device is signed out or removed: its keys and what waited for it go with it.
 
 use appliance_ledger::keyspaces::{
-    CLAIMED_KEYS, DEVICE_KEYS, Keyspace, ONE_TIME_KEY_IDS, ONE_TIME_KEYS, STOCKS, TO_DEVICE,
+    CLAIMED_KEYS, DEVICE_KEYS, Keyspace, ONE_TIME_KEY_IDS, ONE_TIME_KEYS, SENT_TO_DEVICE, STOCKS,
+    TO_DEVICE,
 };
 use appliance_ledger::{Commit, Direction, KeyPart, Row};
 use appliance_model::{DeviceNid, Error, UserNid};
@@ -35,6 +36,7 @@ impl Keys {
         self.delete_all(&CLAIMED_KEYS, device, commit).await?;
         self.delete_all(&TO_DEVICE, device, commit).await?;
         commit.delete(&STOCKS, &device);
+        commit.delete(&SENT_TO_DEVICE, &device);
         self.device_list_changed(user, commit).await
     }
 
@@ -92,8 +94,9 @@ mod tests {
     };
     use crate::scenario::Ward;
 
-    const OF_DEVICES: [Space; 6] = [
+    const OF_DEVICES: [Space; 7] = [
         DEVICE_KEYS.space,
+        SENT_TO_DEVICE.space,
         ONE_TIME_KEYS.space,
         ONE_TIME_KEY_IDS.space,
         CLAIMED_KEYS.space,
@@ -115,6 +118,7 @@ mod tests {
     async fn nothing_of_a_device_stays_and_others_hear_of_it() {
         let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
         let (keys, ledger) = (&ward.services.keys, &ward.services.house.ledger);
+        keys.send_to_device(&doctor, &to_device("m.test", "first", json!({}))).await.unwrap();
         let before = rows_of_devices(&ward).await;
         let tablet = another_device(&ward, &nurse, "TABLET").await;
         let body = json!({
@@ -131,6 +135,7 @@ mod tests {
             let request = to_device("m.test", &txn.to_string(), messages.clone());
             keys.send_to_device(&doctor, &request).await.unwrap();
         }
+        keys.send_to_device(&tablet, &to_device("m.test", "1", json!({}))).await.unwrap();
         assert!(rows_of_devices(&ward).await.iter().all(|count| *count > 0));
 
         let position = ledger.position();
@@ -148,6 +153,7 @@ mod tests {
     async fn messages_on_their_way_do_not_outlive_their_device() {
         let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
         let (keys, ledger) = (&ward.services.keys, &ward.services.house.ledger);
+        keys.send_to_device(&doctor, &to_device("m.test", "first", json!({}))).await.unwrap();
         let before = rows_of_devices(&ward).await;
         let devices = [
             another_device(&ward, &nurse, "ONE").await,

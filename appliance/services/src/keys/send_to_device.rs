@@ -4,8 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use appliance_ledger::keyspaces::{DEVICES, TO_DEVICE, TXNS};
-use appliance_ledger::rows::TxnRow;
+use appliance_ledger::keyspaces::{DEVICES, SENT_TO_DEVICE, TO_DEVICE};
 use appliance_ledger::rows::keys::ToDeviceRow;
 use appliance_ledger::{Commit, Direction};
 use appliance_model::ruma::UserId;
@@ -19,6 +18,8 @@ use super::signed::push_text;
 
 /// "`type` … MUST NOT exceed 255 bytes" (size limits).
 const TYPE_BYTES_MAX: usize = 255;
+/// Requests remembered per device: clients repeat one before they send the next few. 2 KB.
+const TXNS_KEPT_MAX: usize = 128;
 /// Devices one request may reach: every device of a large house.
 const RECIPIENTS_MAX: usize = 20_000;
 /// What one request may write, `*` counted for each device: bounds the commit and the memory.
@@ -51,15 +52,19 @@ impl Keys {
         let staying = self.stay().await;
         let door = self.doors.enter(caller.device.0).await;
         let parts = [b"sendToDevice", kind.as_bytes(), request.txn_id.as_bytes()];
-        let txn = (caller.device, ledger.digest(&parts));
-        if ledger.get(&TXNS, &txn).await?.is_some() {
+        let txn = ledger.digest(&parts);
+        let mut sent = ledger.get(&SENT_TO_DEVICE, &caller.device).await?.unwrap_or_default();
+        if sent.digests.chunks_exact(txn.len()).any(|known| known == txn) {
             return Ok(());
         }
+        let beyond = (sent.digests.len() / txn.len() + 1).saturating_sub(TXNS_KEPT_MAX);
+        sent.digests.drain(..beyond * txn.len());
+        sent.digests.extend(txn);
         let messages = self.addressed(request).await?;
         let mut commit = ledger.begin(may_send_to_devices(caller));
         commit.hold((door, staying));
         let at_ms = self.house.clock.now_ms();
-        commit.put(&TXNS, &txn, &TxnRow { event_id: String::new(), at_ms });
+        commit.put(&SENT_TO_DEVICE, &caller.device, &sent);
         deliver(&mut commit, (&caller.user_id, &kind), messages, at_ms)?;
         ledger.commit(commit).await?;
         Ok(())
@@ -213,6 +218,7 @@ mod tests {
             async move { keys.send_to_device(nurse, &request).await.unwrap() }
         };
         tokio::join!(send(0), send(0));
+        send(0).await;
         for txn in 1..20 {
             send(txn).await;
         }
@@ -220,6 +226,22 @@ mod tests {
             inbox(&ward, &doctor).await.iter().map(|m| m["content"].clone()).collect();
         let expected: Vec<_> = (0..20).map(|n| json!({ "n": n })).collect();
         assert_eq!(order, expected);
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_of_a_sender_stays_small() {
+        let (ward, [nurse]) = Ward::with_members(["nurse"]).await;
+        let keys = &ward.services.keys;
+        for txn in 0..TXNS_KEPT_MAX + 10 {
+            let request = to_device("m.test", &txn.to_string(), json!({}));
+            keys.send_to_device(&nurse, &request).await.unwrap();
+        }
+        let sent = keys.house.ledger.get(&SENT_TO_DEVICE, &nurse.device).await.unwrap().unwrap();
+        assert_eq!(sent.digests.len(), TXNS_KEPT_MAX * 16);
+        let position = keys.house.ledger.position();
+        let newest = (TXNS_KEPT_MAX + 9).to_string();
+        keys.send_to_device(&nurse, &to_device("m.test", &newest, json!({}))).await.unwrap();
+        assert_eq!(keys.house.ledger.position(), position, "the newest is known");
     }
 
     #[tokio::test]
