@@ -49,6 +49,7 @@ impl Accounts {
         for (key, device) in self.devices_of(user).await? {
             self.end_device(key, device, &mut commit).await?;
         }
+        self.keys.forget_user(user, &mut commit).await?;
         commit.hold(inside);
         ledger.commit(commit).await.map(drop)
     }

@@ -1,8 +1,8 @@
 //! A device is signed out or removed: its keys and what waited for it go with it.
 
 use appliance_ledger::keyspaces::{
-    CLAIMED_KEYS, DEVICE_KEYS, Keyspace, ONE_TIME_KEY_IDS, ONE_TIME_KEYS, SENT_TO_DEVICE, STOCKS,
-    TO_DEVICE,
+    CLAIMED_KEYS, CROSS_SIGNING, DEVICE_KEYS, Keyspace, ONE_TIME_KEY_IDS, ONE_TIME_KEYS,
+    SENT_TO_DEVICE, STOCKS, TO_DEVICE,
 };
 use appliance_ledger::{Commit, Direction, KeyPart, Row};
 use appliance_model::{DeviceNid, Error, UserNid};
@@ -37,6 +37,24 @@ impl Keys {
         self.delete_all(&TO_DEVICE, device, commit).await?;
         commit.delete(&STOCKS, &device);
         commit.delete(&SENT_TO_DEVICE, &device);
+        self.device_list_changed(user, commit).await
+    }
+
+    /// Adds to `commit` that an account is closed: nobody signs or is signed in its name any more, and
+    /// its key backups go; a job deletes what is in them. Its devices go by
+    /// [`Keys::forget_device`].
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn forget_user(&self, user: UserNid, commit: &mut Commit) -> Result<(), Error> {
+        commit.hold(self.leave().await);
+        commit.hold(self.doors.enter(user.0).await);
+        for (code, _) in self.signing_keys(user).await? {
+            commit.delete(&CROSS_SIGNING, &(user, code));
+        }
+        self.withdraw_trust(user, commit).await?;
+        self.give_up_backups(user, commit).await?;
         self.device_list_changed(user, commit).await
     }
 
@@ -85,12 +103,15 @@ mod tests {
 
     use appliance_engine::{KeyRange, Read, Space};
     use appliance_ledger::keyspaces::DEVICES;
+    use appliance_model::Kind;
     use appliance_rules::Permit;
     use serde_json::json;
 
     use super::*;
+    use crate::keys::backup::NewBackup;
     use crate::keys::scene::{
-        another_device, device_keys, one_time_key, one_time_keys, sign_out, to_device, upload,
+        Identity, all_of, another_device, device_keys, one_time_key, one_time_keys, raw_json,
+        sign_out, to_device, upload, value,
     };
     use crate::scenario::Ward;
 
@@ -173,5 +194,36 @@ mod tests {
         ledger.commit(commit).await.unwrap();
         sending.await.unwrap();
         assert_eq!(rows_of_devices(&ward).await, before);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_signed_or_restored_in_the_name_of_a_closed_account() {
+        let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+        let (keys, ledger) = (&ward.services.keys, &ward.services.house.ledger);
+        let [mine, theirs] = [Identity::new(1), Identity::new(30)];
+        keys.publish_signing_keys(&nurse, &mine.request(&nurse.user_id), false).await.unwrap();
+        keys.publish_signing_keys(&doctor, &theirs.request(&doctor.user_id), false).await.unwrap();
+        let [mut master, ..] = theirs.published(&doctor.user_id);
+        mine.user_signing.sign(&mut master, &nurse.user_id, &mine.user_signing.public_key);
+        let signed = [(theirs.master.public_key.clone(), raw_json(&master))].into();
+        let signed = [(doctor.user_id.clone(), signed)].into();
+        assert!(keys.add_signatures(&nurse, signed).await.unwrap().is_empty());
+        let auth_data = raw_json(&json!({}));
+        let backup = NewBackup { algorithm: "a".to_owned(), auth_data, version: None };
+        keys.create_backup(&nurse, backup).await.unwrap();
+
+        let mut commit = ledger.begin(Permit::housekeeping());
+        keys.forget_user(nurse.user, &mut commit).await.unwrap();
+        let before = ledger.position();
+        ledger.commit(commit).await.unwrap();
+        let found = keys.query(&nurse, all_of(&nurse)).await.unwrap();
+        assert!(found.master_keys.is_empty() && found.user_signing_keys.is_empty());
+        let found = keys.query(&nurse, all_of(&doctor)).await.unwrap();
+        let master = value(&found.master_keys[&doctor.user_id]);
+        assert_eq!(master["signatures"], json!({}));
+        let missing = keys.backup_info(&nurse, None).await.unwrap_err();
+        assert_eq!(missing.kind, Kind::NotFound);
+        let changes = keys.device_list_changes(before, ledger.position()).await.unwrap();
+        assert_eq!(changes, [nurse.user]);
     }
 }

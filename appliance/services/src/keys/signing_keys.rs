@@ -180,23 +180,32 @@ impl Keys {
             }
         }
         if code == USER_SIGNING {
-            let end = (UserNid(caller.user.0 + 1), UserNid(0));
-            let mut from = (caller.user, UserNid(0));
-            loop {
-                let range = (&from, &end);
-                let (rows, more) =
-                    view.scan_between(&TRUST, range, Direction::Forward, PAGE).await?;
-                for (place, row) in &rows {
-                    commit.delete(&TRUST, place);
-                    commit.delete(&TRUST_CHANGES, &(caller.user, Position(row.position)));
-                }
-                match rows.last() {
-                    Some(((_, signed), _)) if more => from.1 = UserNid(signed.0 + 1),
-                    _ => break,
-                }
-            }
+            self.withdraw_trust(caller.user, commit).await?;
         }
         Ok(())
+    }
+
+    /// Takes back all signatures of others' keys.
+    pub(super) async fn withdraw_trust(
+        &self,
+        signer: UserNid,
+        commit: &mut Commit,
+    ) -> Result<(), Error> {
+        let view = self.house.ledger.newest();
+        let end = (UserNid(signer.0 + 1), UserNid(0));
+        let mut from = (signer, UserNid(0));
+        loop {
+            let range = (&from, &end);
+            let (rows, more) = view.scan_between(&TRUST, range, Direction::Forward, PAGE).await?;
+            for (place, row) in &rows {
+                commit.delete(&TRUST, place);
+                commit.delete(&TRUST_CHANGES, &(signer, Position(row.position)));
+            }
+            match rows.last() {
+                Some(((_, signed), _)) if more => from.1 = UserNid(signed.0 + 1),
+                _ => return Ok(()),
+            }
+        }
     }
 }
 

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use appliance_ledger::Direction;
 use appliance_ledger::keyspaces::BACKUPS;
 use appliance_ledger::rows::keys::BackupRow;
+use appliance_ledger::{Commit, Direction};
 use appliance_model::{Caller, Error, UserNid};
 use appliance_rules::Permit;
 use serde::{Deserialize, Serialize};
@@ -164,6 +164,22 @@ impl Keys {
             self.house.ledger.commit(commit).await?;
         }
         self.purge_backups(caller.user).await
+    }
+
+    /// Adds to `commit` that all backups of a user are deleted; a job deletes what is in them.
+    pub(in crate::keys) async fn give_up_backups(
+        &self,
+        user: UserNid,
+        commit: &mut Commit,
+    ) -> Result<(), Error> {
+        let view = self.house.ledger.newest();
+        let (rows, _) = view.scan(&BACKUPS, &user, Direction::Backward, VERSIONS_PER_PAGE).await?;
+        for (place, mut row) in rows.into_iter().filter(|(_, row)| !row.deleted) {
+            row.deleted = true;
+            row.auth_data.clear();
+            commit.put(&BACKUPS, &place, &row);
+        }
+        Ok(())
     }
 
     /// Deletes the keys of deleted backups, also those that a power cut left.
