@@ -54,6 +54,9 @@ impl Tasks {
     /// when patience ends.
     pub fn spawn_request(&self, task: impl Future<Output = ()> + Send + 'static) {
         let hard = self.inner.hard.clone();
+        // Boxed, because a future that is moved into another one is kept there twice, and there
+        // are thousands of connections.
+        let task = Box::pin(task);
         self.inner.requests.spawn(async move {
             tokio::select! {
                 () = task => {}

@@ -25,8 +25,6 @@ use tls::TlsDoor;
 pub struct House {
     /// Where connections are spawned and when they must end.
     pub tasks: Tasks,
-    /// How many may be open.
-    pub caps: Arc<Caps>,
     /// How long each part may take.
     pub timeouts: Timeouts,
     /// Whose `X-Forwarded-For` is believed.
@@ -37,6 +35,8 @@ pub struct House {
 pub struct Listener {
     /// For logs and metrics: `client`, `federation`, `metrics`, `admin`.
     pub name: &'static str,
+    /// How many connections may be open; some listeners share.
+    pub caps: Arc<Caps>,
     /// Where connections come from.
     pub socket: Socket,
     /// The certificate, if this listener speaks TLS.
@@ -50,12 +50,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts until the server stops accepting.
 pub async fn accept(house: House, listener: Listener) {
-    let Listener { name, socket, tls, router } = listener;
+    let Listener { name, caps, socket, tls, router } = listener;
     let soft = house.tasks.soft().clone();
     while let Some(accepted) = soft.run_until_cancelled(socket.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
-                let Some(seat) = house.caps.take(peer) else {
+                let Some(seat) = caps.take(peer, house.proxies.trusts(peer)) else {
                     metrics::counter!("wardstone_connections_refused_total", "listener" => name)
                         .increment(1);
                     continue;
@@ -99,10 +99,12 @@ async fn serve(
         timeouts: house.timeouts.clone(),
         proxies: house.proxies.clone(),
     };
+    // Each in a box of its own: a connection takes the room of what it is doing, not of everything
+    // that it could do.
     match tls {
-        None => connection.serve(stream, false).await,
-        Some(door) => match door.open(stream, house.timeouts.handshake).await {
-            Ok(stream) => connection.serve(stream, true).await,
+        None => Box::pin(connection.serve(stream, false)).await,
+        Some(door) => match Box::pin(door.open(stream, house.timeouts.handshake)).await {
+            Ok(stream) => Box::pin(connection.serve(stream, true)).await,
             Err(error) => {
                 metrics::counter!("wardstone_tls_handshakes_failed_total").increment(1);
                 tracing::debug!(%error, peer = %peer.ip(), "TLS handshake failed");

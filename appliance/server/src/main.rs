@@ -28,5 +28,7 @@ fn main() -> ExitCode {
         cli::out::trouble("another TLS provider was installed first");
         return ExitCode::FAILURE;
     }
+    // What is created without a mode of its own is for this user alone.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     cli::run()
 }

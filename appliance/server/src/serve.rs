@@ -33,6 +33,9 @@ const JSON_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How much more than the largest body is read: one piece of a body tells that it is too large.
 const BODY_BYTES_OVER: usize = 1024 * 1024;
 
+/// Connections to the admin socket and to the listeners for metrics, together.
+const INTERNAL_CONNECTIONS_MAX: usize = 64;
+
 /// How often certificate files are looked at.
 const CERTIFICATE_POLL: Duration = Duration::from_secs(5);
 
@@ -98,7 +101,8 @@ async fn serve(plan: Plan) -> Result<ExitCode, String> {
     if let Some(prepare) = prepare {
         prepare(house.clone()).await?;
     }
-    let certificates = open_doors((settings, is_conformance), &metrics, &house, &tasks)?;
+    let certificates =
+        open_doors(&Doors::new((settings, is_conformance), &metrics, &house), &tasks)?;
     let watched = certificates.clone();
     tasks.spawn_vital("certificates", watch_certificates(watched, tasks.clone()));
     if let Some(announcement) = announcement {
@@ -113,30 +117,21 @@ async fn serve(plan: Plan) -> Result<ExitCode, String> {
 }
 
 /// Opens every listener and the admin socket; returns the certificates to watch.
-fn open_doors(
-    (settings, is_conformance): (&Settings, bool),
-    metrics: &Metrics,
-    house: &Arc<House>,
-    tasks: &Tasks,
-) -> Result<Arc<Vec<Arc<Certificate>>>, String> {
-    let limits = &settings.limits;
+fn open_doors(doors: &Doors<'_>, tasks: &Tasks) -> Result<Arc<Vec<Arc<Certificate>>>, String> {
+    let settings = doors.settings;
     let shared = listen::House {
         tasks: tasks.clone(),
-        caps: Caps::new(limits.connections_max, limits.connections_per_ip_max),
-        timeouts: timeouts(limits, settings.media.upload_bytes_max),
+        timeouts: timeouts(&settings.limits, settings.media.upload_bytes_max),
         proxies: Arc::new(trusted_proxies(&settings.server.trusted_proxies)),
     };
     let mut certificates = Vec::new();
     let mut listeners = Vec::new();
     for listener in &settings.listeners {
-        listeners.push(open_listener(
-            (listener, is_conformance),
-            metrics,
-            house,
-            &mut certificates,
-        )?);
+        let certificate = listener.tls.clone().map(Certificate::read).transpose()?;
+        listeners.push(doors.open(listener, certificate.as_ref())?);
+        certificates.extend(certificate);
     }
-    listeners.push(open_admin_socket(settings, house)?);
+    listeners.push(doors.open_admin_socket()?);
     // Nobody is let in before every door could be opened.
     for listener in listeners {
         let name = listener.name;
@@ -164,41 +159,64 @@ fn report(reload: &Reload) {
     }
 }
 
-fn open_listener(
-    (listener, is_conformance): (&settings::Listener, bool),
-    metrics: &Metrics,
-    house: &Arc<House>,
-    certificates: &mut Vec<Arc<Certificate>>,
-) -> Result<Listener, String> {
-    let name = listener.kind.as_str();
-    let address: Address = listener.address.parse()?;
-    let socket = bind(&address, CLIENT_SOCKET_MODE)?;
-    may_listen(listener, &socket.address, is_conformance)?;
-    let tls = match &listener.tls {
-        None => None,
-        Some(files) => {
-            let certificate = Certificate::read(files.clone())?;
-            certificates.push(certificate.clone());
-            Some(TlsDoor::new(certificate)?)
-        }
-    };
-    let router = match listener.kind {
-        ListenerKind::Client => house.client(),
-        ListenerKind::Federation => house.federation(),
-        ListenerKind::Metrics => metrics.router(),
-    };
-    let router = router.merge(health::router(house.clone()));
-    Ok(Listener { name, socket, tls, router })
+/// What it takes to open a door.
+struct Doors<'a> {
+    settings: &'a Settings,
+    is_conformance: bool,
+    metrics: &'a Metrics,
+    house: &'a Arc<House>,
+    /// Shared by all listeners for people and other servers.
+    public: Arc<Caps>,
+    /// When the public ones are full, the administrator and Prometheus still get in.
+    internal: Arc<Caps>,
 }
 
-fn open_admin_socket(settings: &Settings, house: &Arc<House>) -> Result<Listener, String> {
-    let path = &settings.admin.socket;
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)
-            .map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
+impl<'a> Doors<'a> {
+    fn new(
+        (settings, is_conformance): (&'a Settings, bool),
+        metrics: &'a Metrics,
+        house: &'a Arc<House>,
+    ) -> Self {
+        let limits = &settings.limits;
+        Self {
+            settings,
+            is_conformance,
+            metrics,
+            house,
+            public: Caps::new("public", limits.connections_max, limits.connections_per_ip_max),
+            internal: Caps::new("internal", INTERNAL_CONNECTIONS_MAX, INTERNAL_CONNECTIONS_MAX),
+        }
     }
-    let socket = bind(&Address::Unix(path.clone()), door::SOCKET_MODE)?;
-    Ok(Listener { name: "admin", socket, tls: None, router: door::router(house.clone()) })
+
+    fn open(
+        &self,
+        listener: &settings::Listener,
+        certificate: Option<&Arc<Certificate>>,
+    ) -> Result<Listener, String> {
+        let socket = bind(&listener.address.parse()?, CLIENT_SOCKET_MODE)?;
+        may_listen(listener, &socket.address, self.is_conformance)?;
+        let tls = certificate.cloned().map(TlsDoor::new).transpose()?;
+        let (router, caps) = match listener.kind {
+            ListenerKind::Client => (self.house.client(), &self.public),
+            ListenerKind::Federation => (self.house.federation(), &self.public),
+            ListenerKind::Metrics => (self.metrics.router(), &self.internal),
+        };
+        let router = router.merge(health::router(self.house.clone()));
+        let (name, caps) = (listener.kind.as_str(), caps.clone());
+        Ok(Listener { name, caps, socket, tls, router })
+    }
+
+    fn open_admin_socket(&self) -> Result<Listener, String> {
+        let path = &self.settings.admin.socket;
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)
+                .map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
+        }
+        let socket = bind(&Address::Unix(path.clone()), door::SOCKET_MODE)?;
+        let router = door::router(self.house.clone());
+        let caps = self.internal.clone();
+        Ok(Listener { name: "admin", caps, socket, tls: None, router })
+    }
 }
 
 fn bind(address: &Address, unix_mode: u32) -> Result<Socket, String> {

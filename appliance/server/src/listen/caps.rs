@@ -10,6 +10,8 @@ use crate::net::Peer;
 pub struct Caps {
     total_max: usize,
     per_ip_max: usize,
+    /// For metrics.
+    listener: &'static str,
     open: Mutex<Open>,
 }
 
@@ -27,16 +29,16 @@ pub struct Seat {
 
 impl Caps {
     /// At most `total_max` connections, `per_ip_max` of them from one address.
-    pub fn new(total_max: usize, per_ip_max: usize) -> Arc<Self> {
-        Arc::new(Self { total_max, per_ip_max, open: Mutex::default() })
+    pub fn new(listener: &'static str, total_max: usize, per_ip_max: usize) -> Arc<Self> {
+        Arc::new(Self { total_max, per_ip_max, listener, open: Mutex::default() })
     }
 
-    /// A seat for a new connection, or none if the house is full. Unix sockets count towards the
-    /// total only: behind them is a proxy that speaks for everyone.
-    pub fn take(self: &Arc<Self>, peer: Peer) -> Option<Seat> {
+    /// A seat for a new connection, or none if the house is full. A proxy counts towards the total
+    /// only, since it speaks for everyone; so does a Unix socket.
+    pub fn take(self: &Arc<Self>, peer: Peer, is_proxy: bool) -> Option<Seat> {
         let counted_as = match peer {
-            Peer::Ip(address) => Some(network(address.ip())),
-            Peer::Unix { .. } => None,
+            Peer::Ip(address) if !is_proxy => Some(network(address.ip())),
+            _ => None,
         };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.total >= self.total_max {
@@ -50,8 +52,13 @@ impl Caps {
             *count += 1;
         }
         open.total += 1;
-        metrics::gauge!("wardstone_connections_open").set(open.total as f64);
+        self.show(&open);
         Some(Seat { caps: self.clone(), counted_as })
+    }
+
+    fn show(&self, open: &Open) {
+        metrics::gauge!("wardstone_connections_open", "listeners" => self.listener)
+            .set(open.total as f64);
     }
 }
 
@@ -68,7 +75,7 @@ impl Drop for Seat {
                 open.per_ip.remove(&network);
             }
         }
-        metrics::gauge!("wardstone_connections_open").set(open.total as f64);
+        self.caps.show(&open);
     }
 }
 
@@ -90,34 +97,41 @@ mod tests {
 
     #[test]
     fn one_address_cannot_take_every_seat() {
-        let caps = Caps::new(10, 2);
-        let first = caps.take(peer("192.0.2.1"));
-        let second = caps.take(peer("192.0.2.1"));
+        let caps = Caps::new("test", 10, 2);
+        let first = caps.take(peer("192.0.2.1"), false);
+        let second = caps.take(peer("192.0.2.1"), false);
         assert!(first.is_some() && second.is_some());
-        assert!(caps.take(peer("192.0.2.1")).is_none());
-        let other = caps.take(peer("192.0.2.2"));
+        assert!(caps.take(peer("192.0.2.1"), false).is_none());
+        let other = caps.take(peer("192.0.2.2"), false);
         assert!(other.is_some(), "others still get in");
         drop(first);
-        assert!(caps.take(peer("192.0.2.1")).is_some(), "a closed connection makes room");
+        assert!(caps.take(peer("192.0.2.1"), false).is_some(), "a closed connection makes room");
     }
 
     #[test]
     fn an_ipv6_customer_counts_once_and_a_mapped_ipv4_as_ipv4() {
-        let caps = Caps::new(10, 1);
-        let _first = caps.take(peer("2001:db8::1"));
-        assert!(caps.take(peer("2001:db8::2")).is_none());
-        let _second = caps.take(peer("2001:db8:0:1::1")).unwrap();
-        let _third = caps.take(peer("192.0.2.1")).unwrap();
-        assert!(caps.take(peer("::ffff:192.0.2.1")).is_none());
+        let caps = Caps::new("test", 10, 1);
+        let _first = caps.take(peer("2001:db8::1"), false);
+        assert!(caps.take(peer("2001:db8::2"), false).is_none());
+        let _second = caps.take(peer("2001:db8:0:1::1"), false).unwrap();
+        let _third = caps.take(peer("192.0.2.1"), false).unwrap();
+        assert!(caps.take(peer("::ffff:192.0.2.1"), false).is_none());
+    }
+
+    #[test]
+    fn a_proxy_speaks_for_everyone() {
+        let caps = Caps::new("test", 10, 1);
+        let seats: Vec<_> = (0..11).map_while(|_| caps.take(peer("10.0.0.1"), true)).collect();
+        assert_eq!(seats.len(), 10);
     }
 
     #[test]
     fn the_total_holds_and_nothing_is_remembered() {
-        let caps = Caps::new(1, 1);
-        let seat = caps.take(Peer::Unix { uid: 0 }).unwrap();
-        assert!(caps.take(peer("192.0.2.1")).is_none());
+        let caps = Caps::new("test", 1, 1);
+        let seat = caps.take(Peer::Unix { uid: 0 }, false).unwrap();
+        assert!(caps.take(peer("192.0.2.1"), false).is_none());
         drop(seat);
-        drop(caps.take(peer("192.0.2.1")).unwrap());
+        drop(caps.take(peer("192.0.2.1"), false).unwrap());
         let open = caps.open.lock().unwrap();
         assert!(open.per_ip.is_empty() && open.total == 0);
     }

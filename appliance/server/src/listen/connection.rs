@@ -74,7 +74,8 @@ pub struct TrustedProxies {
 }
 
 impl TrustedProxies {
-    fn trusts(&self, peer: Peer) -> bool {
+    /// Whether `peer` is one of them.
+    pub fn trusts(&self, peer: Peer) -> bool {
         match peer {
             Peer::Ip(address) => self.trusts_ip(address.ip()),
             Peer::Unix { .. } => self.unix,
@@ -219,8 +220,7 @@ impl Connection {
         let stream = Watched::new(stream, activity.clone(), self.timeouts.idle);
         let builder = builder(&self.tasks, &self.timeouts);
         let service = self.service(&activity);
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
-        let mut connection = pin!(connection);
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let mut silence = pin!(sleep_until(activity.deadline(&self.timeouts)));
         let mut stopping = pin!(self.tasks.soft().cancelled());
         let mut is_stopping = false;

@@ -43,7 +43,8 @@ fn a_second_signal_does_not_wait() {
         )
         .unwrap();
     // Until the request was taken up, it is not in flight.
-    while !get(server.metrics(), "/metrics").body.contains("wardstone_connections_open 2") {
+    let open = "wardstone_connections_open{listeners=\"public\"} 1";
+    while !get(server.metrics(), "/metrics").body.contains(open) {
         std::thread::yield_now();
     }
     server.signal("INT");
