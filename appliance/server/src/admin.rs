@@ -134,7 +134,7 @@ impl Admin {
         match order {
             Order::Status => Ok(self.status().await),
             Order::CreateUser { localpart, password, administrator } => {
-                self.create_user(localpart, password.0, administrator).await
+                self.create_user(localpart, password.0, administrator, by).await
             }
             Order::ListUsers => self.list_users().await,
             Order::DeactivateUser { user_id } => self.deactivate_user(&user_id, by).await,

@@ -37,6 +37,22 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
     every(tasks, "media", Duration::from_secs(1), services, async |services: Arc<Services>| {
         services.media.activate().await.map(drop)
     });
+    // Clients are told that this "may be a few minutes out of date".
+    every(
+        tasks,
+        "last_seen",
+        Duration::from_secs(180),
+        services,
+        async |services: Arc<Services>| services.accounts.write_last_seen().await.map(drop),
+    );
+    // Accounts leave their rooms when they are closed; this is for those that a crash interrupted.
+    every(
+        tasks,
+        "closed",
+        Duration::from_secs(3_600),
+        services,
+        async |services: Arc<Services>| services.accounts.leave_rooms_of_closed().await.map(drop),
+    );
 }
 
 fn every<F>(

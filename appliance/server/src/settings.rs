@@ -33,6 +33,8 @@ pub struct Settings {
     pub store: Store,
     /// Who may create an account.
     pub registration: Registration,
+    /// How people stay signed in.
+    pub sessions: Sessions,
     /// Files and how long they live.
     pub media: Media,
     /// Defaults for new rooms.
@@ -43,6 +45,8 @@ pub struct Settings {
     pub rate_limits: RateLimits,
     /// Other servers.
     pub federation: Federation,
+    /// Whom people may ask for help.
+    pub support: Support,
     /// What is written to the journal.
     pub log: Log,
     /// The socket for `wardstone user`, `wardstone store` and their like.
@@ -62,11 +66,13 @@ impl Default for Settings {
             limits: Limits::default(),
             store: Store::default(),
             registration: Registration::default(),
+            sessions: Sessions::default(),
             media: Media::default(),
             rooms: Rooms::default(),
             presence: Presence::default(),
             rate_limits: RateLimits::default(),
             federation: Federation::default(),
+            support: Support::default(),
             log: Log::default(),
             admin: Admin::default(),
             conformance: ConformanceSettings::default(),
@@ -82,7 +88,7 @@ pub struct Server {
     pub name: String,
     /// The folder of the store, the media and the signing key.
     pub data_dir: PathBuf,
-    /// Where clients reach this server, for `.well-known`; empty: `https://<name>`.
+    /// Where clients reach this server, for `.well-known`; empty: this server does not say.
     pub public_base_url: String,
     /// The Ed25519 key that signs events; empty: `<data_dir>/signing.key`.
     pub signing_key_file: PathBuf,
@@ -259,6 +265,36 @@ pub enum RegistrationMode {
     Token,
 }
 
+/// How people stay signed in.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sessions {
+    /// How long an access token lives whose client can refresh it. Others live until signed out.
+    pub access_token_ms: u64,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { access_token_ms: 300_000 }
+    }
+}
+
+/// Whom people may ask for help: `.well-known/matrix/support`. What is empty is not said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Support {
+    /// The URL of a page with help.
+    pub page: String,
+    /// The administrator's Matrix ID.
+    pub admin_matrix_id: String,
+    /// The administrator's e-mail address.
+    pub admin_email: String,
+    /// The Matrix ID for sensitive reports.
+    pub security_matrix_id: String,
+    /// The e-mail address for sensitive reports.
+    pub security_email: String,
+}
+
 /// Files and how long they live.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -314,7 +350,7 @@ pub struct RateLimits {
     pub message: Rate,
     /// Log-in attempts from one address.
     pub login: Rate,
-    /// Failed log-in attempts on one account.
+    /// Failed log-in attempts on one account from one address; ten times that from all together.
     pub failed_login: Rate,
     /// Account creations from one address.
     pub registration: Rate,

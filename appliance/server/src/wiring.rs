@@ -12,7 +12,9 @@ use appliance_model::ruma::{OwnedServerName, RoomVersionId, ServerName};
 use appliance_model::{OsDice, SystemClock};
 use appliance_services::media::MediaOptions;
 use appliance_services::sync::Waiters;
-use appliance_services::{Options, Rate, RateLimits, Registration, Secret, Services};
+use appliance_services::{
+    Contact, Options, Rate, RateLimits, Registration, Secret, Services, Support,
+};
 use axum::Router;
 use axum::routing::get;
 use http::StatusCode;
@@ -105,6 +107,10 @@ impl House {
     ///
     /// The store did not confirm; the next start checks it.
     pub async fn close(&self) -> Result<(), String> {
+        // What was noted in memory only. It is no promise: without it, the last minutes are missing.
+        if let Err(error) = self.services.accounts.write_last_seen().await {
+            tracing::warn!(kind = "sessions.last_seen", %error, "who was here last is not written");
+        }
         // Every answer that was given is on disk already; this waits for those nobody waits for.
         let ledger = &self.services.house.ledger;
         let drained = tokio::time::timeout(LANE_DRAIN_MAX, ledger.drained()).await;
@@ -223,8 +229,27 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
             pixels_max: settings.media.pixels_max,
         },
         rate_limits: is_limited.then(|| rate_limits(&settings.rate_limits)),
-        ..Options::default()
+        support: support(&settings.support),
+        access_token_ms: settings.sessions.access_token_ms,
     })
+}
+
+fn support(settings: &settings::Support) -> Support {
+    let said = |text: &String| (!text.is_empty()).then(|| text.clone());
+    let contacts = [
+        ("m.role.admin", &settings.admin_matrix_id, &settings.admin_email),
+        ("m.role.security", &settings.security_matrix_id, &settings.security_email),
+    ];
+    let contact = |(role, matrix_id, email): (&str, &String, &String)| Contact {
+        role: role.to_owned(),
+        matrix_id: said(matrix_id),
+        email_address: said(email),
+    };
+    // "At least one of `matrix_id` or `email_address` is required."
+    let reachable =
+        |contact: &Contact| contact.matrix_id.is_some() || contact.email_address.is_some();
+    let contacts = contacts.into_iter().map(contact).filter(reachable).collect();
+    Support { contacts, page: said(&settings.page) }
 }
 
 fn rate_limits(settings: &settings::RateLimits) -> RateLimits {

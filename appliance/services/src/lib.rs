@@ -57,11 +57,16 @@ impl Services {
         waiters.start_at(house.ledger.position());
         let limits = Limits::new(house.options.rate_limits.clone(), house.clock.clone());
         let limits = Arc::new(limits);
-        let rooms = Arc::new(rooms::Rooms::new(house.clone()));
+        let rooms = Arc::new(rooms::Rooms::new(house.clone(), limits.clone()));
         let keys = Arc::new(keys::Keys::new(house.clone()));
-        let accounts =
-            Arc::new(accounts::Accounts::new(house.clone(), limits.clone(), keys.clone()));
-        let personal = Arc::new(personal::Personal::new(house.clone(), rooms.clone()));
+        let accounts = Arc::new(accounts::Accounts::new(
+            house.clone(),
+            limits.clone(),
+            keys.clone(),
+            rooms.clone(),
+        ));
+        let personal =
+            Arc::new(personal::Personal::new(house.clone(), rooms.clone(), accounts.clone()));
         let reading = Arc::new(reading::Reading::new(
             house.clone(),
             waiters.clone(),

@@ -136,6 +136,24 @@ impl Limits {
         self.count(limit, whose, 1.0)
     }
 
+    /// A signed-in person sends a message or writes something else.
+    ///
+    /// # Errors
+    ///
+    /// As [`Limits::take`].
+    pub fn message(&self, user: UserNid) -> Result<(), Error> {
+        self.take(Limit::Message, Whose::User(user))
+    }
+
+    /// A signed-in person makes a room, enters one, or asks others in.
+    ///
+    /// # Errors
+    ///
+    /// As [`Limits::take`].
+    pub fn room(&self, user: UserNid) -> Result<(), Error> {
+        self.take(Limit::Room, Whose::User(user))
+    }
+
     /// Whether one more would be allowed; takes nothing. For what counts only when it fails.
     ///
     /// # Errors

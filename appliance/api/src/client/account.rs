@@ -279,6 +279,28 @@ mod tests {
         assert_eq!(stranger.error(), (401, "M_MISSING_TOKEN"));
     }
 
+    /// Colleagues must not go on writing to somebody who is not there.
+    #[tokio::test]
+    async fn whoever_closes_their_account_leaves_their_rooms() {
+        let desk = Desk::new().await;
+        let nurse = desk.sign_up("nurse").await;
+        let doctor = desk.sign_up("doctor").await;
+        let room = json!({ "invite": ["@nurse:hospital.example"] });
+        let ward = desk.post("/v3/createRoom", &doctor, room.clone()).await.text("room_id");
+        desk.post(&format!("/v3/join/{ward}"), &nurse, json!({})).await.ok();
+        let asked = desk.post("/v3/createRoom", &doctor, room).await.text("room_id");
+
+        let body = json!({ "auth": own_password("nurse", "") });
+        desk.post("/v3/account/deactivate", &nurse, body).await.ok();
+        for room in [ward, asked] {
+            let path = format!("/v3/rooms/{room}/state/m.room.member/@nurse:hospital.example");
+            let member = desk.get(&path, &doctor).await.ok();
+            assert_eq!(member["membership"], "leave", "{room}");
+        }
+        let accounts = &desk.services.accounts;
+        assert_eq!(accounts.leave_rooms_of_closed().await.unwrap(), 0, "nothing is left to do");
+    }
+
     #[tokio::test]
     async fn a_closed_account_stays_closed() {
         let desk = Desk::new().await;

@@ -3,6 +3,7 @@
 use appliance_model::Error;
 use appliance_model::ruma::RoomVersionId;
 use appliance_model::ruma::api::client::discovery::get_capabilities;
+use appliance_services::rooms::ROOM_VERSIONS;
 use axum::response::Response;
 use http::StatusCode;
 use serde::de::IgnoredAny;
@@ -15,9 +16,6 @@ pub(crate) fn add(routes: &mut Routes) {
     routes.serve_form::<get_capabilities::v3::Request, IgnoredAny, _, _>(get);
 }
 
-/// The room versions that this server creates and joins.
-const ROOM_VERSIONS: [&str; 7] = ["6", "7", "8", "9", "10", "11", "12"];
-
 /// Everything is said, also where a missing capability would mean the same: "if absent" differs
 /// from one capability to the next, and clients get it wrong.
 async fn get(visit: Visit<Form<IgnoredAny>>) -> Result<Response, Error> {
@@ -29,7 +27,7 @@ async fn get(visit: Visit<Form<IgnoredAny>>) -> Result<Response, Error> {
 
 fn capabilities(default_room_version: &RoomVersionId) -> Value {
     let versions: serde_json::Map<_, _> =
-        ROOM_VERSIONS.iter().map(|version| ((*version).to_owned(), "stable".into())).collect();
+        ROOM_VERSIONS.iter().map(|version| (version.to_string(), "stable".into())).collect();
     json!({
         "m.room_versions": { "default": default_room_version, "available": versions },
         "m.change_password": { "enabled": true },

@@ -140,7 +140,7 @@ async fn logout_all(
 
 #[cfg(test)]
 mod tests {
-    use appliance_services::{Options, RateLimits};
+    use appliance_services::{Options, Rate, RateLimits};
     use serde_json::json;
 
     use crate::scenario::{Desk, login_body, open_house};
@@ -287,6 +287,67 @@ mod tests {
         desk.sign_in("doctor", "LAPTOP").await;
         desk.clock.pass_ms(10_000);
         desk.sign_in("nurse", "LAPTOP").await;
+    }
+
+    /// A long poll of a phone that was signed out elsewhere ends now, not after its 30 seconds.
+    #[tokio::test]
+    async fn whoever_waits_hears_that_it_is_over() {
+        let desk = Desk::new().await;
+        let phone = desk.sign_up("nurse").await;
+        let laptop = desk.sign_in("nurse", "LAPTOP").await;
+        let now = desk.get("/v3/sync", &phone).await.text("next_batch");
+        let path = format!("/v3/sync?timeout=30000&since={now}");
+        let (polled, ()) = tokio::join!(desk.get(&path, &phone), async {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            desk.post("/v3/logout/all", &laptop, json!({})).await.ok();
+        });
+        assert_eq!(polled.error(), (401, "M_UNKNOWN_TOKEN"));
+    }
+
+    #[tokio::test]
+    async fn whoever_says_too_much_waits_and_is_told_how_long() {
+        let limits = RateLimits {
+            message: Rate { per_second: 1.0, burst: 2 },
+            room: Rate { per_second: 0.5, burst: 1 },
+            ..RateLimits::default()
+        };
+        let desk = Desk::with(Options { rate_limits: Some(limits), ..open_house() }).await;
+        let nurse = desk.sign_up("nurse").await;
+        let room = desk.post("/v3/createRoom", &nurse, json!({})).await.text("room_id");
+        let second = desk.post("/v3/createRoom", &nurse, json!({})).await;
+        assert_eq!(second.error(), (429, "M_LIMIT_EXCEEDED"));
+        assert_eq!(second.json["retry_after_ms"], 2_000);
+
+        let say = async |txn: &str| {
+            let path = format!("/v3/rooms/{room}/send/m.room.message/{txn}");
+            let body = json!({ "msgtype": "m.text", "body": "Bed 4 is free" });
+            desk.call("PUT", &path, &nurse, body).await
+        };
+        let first = say("1").await.ok();
+        say("2").await.ok();
+        let limited = say("3").await;
+        assert_eq!(limited.error(), (429, "M_LIMIT_EXCEEDED"));
+        assert_eq!(limited.json["retry_after_ms"], 1_000);
+        assert_eq!(say("1").await.ok(), first, "a retry says nothing new");
+        desk.clock.pass_ms(1_000);
+        say("3").await.ok();
+    }
+
+    /// A cross-signing key and a device are named in the same place of a signature.
+    #[tokio::test]
+    async fn a_device_cannot_take_the_name_of_a_signing_key() {
+        let desk = Desk::new().await;
+        let nurse = desk.sign_up("nurse").await;
+        let public_key = "Qm9iJ3MgbWFzdGVyIGtleSBpcyAzMiBieXRlcyBsb24";
+        let master = json!({
+            "user_id": "@nurse:hospital.example",
+            "usage": ["master"],
+            "keys": { format!("ed25519:{public_key}"): public_key },
+        });
+        let body = json!({ "master_key": master });
+        desk.post("/v3/keys/device_signing/upload", &nurse, body).await.ok();
+        let login = login_body("nurse", json!({ "device_id": public_key }));
+        assert_eq!(desk.post("/v3/login", "", login).await.error(), (403, "M_FORBIDDEN"));
     }
 
     #[tokio::test]

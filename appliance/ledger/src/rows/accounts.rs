@@ -29,6 +29,9 @@ pub struct AccountRow {
     /// Its owner asked for their content to be erased as far as possible.
     #[n(7)]
     pub erased: Option<bool>,
+    /// It was deactivated and has left all its rooms.
+    #[n(8)]
+    pub left_rooms: Option<bool>,
 }
 
 /// A device of a local user.

@@ -13,6 +13,7 @@ impl Admin {
         localpart: String,
         password: Secret,
         administrator: bool,
+        by: &str,
     ) -> Result<Value, Refusal> {
         let new = NewAccount {
             localpart: Some(localpart),
@@ -20,7 +21,7 @@ impl Admin {
             administrator,
             ..NewAccount::default()
         };
-        let (user_id, _) = self.house.services.accounts.create_account(new, None).await?;
+        let user_id = self.house.services.accounts.open_account(new, by).await?;
         Ok(json!({ "user_id": user_id, "administrator": administrator }))
     }
 

@@ -3,13 +3,15 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use ruma::{RoomVersionId, ServerName};
+use ruma::{RoomVersionId, ServerName, UserId};
 
 use super::{Listener, ListenerKind, RegistrationMode, Settings};
 use crate::net::Address;
 
 /// Room versions that this server can create.
 const ROOM_VERSIONS: [&str; 7] = ["6", "7", "8", "9", "10", "11", "12"];
+
+const DAY_MS: u64 = 86_400_000;
 
 /// The smallest store that can hold a server.
 const MAP_BYTES_MIN: u64 = 64 * 1024 * 1024;
@@ -22,6 +24,7 @@ pub fn problems(settings: &Settings, is_conformance: bool) -> Vec<(String, Strin
     check.limits(settings);
     check.store(settings);
     check.registration(settings);
+    check.support(settings);
     check.media_and_rooms(settings);
     check.rates(settings);
     check.federation(settings);
@@ -102,7 +105,6 @@ impl Check {
 
     fn limits(&mut self, settings: &Settings) {
         let limits = &settings.limits;
-        let day_ms = 86_400_000;
         for (key, value) in [
             ("limits.handshake_ms", limits.handshake_ms),
             ("limits.header_ms", limits.header_ms),
@@ -110,7 +112,7 @@ impl Check {
             ("limits.idle_ms", limits.idle_ms),
             ("limits.request_ms", limits.request_ms),
         ] {
-            self.within(key, value, 100, day_ms);
+            self.within(key, value, 100, DAY_MS);
         }
         let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
         self.within("limits.connections_max", count(limits.connections_max), 1, 1_000_000);
@@ -154,6 +156,32 @@ impl Check {
             let key = format!("registration.tokens[{index}]");
             let message = "is not 1 to 64 characters of A-Z a-z 0-9 . _ ~ -";
             self.require(is_token(token.reveal()), &key, message);
+        }
+        self.within("sessions.access_token_ms", settings.sessions.access_token_ms, 1_000, DAY_MS);
+    }
+
+    fn support(&mut self, settings: &Settings) {
+        let support = &settings.support;
+        if !support.page.is_empty() && !is_base_url(&support.page) {
+            let message =
+                format!("\"{}\" is no URL such as \"https://help.hospital.example\"", support.page);
+            self.wrong("support.page", message);
+        }
+        for (key, id) in [
+            ("support.admin_matrix_id", &support.admin_matrix_id),
+            ("support.security_matrix_id", &support.security_matrix_id),
+        ] {
+            if !id.is_empty() && <&UserId>::try_from(id.as_str()).is_err() {
+                self.wrong(key, format!("\"{id}\" is no user ID such as \"@it:hospital.example\""));
+            }
+        }
+        for (key, email) in [
+            ("support.admin_email", &support.admin_email),
+            ("support.security_email", &support.security_email),
+        ] {
+            if !email.is_empty() && !email.contains('@') {
+                self.wrong(key, format!("\"{email}\" is no e-mail address"));
+            }
         }
     }
 

@@ -7,8 +7,8 @@ use appliance_model::ruma::{OwnedUserId, UserId};
 use appliance_model::{Error, UserNid};
 use appliance_rules::Permit;
 
-use super::Accounts;
 use super::change_password::Keep;
+use super::{Accounts, NewAccount};
 
 /// How many rows are read at once.
 const PAGE: usize = 500;
@@ -56,6 +56,17 @@ impl Accounts {
                 return Ok(found);
             }
         }
+    }
+
+    /// Makes an account. `by` is who did it, for the audit trail.
+    ///
+    /// # Errors
+    ///
+    /// As [`Accounts::create_account`].
+    pub async fn open_account(&self, new: NewAccount, by: &str) -> Result<OwnedUserId, Error> {
+        let user_id = self.new_user_id(new.localpart.as_deref())?;
+        let permit = Permit::administration("account.created", by, &user_id);
+        Ok(self.make_account(user_id, new, None, permit).await?.0)
     }
 
     /// Gives an account a new password and ends its sessions, unless `keep_sessions`. `by` is who

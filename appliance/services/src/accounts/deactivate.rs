@@ -5,6 +5,7 @@ use appliance_model::{Caller, Error, UserNid};
 use appliance_rules::Permit;
 
 use super::{Accounts, OWN_PASSWORD, Proof};
+use crate::media::link::avatar_changed;
 
 impl Accounts {
     /// Closes the caller's account, "removing all ability for the user to login again" ([spec]),
@@ -39,18 +40,21 @@ impl Accounts {
         account.password_hash = None;
         account.deactivated = true;
         account.deactivated_ms.get_or_insert(self.house.clock.now_ms());
+        let mut commit = ledger.begin(permit);
         if erase {
             account.erased = Some(true);
             account.displayname = None;
-            account.avatar_url = None;
+            let avatar = account.avatar_url.take();
+            avatar_changed(&self.house, user, (avatar.as_deref(), None), &mut commit).await?;
         }
-        let mut commit = ledger.begin(permit);
         commit.put(&ACCOUNTS, &user, &account);
         for (key, device) in self.devices_of(user).await? {
             self.end_device(key, device, &mut commit).await?;
         }
         self.keys.forget_user(user, &mut commit).await?;
         commit.hold(inside);
-        ledger.commit(commit).await.map(drop)
+        ledger.commit(commit).await?;
+        // Nobody gets in any more; what is left to do is done now, or later by a job.
+        self.leave_rooms(user).await
     }
 }

@@ -110,3 +110,47 @@ impl Accounts {
 fn wrong() -> Error {
     Error::forbidden("The user name or the password is wrong.")
 }
+
+#[cfg(test)]
+mod tests {
+    use appliance_model::Kind;
+
+    use super::*;
+    use crate::accounts::NewAccount;
+    use crate::scenario::Ward;
+
+    fn login(user: &str) -> Login {
+        let (user, password) = (user.to_owned(), "guess".to_owned());
+        Login { user, password, session: NewSession::default(), address: None }
+    }
+
+    /// A stranger with a stopwatch must not learn who works here: whether the name is nobody's, has
+    /// no password, or is closed, one password is hashed. So all of them meet at the pool's door.
+    #[tokio::test]
+    async fn every_attempt_hashes_one_password() {
+        let ward = Ward::new().await;
+        let accounts = &ward.services.accounts;
+        ward.member("robot").await;
+        let password = Some("right".to_owned());
+        let new = |name: &str| NewAccount {
+            localpart: Some(name.to_owned()),
+            password: password.clone(),
+            ..NewAccount::default()
+        };
+        accounts.create_account(new("nurse"), None).await.unwrap();
+        let (closed, _) = accounts.create_account(new("closed"), None).await.unwrap();
+        accounts.close_account(&closed, "root").await.unwrap();
+
+        let names = ["nurse", "robot", "closed", "nobody", "@nobody:hospital.example"];
+        for name in names {
+            let refused = accounts.login(login(name)).await.unwrap_err();
+            assert_eq!(refused, wrong(), "{name}: the same words for all");
+        }
+        let full = accounts.hash_queue.acquire_many(256).await.unwrap();
+        for name in names {
+            let refused = accounts.login(login(name)).await.unwrap_err();
+            assert!(matches!(refused.kind, Kind::Limited { .. }), "{name}: {refused:?}");
+        }
+        drop(full);
+    }
+}

@@ -54,3 +54,102 @@ impl Accounts {
         Ok(devices)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use appliance_model::Kind;
+    use appliance_model::ruma::OwnedUserId;
+
+    use crate::accounts::{Login, NewAccount, NewSession, Session};
+    use crate::scenario::Ward;
+
+    async fn nurse(ward: &Ward) -> (OwnedUserId, Session) {
+        let new = NewAccount {
+            localpart: Some("nurse".to_owned()),
+            password: Some("nurse".to_owned()),
+            ..NewAccount::default()
+        };
+        let session = Some(NewSession { refreshable: true, ..NewSession::default() });
+        let (user_id, session) = ward.services.accounts.create_account(new, session).await.unwrap();
+        (user_id, session.unwrap())
+    }
+
+    /// The phone that signs out loses its network in the same second. It is signed out all the same:
+    /// in the store, and in the memory that would otherwise go on letting it in.
+    #[tokio::test]
+    async fn whoever_hangs_up_while_signing_out_is_out() {
+        let ward = Ward::new().await;
+        let accounts = &ward.services.accounts;
+        let (_, session) = nurse(&ward).await;
+        let caller = accounts.authenticate(&session.access_token).await.unwrap();
+        {
+            let leaving = accounts.logout(&caller);
+            tokio::pin!(leaving);
+            tokio::select! {
+                biased;
+                _ = &mut leaving => panic!("the lane answers later"),
+                () = std::future::ready(()) => {}
+            }
+        }
+        // Whoever comes next meets at the account's door and waits for the commit.
+        accounts.logout(&caller).await.unwrap();
+        let refused = accounts.authenticate(&session.access_token).await.unwrap_err();
+        assert_eq!(refused.kind, Kind::UnknownToken { soft_logout: false });
+        let refresh = session.refresh_token.unwrap();
+        assert!(accounts.refresh(&refresh, None).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_was_answered_survives_a_power_cut() {
+        let ward = Ward::new().await;
+        let (_, first) = nurse(&ward).await;
+        let ward = ward.power_cut_and_restart().await;
+        let accounts = &ward.services.accounts;
+        let caller = accounts.authenticate(&first.access_token).await.unwrap();
+        let second = accounts.refresh(first.refresh_token.as_deref().unwrap(), None).await.unwrap();
+        let login = Login {
+            user: "nurse".to_owned(),
+            password: "nurse".to_owned(),
+            session: NewSession::default(),
+            address: None,
+        };
+        let other = accounts.login(login).await.unwrap();
+
+        let ward = ward.power_cut_and_restart().await;
+        let accounts = &ward.services.accounts;
+        accounts.authenticate(&second.access_token).await.unwrap();
+        let refused = accounts.authenticate(&first.access_token).await.unwrap_err();
+        assert_eq!(
+            refused.kind,
+            Kind::UnknownToken { soft_logout: false },
+            "a newer one is in use"
+        );
+        accounts.authenticate(&other.access_token).await.unwrap();
+        accounts.logout(&caller).await.unwrap();
+
+        let ward = ward.power_cut_and_restart().await;
+        let accounts = &ward.services.accounts;
+        accounts.authenticate(&second.access_token).await.unwrap_err();
+        assert!(accounts.refresh(second.refresh_token.as_deref().unwrap(), None).await.is_err());
+        accounts.authenticate(&other.access_token).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_audit_trail_says_who_came_and_went_and_nothing_more() {
+        let ward = Ward::new().await;
+        let accounts = &ward.services.accounts;
+        let (user_id, session) = nurse(&ward).await;
+        let caller = accounts.authenticate(&session.access_token).await.unwrap();
+        accounts.refresh(session.refresh_token.as_deref().unwrap(), None).await.unwrap();
+        accounts.logout_all(&caller).await.unwrap();
+        accounts.close_account(&user_id, "root").await.unwrap();
+        assert_eq!(
+            ward.audit().await,
+            [
+                "account.created @nurse:hospital.example",
+                "sessions.ended @nurse:hospital.example",
+                "account.deactivated root",
+            ]
+        );
+    }
+}

@@ -11,6 +11,7 @@ mod change_password;
 mod deactivate;
 mod devices;
 mod last_seen;
+mod leave_rooms;
 mod login;
 mod logout;
 mod password;
@@ -39,6 +40,7 @@ use crate::house::House;
 use crate::keys::Keys;
 use crate::limits::Limits;
 use crate::recent::Recent;
+use crate::rooms::Rooms;
 
 /// The accounts of the house.
 pub struct Accounts {
@@ -47,6 +49,7 @@ pub struct Accounts {
     pub(crate) doors: Doors,
     limits: Arc<Limits>,
     keys: Arc<Keys>,
+    rooms: Arc<Rooms>,
     hashing: Arc<Semaphore>,
     hash_queue: Arc<Semaphore>,
     callers: Arc<callers::Callers>,
@@ -62,12 +65,18 @@ const HASHES_AT_ONCE_MAX: usize = 2;
 const HASHES_WAITING_MAX: usize = 256;
 
 impl Accounts {
-    pub(crate) fn new(house: Arc<House>, limits: Arc<Limits>, keys: Arc<Keys>) -> Self {
+    pub(crate) fn new(
+        house: Arc<House>,
+        limits: Arc<Limits>,
+        keys: Arc<Keys>,
+        rooms: Arc<Rooms>,
+    ) -> Self {
         Self {
             house,
             doors: Doors::default(),
             limits,
             keys,
+            rooms,
             hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX)),
             hash_queue: Arc::new(Semaphore::new(HASHES_WAITING_MAX)),
             callers: Arc::default(),

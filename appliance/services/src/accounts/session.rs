@@ -1,6 +1,6 @@
 //! A session: a device and the tokens that open it.
 
-use appliance_ledger::keyspaces::{DEVICES, LAST_SEEN, REFRESH_TOKENS, TOKENS};
+use appliance_ledger::keyspaces::{CROSS_SIGNING, DEVICES, LAST_SEEN, REFRESH_TOKENS, TOKENS};
 use appliance_ledger::rows::{DeviceRow, RefreshRow, TokenRow};
 use appliance_ledger::{Commit, Digest, Direction};
 use appliance_model::ruma::{OwnedDeviceId, OwnedUserId};
@@ -19,6 +19,8 @@ pub(super) const DISPLAY_NAME_CHARS_MAX: usize = 100;
 /// Devices of one person. More is a script that signs in anew for every run, and everybody who
 /// writes to that person encrypts for each of them.
 pub(super) const DEVICES_MAX: usize = 1_000;
+/// Master, self-signing and user-signing.
+const SIGNING_KEYS_MAX: usize = 3;
 /// 43 letters and digits: 256 bits.
 const TOKEN_LENGTH: usize = 43;
 
@@ -69,7 +71,8 @@ impl Accounts {
     /// # Errors
     ///
     /// [`appliance_model::Kind::InvalidParam`] if the device ID is unusable,
-    /// [`appliance_model::Kind::Forbidden`] if there are too many devices.
+    /// [`appliance_model::Kind::Forbidden`] if there are too many devices, or it is the ID of a
+    /// cross-signing key.
     pub(super) async fn open_session(
         &self,
         (user, user_id): (UserNid, OwnedUserId),
@@ -87,7 +90,7 @@ impl Accounts {
                 commit.touched().ended_devices.push((user, DeviceNid(device.device)));
                 device
             }
-            None => self.new_device(user, new.display_name).await?,
+            None => self.new_device(&key, new.display_name).await?,
         };
         let tokens = self.issue(&key, &mut device, new.refreshable, commit);
         commit.put(&DEVICES, &key, &device);
@@ -102,11 +105,21 @@ impl Accounts {
 
     async fn new_device(
         &self,
-        user: UserNid,
+        (user, device_id): &(UserNid, String),
         display_name: Option<String>,
     ) -> Result<DeviceRow, Error> {
         let ledger = &self.house.ledger;
-        let devices = ledger.newest().scan(&DEVICES, &user, Direction::Forward, DEVICES_MAX);
+        // "The given device ID must not be the same as a cross-signing key ID" ([spec]): both name
+        // keys of one user, and a signature must not be taken for the other's.
+        //
+        // [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3login
+        let newest = ledger.newest();
+        let (signing, _) =
+            newest.scan(&CROSS_SIGNING, user, Direction::Forward, SIGNING_KEYS_MAX).await?;
+        if signing.iter().any(|(_, row)| row.public_key == *device_id) {
+            return Err(Error::forbidden("This device ID is the name of a cross-signing key."));
+        }
+        let devices = newest.scan(&DEVICES, user, Direction::Forward, DEVICES_MAX);
         let (devices, _): (Vec<((UserNid, String), _)>, _) = devices.await?;
         if devices.len() >= DEVICES_MAX {
             return Err(Error::forbidden(

@@ -11,6 +11,7 @@ pub use account_data::AccountDatum;
 pub use profile::ProfileChange;
 pub use push_rules::{Place, find as find_push_rule};
 
+use crate::accounts::Accounts;
 use crate::doors::Doors;
 use crate::house::House;
 use crate::rooms::Rooms;
@@ -19,16 +20,18 @@ use crate::rooms::Rooms;
 pub struct Personal {
     house: Arc<House>,
     rooms: Arc<Rooms>,
+    accounts: Arc<Accounts>,
     doors: Doors,
     filters: filters::KnownFilters,
     rules: push_rules::KnownRules,
 }
 
 impl Personal {
-    pub(crate) fn new(house: Arc<House>, rooms: Arc<Rooms>) -> Self {
+    pub(crate) fn new(house: Arc<House>, rooms: Arc<Rooms>, accounts: Arc<Accounts>) -> Self {
         Self {
             house,
             rooms,
+            accounts,
             doors: Doors::default(),
             filters: filters::KnownFilters::new(),
             rules: push_rules::KnownRules::new(),

@@ -58,9 +58,15 @@ impl Personal {
             return Err(Error::forbidden("You can only change your own profile."));
         }
         check(&change)?;
-        let _inside = self.doors.enter(caller.user.0).await;
+        // One change at a time reaches the rooms.
+        let _turn = self.doors.enter(caller.user.0).await;
         let ledger = &self.house.ledger;
-        let mut account = ledger.get(&ACCOUNTS, &caller.user).await?.unwrap_or_default();
+        // Name and picture share a row with the password: without the account's own door, a change
+        // of both at once would bring the old password back, or a closed account.
+        let inside = self.accounts.doors.enter(caller.user.0).await;
+        let gone = || Error::not_found("This server knows no profile of this user.");
+        let account = ledger.get(&ACCOUNTS, &caller.user).await?;
+        let mut account = account.filter(|account| !account.deactivated).ok_or_else(gone)?;
         let before = account.clone();
         match change {
             ProfileChange::Displayname(name) => account.displayname = name,
@@ -74,6 +80,7 @@ impl Personal {
         commit.put(&ACCOUNTS, &caller.user, &account);
         let avatars = (before.avatar_url.as_deref(), account.avatar_url.as_deref());
         avatar_changed(&self.house, caller.user, avatars, &mut commit).await?;
+        commit.hold(inside);
         ledger.commit(commit).await?;
         self.tell_rooms(caller).await
     }

@@ -84,6 +84,7 @@ impl Rooms {
         caller: &Caller,
         request: &Request,
     ) -> Result<OwnedRoomId, Error> {
+        self.limits.room(caller.user)?;
         let plan = self.plan(caller, request)?;
         // Asked before anything is built: an invite to nobody makes no room.
         for invitee in &request.invite {

@@ -24,6 +24,7 @@ impl Rooms {
         target: &UserId,
         reason: Option<String>,
     ) -> Result<(), Error> {
+        self.limits.room(caller.user)?;
         let reason = checked_reason(reason)?;
         let mut room = self.enter(room_id).await?;
         // The room's rules speak first: strangers learn nothing of who has an account.

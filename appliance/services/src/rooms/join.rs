@@ -34,6 +34,7 @@ impl Rooms {
         room_id: &RoomId,
         reason: Option<String>,
     ) -> Result<(), Error> {
+        self.limits.room(caller.user)?;
         let reason = checked_reason(reason)?;
         let mut room = self.enter(room_id).await?;
         if room.membership(&caller.user_id).await? == Some(MembershipState::Join) {

@@ -23,6 +23,7 @@ impl Rooms {
         room_id: &RoomId,
         reason: Option<String>,
     ) -> Result<(), Error> {
+        self.limits.room(caller.user)?;
         let reason = checked_reason(reason)?;
         let mut room = self.enter(room_id).await?;
         let mut content = self.own_content(caller, MembershipState::Knock).await?;

@@ -47,6 +47,7 @@ pub(crate) use visible::membership_set_by;
 
 use crate::doors::Doors;
 use crate::house::House;
+use crate::limits::Limits;
 
 /// Parsed state events kept in memory: the create, power and member events of the busy rooms; about
 /// 3 KB each.
@@ -55,13 +56,15 @@ const PDUS_CACHED_MAX: usize = 2_000;
 /// The rooms of the house.
 pub struct Rooms {
     pub(crate) house: Arc<House>,
+    pub(crate) limits: Arc<Limits>,
     doors: Doors,
     pub(crate) pdus: Arc<Cache<EventNid, Arc<Pdu>>>,
 }
 
 impl Rooms {
-    pub(crate) fn new(house: Arc<House>) -> Self {
-        Self { house, doors: Doors::default(), pdus: Arc::new(Cache::new(PDUS_CACHED_MAX)) }
+    pub(crate) fn new(house: Arc<House>, limits: Arc<Limits>) -> Self {
+        let pdus = Arc::new(Cache::new(PDUS_CACHED_MAX));
+        Self { house, limits, doors: Doors::default(), pdus }
     }
 
     /// Enters a room to write in it. One writer is inside at a time, so what it reads there stays

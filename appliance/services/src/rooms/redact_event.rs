@@ -57,6 +57,7 @@ impl Rooms {
         if let Some(event_id) = self.answered(&txn).await? {
             return Ok(event_id);
         }
+        self.limits.message(caller.user)?;
         // Who is not in the room learns nothing of what is.
         check_inside(&room, &caller.user_id).await?;
         let event = self.house.ledger.event_by_id(redaction.event_id).await?;

@@ -25,6 +25,7 @@ impl Rooms {
     /// * [`appliance_model::Kind::TooLarge`]: the signed event exceeds the limit.
     /// * [`appliance_model::Kind::Forbidden`]: the room's rules or the house policy refuse it. Only
     ///   the refusal is recorded, in the audit trail.
+    /// * [`appliance_model::Kind::Limited`]: the caller says too much at once; nothing was sent.
     /// * [`appliance_model::Kind::Unavailable`]: the disk did not confirm. Retrying with the same
     ///   `txn_id` is safe.
     pub async fn send_event(
@@ -40,6 +41,7 @@ impl Rooms {
         if let Some(event_id) = self.answered(&txn).await? {
             return Ok(event_id);
         }
+        self.limits.message(caller.user)?;
         let content = content_of(&request.body)?;
         let draft = Draft {
             at: request.timestamp,

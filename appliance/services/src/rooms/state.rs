@@ -32,6 +32,7 @@ impl Rooms {
         caller: &Caller,
         request: &Request,
     ) -> Result<OwnedEventId, Error> {
+        self.limits.message(caller.user)?;
         let content = content_of(&request.body)?;
         let mut room = self.enter(&request.room_id).await?;
         let content = self.checked_state(caller, &room, request, content).await?;
