@@ -135,10 +135,7 @@ fn cargo_metadata() -> Value {
 
 /// The part of a Rust file that ships: without comments, without the tests at its end.
 fn shipped(page: &Page) -> impl Iterator<Item = (usize, &str)> {
-    let is_test_file = page.path.contains("/tests/")
-        || page.path.ends_with("/tests.rs")
-        || page.text.contains("\n#![cfg(test)]\n");
-    let end = if is_test_file { 0 } else { tests_start(&page.text) };
+    let end = if page.is_test { 0 } else { tests_start(&page.text) };
     page.text[..end].lines().enumerate().map(|(number, line)| {
         let code = if line.trim_start().starts_with("//") { "" } else { line };
         (number + 1, code.split(" // ").next().unwrap_or_default())
