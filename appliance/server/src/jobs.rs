@@ -28,10 +28,16 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
         Ok(())
     });
     // What devices do not fetch for months, and keys of deleted backups that a power cut left.
-    every(tasks, "keys", Duration::from_secs(24 * 60 * 60), services, async |services: Arc<Services>| {
-        services.keys.tidy_queues().await?;
-        services.keys.tidy_backups().await.map(drop)
-    });
+    every(
+        tasks,
+        "keys",
+        Duration::from_secs(24 * 60 * 60),
+        services,
+        async |services: Arc<Services>| {
+            services.keys.tidy_queues().await?;
+            services.keys.tidy_backups().await.map(drop)
+        },
+    );
     // Nobody gets an expired file, job or not; this erases it and redacts what showed it. "Within 60
     // seconds" is the promise: a second leaves room for a slow disk.
     every(tasks, "media", Duration::from_secs(1), services, async |services: Arc<Services>| {

@@ -101,7 +101,8 @@ fn pages() -> Vec<Page> {
     pages
 }
 
-/// A file is a test if its parent declares it under `#[cfg(test)]`, or a folder says so.
+/// A file is a test if it says so itself, its parent declares it under `#[cfg(test)]`, or it lies in
+/// a folder of tests.
 fn mark_tests(pages: &mut [Page]) {
     let mut tests = Vec::new();
     for page in pages.iter().filter(|page| page.path.ends_with(".rs")) {
@@ -118,7 +119,8 @@ fn mark_tests(pages: &mut [Page]) {
             let rest = page.path.strip_prefix(test.as_str());
             rest.is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
         });
-        page.is_test = is_declared || page.path.contains("/tests/");
+        let says_so = page.text.contains("\n#![cfg(test)]\n");
+        page.is_test = is_declared || says_so || page.path.contains("/tests/");
     }
 }
 
