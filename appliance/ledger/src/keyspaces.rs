@@ -115,10 +115,9 @@ keyspaces! {
     MEMBERS b'M' (RoomNid, u8, UserNid) => u64;
     /// What a local user is in which room.
     USER_ROOMS b'w' (UserNid, RoomNid) => MembershipRow;
-    /// Transaction IDs of sent events, by device and digest of path and ID.
-    TXNS b'x' (DeviceNid, Digest) => TxnRow;
-    /// The same by the millisecond of their use, to be forgotten after a day.
-    TXN_TIMES b'y' (u64, DeviceNid, Digest) => ();
+    /// Transaction IDs of sent events, by the day of their use since the Unix epoch, device, and digest
+    /// of path and ID.
+    TXNS b'x' (u64, DeviceNid, Digest) => TxnRow;
     /// The rooms in the published directory.
     PUBLISHED b'P' RoomNid => PublishedRow;
 

@@ -196,9 +196,6 @@ pub struct TxnRow {
     /// The event.
     #[n(0)]
     pub event_id: String,
-    /// Milliseconds since the Unix epoch.
-    #[n(1)]
-    pub at_ms: u64,
 }
 
 /// A value of account data.

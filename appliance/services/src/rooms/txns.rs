@@ -3,7 +3,7 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#transaction-identifiers
 
-use appliance_ledger::keyspaces::{TXN_TIMES, TXNS};
+use appliance_ledger::keyspaces::TXNS;
 use appliance_ledger::rows::TxnRow;
 use appliance_ledger::{Commit, Digest, Direction};
 use appliance_model::ruma::{EventId, OwnedEventId, TransactionId};
@@ -12,8 +12,9 @@ use appliance_rules::Permit;
 
 use super::Rooms;
 
-/// Clients repeat within seconds, or when the phone has a network again. A day covers a shift.
-const KEPT_MS: u64 = 24 * 60 * 60 * 1_000;
+/// Clients repeat within seconds, or when the phone has a network again. Kept is the day of the use and
+/// the day after: that covers a shift.
+const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 /// Forgotten in one commit; more would hold up those who write.
 const FORGOTTEN_AT_ONCE_MAX: usize = 1_000;
 
@@ -42,42 +43,51 @@ impl Rooms {
 
     /// What this transaction answered before.
     pub(super) async fn answered(&self, txn: &Txn) -> Result<Option<OwnedEventId>, Error> {
-        let row = self.house.ledger.get(&TXNS, &(txn.device, txn.digest)).await?;
-        row.map(|row| EventId::parse(row.event_id).map_err(Error::internal)).transpose()
+        let today = self.today();
+        // Tomorrow's too: the clock may have been set back since.
+        for day in [today, today.saturating_sub(1), today + 1] {
+            let row = self.house.ledger.get(&TXNS, &(day, txn.device, txn.digest)).await?;
+            if let Some(row) = row {
+                return Ok(Some(EventId::parse(row.event_id).map_err(Error::internal)?));
+            }
+        }
+        Ok(None)
     }
 
     /// Remembers the answer, in the commit that makes it true.
     pub(super) fn remember(&self, txn: &Txn, event_id: &EventId, commit: &mut Commit) {
-        let at_ms = self.house.clock.now_ms();
-        let row = TxnRow { event_id: event_id.to_string(), at_ms };
-        commit.put(&TXNS, &(txn.device, txn.digest), &row);
-        commit.put(&TXN_TIMES, &(at_ms, txn.device, txn.digest), &());
+        let row = TxnRow { event_id: event_id.to_string() };
+        commit.put(&TXNS, &(self.today(), txn.device, txn.digest), &row);
     }
 
-    /// Forgets the transaction IDs of more than a day ago; a reconciler, to be called now and then.
-    /// Returns how many it forgot.
+    /// Days since the Unix epoch.
+    fn today(&self) -> u64 {
+        self.house.clock.now_ms() / DAY_MS
+    }
+
+    /// Forgets the transaction IDs of the day before yesterday; a reconciler, to be called now and
+    /// then. Returns how many it forgot.
     ///
     /// # Errors
     ///
     /// If the store fails.
     pub async fn forget_old_txns(&self) -> Result<usize, Error> {
         let ledger = &self.house.ledger;
-        let before_ms = self.house.clock.now_ms().saturating_sub(KEPT_MS);
+        let yesterday = self.today().saturating_sub(1);
         let mut forgotten = 0;
         loop {
-            let span = (&0_u64, &before_ms);
+            let span = (&0_u64, &yesterday);
             let (rows, more) = ledger
                 .newest()
-                .scan_between(&TXN_TIMES, span, Direction::Forward, FORGOTTEN_AT_ONCE_MAX)
+                .scan_between(&TXNS, span, Direction::Forward, FORGOTTEN_AT_ONCE_MAX)
                 .await?;
             if rows.is_empty() {
                 return Ok(forgotten);
             }
             forgotten += rows.len();
             let mut commit = ledger.begin(Permit::housekeeping());
-            for (key, ()) in rows {
-                commit.delete(&TXN_TIMES, &key);
-                commit.delete(&TXNS, &(key.1, key.2));
+            for (key, _) in rows {
+                commit.delete(&TXNS, &key);
             }
             ledger.commit(commit).await?;
             if !more {
@@ -89,6 +99,8 @@ impl Rooms {
 
 #[cfg(test)]
 mod tests {
+    use appliance_model::Clock as _;
+
     use super::*;
     use crate::scenario::{Ward, text};
 
@@ -97,11 +109,14 @@ mod tests {
         let (ward, [nurse]) = Ward::with_members(["nurse"]).await;
         let rooms = &ward.services.rooms;
         let room = ward.room(&nurse).await;
+        ward.clock.pass_ms(DAY_MS - ward.clock.now_ms() % DAY_MS);
         let first = rooms.send_event(&nurse, &text(&room, "txn", "one")).await.unwrap();
-        ward.clock.pass_ms(KEPT_MS / 2);
+        ward.clock.pass_ms(DAY_MS);
         rooms.send_event(&nurse, &text(&room, "later", "two")).await.unwrap();
-        assert_eq!(rooms.forget_old_txns().await.unwrap(), 0, "half a day is not a day");
-        ward.clock.pass_ms(KEPT_MS / 2 + 1);
+        let again = rooms.send_event(&nurse, &text(&room, "txn", "one")).await.unwrap();
+        assert_eq!(first, again, "a night shift");
+        assert_eq!(rooms.forget_old_txns().await.unwrap(), 0, "yesterday's are kept");
+        ward.clock.pass_ms(DAY_MS);
         assert_eq!(rooms.forget_old_txns().await.unwrap(), 1);
         assert_eq!(rooms.forget_old_txns().await.unwrap(), 0);
         let again = rooms.send_event(&nurse, &text(&room, "txn", "one")).await.unwrap();
