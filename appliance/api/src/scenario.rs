@@ -142,6 +142,8 @@ impl Desk {
             blobs: Blobs::open(folder.path(), &master, dice.clone()).unwrap(),
             clock: clock.clone(),
             dice,
+            roll: Arc::default(),
+            egress: Arc::new(appliance_services::egress::NoWayOut),
             server_name: OwnedServerName::try_from(SERVER).unwrap(),
             signing_key: Ed25519KeyPair::from_der(&key, "a_1".to_owned()).unwrap(),
             options,

@@ -32,6 +32,8 @@ pub struct Conformance {
     pub no_rate_limits: bool,
     /// A password hash that costs nothing.
     pub cheap_password_hash: bool,
+    /// Federation with any host, at any address.
+    pub any_peer: bool,
     /// Presence is on.
     pub presence: bool,
     /// The version of new rooms.
@@ -47,6 +49,7 @@ impl Conformance {
             shared_secret_registration: (!secret.is_empty()).then(|| secret.clone()),
             no_rate_limits: true,
             cheap_password_hash: true,
+            any_peer: true,
             presence: true,
             default_room_version: if room_version_is_set {
                 settings.rooms.default_version.clone()

@@ -45,6 +45,8 @@ pub struct Settings {
     pub rate_limits: RateLimits,
     /// Other servers.
     pub federation: Federation,
+    /// Where connections may go.
+    pub egress: Egress,
     /// Whom people may ask for help.
     pub support: Support,
     /// What is written to the journal.
@@ -72,6 +74,7 @@ impl Default for Settings {
             presence: Presence::default(),
             rate_limits: RateLimits::default(),
             federation: Federation::default(),
+            egress: Egress::default(),
             support: Support::default(),
             log: Log::default(),
             admin: Admin::default(),
@@ -398,6 +401,16 @@ impl Default for Federation {
     fn default() -> Self {
         Self { allowed_servers: Vec::new(), extra_ca_file: PathBuf::new() }
     }
+}
+
+/// Where connections may go, beside the allowed servers and the registered application services.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Egress {
+    /// Networks that are not public and may be reached all the same, e.g. `10.20.0.0/16`.
+    pub networks: Vec<String>,
+    /// Hosts of push gateways that people's pushers may name.
+    pub push_gateways: Vec<String>,
 }
 
 /// What is written to the journal.

@@ -7,10 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use appliance_egress::{Gate, Named};
 use appliance_ledger::{Blobs, Ledger, Openers};
 use appliance_model::ruma::{OwnedServerName, RoomVersionId, ServerName};
 use appliance_model::{OsDice, SystemClock};
 use appliance_services::media::MediaOptions;
+use appliance_services::peers::Roll;
 use appliance_services::sync::Waiters;
 use appliance_services::{
     Contact, Options, Rate, RateLimits, Registration, Secret, Services, Support,
@@ -19,6 +21,7 @@ use axum::Router;
 use axum::routing::get;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
+use ipnet::IpNet;
 use tokio::sync::watch;
 
 pub use appliance_api::ClientAddr;
@@ -59,11 +62,14 @@ impl House {
         let waiters = Arc::new(Waiters::default());
         let (ledger, lane_ended) =
             open_ledger(settings, &server_name, waiters.clone(), tasks).await?;
+        let roll = Arc::new(roll(settings, conformance)?);
         let house = Arc::new(appliance_services::House {
             ledger,
             blobs: open_blobs(settings)?,
             clock: Arc::new(SystemClock),
             dice: Arc::new(OsDice),
+            egress: Arc::new(egress(settings, conformance, roll.clone())?),
+            roll,
             server_name,
             signing_key,
             options: options(settings, conformance)?,
@@ -232,6 +238,36 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
         support: support(&settings.support),
         access_token_ms: settings.sessions.access_token_ms,
     })
+}
+
+fn roll(settings: &Settings, conformance: Option<&Conformance>) -> Result<Roll, String> {
+    if conformance.is_some_and(|c| c.any_peer) {
+        return Ok(Roll::of_anyone());
+    }
+    let names = settings.federation.allowed_servers.iter();
+    let parsed = names.map(|name| {
+        ServerName::parse(name.as_str()).map_err(|error| format!("\"{name}\": {error}"))
+    });
+    Ok(Roll::of(parsed.collect::<Result<Vec<_>, _>>()?))
+}
+
+fn egress(
+    settings: &Settings,
+    conformance: Option<&Conformance>,
+    roll: Arc<Roll>,
+) -> Result<Gate, String> {
+    let extra_ca_file = &settings.federation.extra_ca_file;
+    let extra_ca_file = (!extra_ca_file.as_os_str().is_empty()).then_some(extra_ca_file.as_path());
+    let networks =
+        settings.egress.networks.iter().map(|network| {
+            network.parse::<IpNet>().map_err(|error| format!("\"{network}\": {error}"))
+        });
+    let named = Named {
+        anything: conformance.is_some_and(|c| c.any_peer),
+        networks: networks.collect::<Result<_, _>>()?,
+        push_gateways: settings.egress.push_gateways.clone(),
+    };
+    Ok(Gate::new(named, roll, appliance_egress::trust(extra_ca_file)?, Arc::new(SystemClock)))
 }
 
 fn support(settings: &settings::Support) -> Support {

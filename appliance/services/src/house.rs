@@ -7,8 +7,10 @@ use appliance_model::ruma::signatures::Ed25519KeyPair;
 use appliance_model::ruma::{OwnedServerName, RoomVersionId, UserId};
 use appliance_model::{Clock, Dice};
 
+use crate::egress::Egress;
 use crate::limits::RateLimits;
 use crate::media::MediaOptions;
+use crate::peers::Roll;
 use crate::secret::Secret;
 
 /// The house.
@@ -21,6 +23,10 @@ pub struct House {
     pub clock: Arc<dyn Clock>,
     /// Chance.
     pub dice: Arc<dyn Dice>,
+    /// The servers that this one talks with.
+    pub roll: Arc<Roll>,
+    /// The one door out.
+    pub egress: Arc<dyn Egress>,
     /// The name of this server.
     pub server_name: OwnedServerName,
     /// The key that signs this server's events.

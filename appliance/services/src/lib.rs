@@ -7,11 +7,13 @@
 pub mod accounts;
 pub mod client_event;
 mod doors;
+pub mod egress;
 pub mod event_filter;
 mod house;
 pub mod keys;
 pub mod limits;
 pub mod media;
+pub mod peers;
 pub mod personal;
 pub mod reading;
 mod recent;

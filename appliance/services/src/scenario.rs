@@ -171,6 +171,8 @@ impl Ward {
             blobs: Blobs::open(folder.path(), &keys.master, keys.dice.clone()).unwrap(),
             clock: clock.clone(),
             dice: keys.dice.clone(),
+            roll: Arc::default(),
+            egress: Arc::new(crate::egress::NoWayOut),
             server_name: OwnedServerName::try_from(SERVER).unwrap(),
             signing_key: Ed25519KeyPair::from_der(&keys.signing, "a_1".to_owned()).unwrap(),
             options: Options {

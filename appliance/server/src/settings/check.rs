@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use ipnet::IpNet;
 use ruma::{RoomVersionId, ServerName, UserId};
 
 use super::{Listener, ListenerKind, RegistrationMode, Settings};
@@ -28,6 +29,7 @@ pub fn problems(settings: &Settings, is_conformance: bool) -> Vec<(String, Strin
     check.media_and_rooms(settings);
     check.rates(settings);
     check.federation(settings);
+    check.egress(settings);
     check.log(settings);
     check.problems
 }
@@ -219,6 +221,22 @@ impl Check {
             if let Err(error) = <&ServerName>::try_from(name.as_str()) {
                 let key = format!("federation.allowed_servers[{index}]");
                 self.wrong(&key, format!("\"{name}\" is not a server name: {error}"));
+            }
+        }
+    }
+
+    fn egress(&mut self, settings: &Settings) {
+        for (index, network) in settings.egress.networks.iter().enumerate() {
+            if network.parse::<IpNet>().is_err() {
+                let key = format!("egress.networks[{index}]");
+                self.wrong(&key, format!("\"{network}\" is no network such as \"10.20.0.0/16\""));
+            }
+        }
+        for (index, host) in settings.egress.push_gateways.iter().enumerate() {
+            // A URL or a port would never match.
+            if host.is_empty() || host.contains(['/', ':']) {
+                let key = format!("egress.push_gateways[{index}]");
+                self.wrong(&key, format!("\"{host}\" is no host such as \"push.example\""));
             }
         }
     }

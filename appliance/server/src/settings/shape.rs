@@ -14,6 +14,8 @@ pub fn shape() -> Value {
     settings.registration.tokens = vec![Secret::default()];
     settings.server.trusted_proxies = vec![String::new()];
     settings.federation.allowed_servers = vec![String::new()];
+    settings.egress.networks = vec![String::new()];
+    settings.egress.push_gateways = vec![String::new()];
     serde_json::to_value(settings).expect("settings are plain data")
 }
 

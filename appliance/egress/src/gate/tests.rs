@@ -1,0 +1,184 @@
+//! The gate against a server of its own on loopback.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use appliance_model::SystemClock;
+use appliance_model::ruma::server_name;
+use futures_util::StreamExt;
+use http::{HeaderMap, Method, Response, StatusCode};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::ServerConfig;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::trust::trust;
+
+/// A server for `localhost` that says what it was asked.
+struct Other {
+    port: u16,
+    connections: Arc<AtomicUsize>,
+    gate: Gate,
+    _tasks: JoinSet<()>,
+}
+
+async fn other(named: Named, alpn: &'static [u8]) -> Other {
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = connections.clone();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut served = JoinSet::new();
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            counted.fetch_add(1, Ordering::SeqCst);
+            let acceptor = acceptor.clone();
+            served.spawn(async move {
+                let Ok(tls) = acceptor.accept(tcp).await else { return };
+                let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                let service = service_fn(answer);
+                let _ = server.serve_connection(TokioIo::new(tls), service).await;
+            });
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.pem");
+    std::fs::write(&file, cert.pem()).unwrap();
+    let tls = trust(Some(&file)).unwrap();
+    let roll = Roll::of([server_name!("b.example").to_owned()]);
+    let gate = Gate::new(named, Arc::new(roll), tls, Arc::new(SystemClock));
+    Other { port, connections, gate, _tasks: tasks }
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, std::io::Error> {
+    let host = request.headers().get("host").and_then(|host| host.to_str().ok());
+    let authority = request.uri().authority().map(http::uri::Authority::as_str);
+    let text = match request.uri().path() {
+        "/long" => "x".repeat(10_000),
+        "/away" => String::new(),
+        "/never" => std::future::pending().await,
+        _ => format!("{:?} {}", request.version(), authority.or(host).unwrap_or_default()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    if request.uri().path() == "/away" {
+        *response.status_mut() = StatusCode::FOUND;
+        response.headers_mut().insert("location", HeaderValue::from_static("https://c.example/"));
+    }
+    Ok(response)
+}
+
+fn loopback() -> Named {
+    Named { networks: vec!["127.0.0.0/8".parse().unwrap()], ..Named::default() }
+}
+
+impl Other {
+    fn request(&self, path: &str) -> Outgoing {
+        Outgoing {
+            purpose: Purpose::Peer(server_name!("b.example").to_owned()),
+            method: Method::GET,
+            uri: format!("https://localhost:{}{path}", self.port).parse().unwrap(),
+            connect_to: Some(("127.0.0.1".to_owned(), self.port)),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            limits: Limits { total: Duration::from_secs(5), answer_bytes_max: 5_000 },
+        }
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn a_connection_serves_many_requests_and_is_remembered() {
+    for (alpn, version) in [(b"http/1.1".as_slice(), "HTTP/1.1"), (b"h2", "HTTP/2.0")] {
+        let other = other(loopback(), alpn).await;
+        for _ in 0..3 {
+            let answer = other.gate.send(other.request("/")).await.unwrap();
+            assert_eq!(answer.status, StatusCode::OK);
+            let text = String::from_utf8(answer.body.to_vec()).unwrap();
+            assert_eq!(text, format!("{version} localhost:{}", other.port));
+        }
+        assert_eq!(other.connections(), 1);
+        let seen = other.gate.seen();
+        assert_eq!((seen.len(), seen[0].connected, seen[0].refused), (1, 1, 0));
+        assert_eq!(seen[0].purpose, "peer b.example");
+        assert_eq!(seen[0].host, format!("127.0.0.1:{}", other.port));
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_contacted_whom_the_operator_did_not_name() {
+    let other = other(Named::default(), b"http/1.1").await;
+    let inside = other.gate.send(other.request("/")).await.unwrap_err();
+    assert!(
+        matches!(&inside, Failure::Refused(why) if why.contains("egress.networks")),
+        "{inside}"
+    );
+    let mut by_name = other.request("/");
+    by_name.connect_to = None;
+    assert!(matches!(other.gate.send(by_name).await, Err(Failure::Refused(_))), "resolved");
+    let mut stranger = other.request("/");
+    stranger.purpose = Purpose::Peer(server_name!("c.example").to_owned());
+    assert!(matches!(other.gate.send(stranger).await, Err(Failure::Refused(_))));
+    assert_eq!(other.connections(), 0);
+    let refused: u64 = other.gate.seen().iter().map(|seen| seen.refused).sum();
+    assert_eq!(refused, 3);
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name_is_not_believed() {
+    let other = other(loopback(), b"http/1.1").await;
+    let mut request = other.request("/");
+    request.uri = "https://b.example/".parse().unwrap();
+    let failure = other.gate.send(request).await.unwrap_err();
+    assert!(
+        matches!(&failure, Failure::Unreachable(why) if why.contains("certificate")),
+        "{failure}"
+    );
+}
+
+#[tokio::test]
+async fn answers_have_an_end() {
+    let other = other(loopback(), b"h2").await;
+    assert_eq!(
+        other.gate.send(other.request("/long")).await.unwrap_err(),
+        Failure::TooLarge(5_000)
+    );
+    let mut never = other.request("/never");
+    never.limits.total = Duration::from_millis(300);
+    assert_eq!(other.gate.send(never).await.unwrap_err(), Failure::TimedOut);
+    let mut long = other.request("/long");
+    long.limits.answer_bytes_max = 10_000;
+    let mut opened = other.gate.open(long).await.unwrap();
+    let mut length = 0;
+    while let Some(piece) = opened.body.next().await {
+        length += piece.unwrap().len();
+    }
+    assert_eq!(length, 10_000);
+}
+
+#[tokio::test]
+async fn nothing_follows_a_redirect() {
+    let other = other(loopback(), b"http/1.1").await;
+    let answer = other.gate.send(other.request("/away")).await.unwrap();
+    assert_eq!(answer.status, StatusCode::FOUND);
+    assert_eq!(other.gate.seen().len(), 1);
+}

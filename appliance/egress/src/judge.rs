@@ -1,0 +1,255 @@
+//! Whom the operator allowed for what, and which addresses may be behind a name.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use appliance_services::egress::Purpose;
+use appliance_services::peers::Roll;
+use http::Uri;
+use http::uri::Scheme;
+use ipnet::IpNet;
+
+/// What the operator named.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    /// Anything, at any address, also without TLS: for conformance suites only.
+    pub anything: bool,
+    /// Networks that are not public and may be reached all the same.
+    pub networks: Vec<IpNet>,
+    /// Hosts of push gateways.
+    pub push_gateways: Vec<String>,
+}
+
+/// What a request that is allowed may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Connect to any address: the operator named this very URL.
+    pub any_address: bool,
+    /// Networks that are not public and may be reached all the same.
+    pub networks: Arc<[IpNet]>,
+}
+
+/// The judge.
+pub struct Judge {
+    anything: bool,
+    networks: Arc<[IpNet]>,
+    push_gateways: HashSet<String>,
+    app_services: RwLock<HashSet<(String, u16)>>,
+    peers: Arc<Roll>,
+}
+
+impl Judge {
+    /// A judge of what the operator named.
+    pub fn new(named: Named, peers: Arc<Roll>) -> Self {
+        Self {
+            anything: named.anything,
+            networks: named.networks.into(),
+            push_gateways: named.push_gateways.iter().map(|h| h.to_ascii_lowercase()).collect(),
+            app_services: RwLock::default(),
+            peers,
+        }
+    }
+
+    /// Application services may be asked at this URL's host and port.
+    pub fn allow_app_service(&self, url: &Uri) {
+        let Some(host) = url.host() else { return };
+        let origin = (host.to_ascii_lowercase(), port(url));
+        self.app_services.write().unwrap_or_else(PoisonError::into_inner).insert(origin);
+    }
+
+    /// Whether a request may be sent, by what it is for and where it goes.
+    ///
+    /// # Errors
+    ///
+    /// Why not, in a sentence for the operator.
+    pub fn judge(&self, purpose: &Purpose, uri: &Uri) -> Result<Terms, String> {
+        let terms = Terms { any_address: self.anything, networks: self.networks.clone() };
+        if self.anything {
+            return Ok(terms);
+        }
+        let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+        let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
+        match purpose {
+            Purpose::Peer(name) if !self.peers.allows(name) => {
+                Err(format!("{name} is not on the list of peers"))
+            }
+            Purpose::PushGateway if !self.push_gateways.contains(&host) => {
+                Err(format!("{host} is not among `egress.push_gateways`"))
+            }
+            // The operator wrote the very URL, most often one of this machine.
+            Purpose::AppService => {
+                let known = self.app_services.read().unwrap_or_else(PoisonError::into_inner);
+                if known.contains(&(host.clone(), port(uri))) {
+                    Ok(Terms { any_address: true, ..terms })
+                } else {
+                    Err(format!("{host} is not the URL of a registered application service"))
+                }
+            }
+            _ if !is_tls => Err(format!("{host} would be asked without TLS")),
+            _ => Ok(terms),
+        }
+    }
+
+    /// Whether DNS may be asked about a peer.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn judge_name(&self, purpose: &Purpose) -> Result<(), String> {
+        match purpose {
+            Purpose::Peer(name) if self.anything || self.peers.allows(name) => Ok(()),
+            Purpose::Peer(name) => Err(format!("{name} is not on the list of peers")),
+            _ => Err("only peers have service records".to_owned()),
+        }
+    }
+}
+
+impl Terms {
+    /// Whether this address may be connected to.
+    pub fn allow(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.any_address
+            || is_public(address)
+            || self.networks.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// The port of a URL, or that of its scheme.
+pub fn port(uri: &Uri) -> u16 {
+    let default = if uri.scheme() == Some(&Scheme::HTTP) { 80 } else { 443 };
+    uri.port_u16().unwrap_or(default)
+}
+
+/// Whether an address belongs to the public internet ([IANA v4], [IANA v6]).
+///
+/// [IANA v4]: https://www.iana.org/assignments/iana-ipv4-special-registry
+/// [IANA v6]: https://www.iana.org/assignments/iana-ipv6-special-registry
+pub fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => is_public_v6(address),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    let is_special = match (a, b, c) {
+        // This network, private, loopback, multicast and reserved.
+        (0 | 10 | 127 | 224.., _, _) => true,
+        // Shared by providers' address translation.
+        (100, 64..=127, _) => true,
+        // Link-local, the metadata services of clouds among them.
+        (169, 254, _) => true,
+        (172, 16..=31, _) | (192, 168, _) => true,
+        // Protocol assignments, documentation, old 6to4 relays.
+        (192, 0, 0 | 2) | (192, 88, 99) | (198, 51, 100) | (203, 0, 113) => true,
+        // Measurement inside networks.
+        (198, 18..=19, _) => true,
+        _ => false,
+    };
+    !is_special
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let [a, b, ..] = address.segments();
+    let octets = address.octets();
+    let embedded = Ipv4Addr::new(octets[12], octets[13], octets[14], octets[15]);
+    match (a, b) {
+        // Translated to an IPv4 address on the way.
+        (0x64, 0xff9b) => address.segments()[2..6] == [0; 4] && is_public_v4(embedded),
+        // Protocol assignments (Teredo and others), documentation, 6to4: what is inside is unknown.
+        (0x2001, 0..=0x1ff | 0xdb8) | (0x2002, _) => false,
+        // Global unicast; everything else is local, multicast or unassigned.
+        _ => a & 0xe000 == 0x2000,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use appliance_model::ruma::{ServerName, server_name};
+
+    use super::*;
+
+    fn roll() -> Arc<Roll> {
+        Arc::new(Roll::of([server_name!("b.example").to_owned()]))
+    }
+
+    fn peer(name: &str) -> Purpose {
+        Purpose::Peer(ServerName::parse(name).unwrap())
+    }
+
+    #[test]
+    fn nothing_is_allowed_that_nobody_named() {
+        let judge = Judge::new(Named::default(), roll());
+        let allows = |purpose: &Purpose, uri: &'static str| {
+            judge.judge(purpose, &Uri::from_static(uri)).is_ok()
+        };
+        assert!(allows(&peer("b.example"), "https://b.example/"));
+        assert!(!allows(&peer("b.example"), "http://b.example/"), "without TLS");
+        assert!(!allows(&peer("c.example"), "https://c.example/"));
+        assert!(!allows(&Purpose::PushGateway, "https://push.example/"));
+        assert!(!allows(&Purpose::AppService, "http://127.0.0.1:9000/"));
+        judge.allow_app_service(&Uri::from_static("http://127.0.0.1:9000/_matrix"));
+        assert!(allows(&Purpose::AppService, "http://127.0.0.1:9000/"));
+        assert!(!allows(&Purpose::AppService, "http://127.0.0.1:9001/"), "another port");
+        assert!(judge.judge_name(&peer("b.example")).is_ok());
+        assert!(judge.judge_name(&peer("c.example")).is_err());
+    }
+
+    #[test]
+    fn a_named_gateway_is_allowed_over_tls_alone() {
+        let named = Named { push_gateways: vec!["Push.example".to_owned()], ..Named::default() };
+        let judge = Judge::new(named, roll());
+        let push = |uri| judge.judge(&Purpose::PushGateway, &Uri::from_static(uri)).is_ok();
+        assert!(push("https://push.example/_matrix/push/v1/notify"));
+        assert!(!push("http://push.example/_matrix/push/v1/notify"));
+        assert!(!push("https://push.example.evil.example/_matrix/push/v1/notify"));
+    }
+
+    #[test]
+    fn addresses_inside_are_not_public() {
+        for inside in [
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.31.0.1",
+            "192.0.2.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "64:ff9b:1::1",
+            "fe80::1",
+            "fd00::1",
+            "ff02::1",
+            "2001:db8::1",
+            "2001::1",
+            "2002:a00:1::",
+            "100::1",
+            "fec0::1",
+        ] {
+            assert!(!is_public(inside.parse().unwrap()), "{inside}");
+        }
+        for outside in ["9.9.9.9", "172.32.0.1", "2620:fe::fe", "64:ff9b::909:909"] {
+            assert!(is_public(outside.parse().unwrap()), "{outside}");
+        }
+    }
+
+    #[test]
+    fn networks_inside_that_the_operator_named_may_be_reached() {
+        let named = Named { networks: vec!["10.20.0.0/16".parse().unwrap()], ..Named::default() };
+        let judge = Judge::new(named, roll());
+        let terms = judge.judge(&peer("b.example"), &Uri::from_static("https://b.example/"));
+        let terms = terms.unwrap();
+        assert!(terms.allow("10.20.3.4".parse().unwrap()));
+        assert!(terms.allow("::ffff:10.20.3.4".parse().unwrap()));
+        assert!(!terms.allow("10.21.3.4".parse().unwrap()));
+    }
+}
