@@ -249,13 +249,18 @@ impl Lane {
         }
     }
 
-    /// Acknowledges, publishes, wakes, answers: in this order.
+    /// Acknowledges, notes, publishes, wakes, answers: in this order. Whoever is woken by the first
+    /// commit of a group reads up to the end of the group, and must find noted what the others
+    /// changed.
     fn answer(&mut self, store: StoreRow, waiting: Vec<Waiting>) -> Result<(), LaneStopped> {
         let position = Position(store.position);
         if let Some(acked) = &mut self.acked {
             acked.record(position).map_err(|error| LaneStopped(error.to_string()))?;
         }
         self.store = store;
+        for one in &waiting {
+            self.observer.changing(&one.touched, one.positions.1);
+        }
         self.published.send_replace(position);
         for one in waiting {
             self.observer.committed(&one.touched, one.positions.1);
@@ -370,6 +375,45 @@ mod tests {
         positions.sort_unstable();
         positions.dedup();
         assert_eq!(positions.len(), 600, "no position twice");
+    }
+
+    /// Who is woken by the first commit of a group reads up to the group's end.
+    #[tokio::test]
+    async fn a_whole_group_is_noted_before_its_position_is_published() {
+        #[derive(Default)]
+        struct Witness {
+            ledger: std::sync::OnceLock<crate::Ledger>,
+            noted: std::sync::Mutex<Vec<Position>>,
+            largest_group: std::sync::atomic::AtomicUsize,
+        }
+        impl Observer for Witness {
+            fn changing(&self, _: &Touched, position: Position) {
+                assert!(self.ledger.get().unwrap().position() < position, "not published yet");
+                self.noted.lock().unwrap().push(position);
+            }
+
+            fn committed(&self, _: &Touched, position: Position) {
+                let (published, noted) =
+                    (self.ledger.get().unwrap().position(), self.noted.lock().unwrap());
+                assert!(published >= position);
+                assert_eq!(noted.last(), Some(&published), "all that can be read is noted");
+                let ahead = noted.iter().filter(|other| **other > position).count();
+                self.largest_group.fetch_max(ahead + 1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let (witness, engine) =
+            (Arc::new(Witness::default()), Arc::new(appliance_engine::Memory::new()));
+        let master = crate::SecretKey::random(&appliance_model::OsDice);
+        let openers =
+            crate::Openers { observer: witness.clone(), ..crate::scenario::openers(&master) };
+        let (ledger, lane) = crate::open(engine, openers).await.unwrap();
+        assert!(witness.ledger.set(ledger.clone()).is_ok());
+        let mut running = tokio::task::JoinSet::new();
+        running.spawn(lane.run());
+        let commits = (0..100_u64).map(|_| ledger.commit(ledger.begin(Permit::housekeeping())));
+        futures_util::future::join_all(commits).await;
+        assert_eq!(witness.noted.lock().unwrap().len(), 100);
+        assert!(witness.largest_group.load(std::sync::atomic::Ordering::Relaxed) > 1);
     }
 
     #[tokio::test]

@@ -26,6 +26,13 @@ pub struct Touched {
 /// Hears of each commit once it is durable and published, in order, before its caller is answered.
 /// Must only touch memory.
 pub trait Observer: Send + Sync + 'static {
+    /// `touched` is about to be published as changed at `position`: who reads up to there later must
+    /// know of it. Called for all commits of a group before the group's position is published. The
+    /// rows are in the store already.
+    fn changing(&self, touched: &Touched, position: Position) {
+        let _ = (touched, position);
+    }
+
     /// `touched` changed, up to and including `position`.
     fn committed(&self, touched: &Touched, position: Position);
 }

@@ -5,17 +5,16 @@
 
 use std::collections::BTreeSet;
 
+use appliance_ledger::membership;
+use appliance_ledger::rows::MembershipRow;
 use appliance_ledger::state::Change;
 use appliance_model::ruma::events::room::member::MembershipState;
-use appliance_model::{Error, Position, UserNid};
+use appliance_model::{Error, Position, RoomNid, UserNid};
 
-use super::v3::{Round, joined_rooms};
-use super::wait::{Memberships, News};
-use super::write::Answer;
+use super::look::Look;
+use super::wait::{Memberships, News, RoomNews, joined_rooms};
+use super::write::List;
 use crate::rooms::membership_set_by;
-
-/// Messages of one answer; the token remembers where the next begins.
-const TO_DEVICE_MAX: usize = 100;
 
 /// Users who began or ceased to share a room with the caller, as far as one look tells.
 #[derive(Clone, Debug, Default)]
@@ -26,35 +25,60 @@ pub(crate) struct Company {
     pub parted: BTreeSet<UserNid>,
 }
 
-impl Round<'_> {
-    /// Adds messages and counts; returns up to where messages were delivered.
-    pub(super) async fn add_to_device(&self, answer: &mut Answer) -> Result<Position, Error> {
-        let keys = &self.sync.keys;
-        let device = self.caller.device;
-        let (counts, unused_fallback_keys) = keys.counts(device).await?;
-        answer.one_time_keys = counts.into_iter().collect();
-        answer.unused_fallback_keys = unused_fallback_keys;
-        let after = match self.request.since {
-            Some(token) => {
-                // "Once the client has acknowledged …, the server can safely delete".
-                keys.acknowledge(device, token.to_device).await?;
-                token.to_device
-            }
-            None => Position(0),
-        };
-        answer.counts_changed = self
-            .since()
-            .is_some_and(|since| self.sync.waiters.device_news(device, since) == News::Perhaps);
-        let (messages, more) = keys.to_device(device, after, self.upto, TO_DEVICE_MAX).await?;
+/// What a device has left of keys.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KeyCounts {
+    /// Unclaimed one-time keys by algorithm. Always explicit, zero included.
+    pub one_time: Vec<(String, u64)>,
+    /// Algorithms with a fallback key that was not given out yet.
+    pub unused_fallbacks: Vec<String>,
+}
+
+/// Whose keys are to be fetched anew, and whose not be kept.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DeviceLists {
+    /// Their devices may be others now.
+    pub changed: Vec<String>,
+    /// They share no room with the caller any more.
+    pub left: Vec<String>,
+}
+
+impl Look<'_> {
+    /// What the caller's device has left of keys.
+    pub async fn key_counts(&self) -> Result<KeyCounts, Error> {
+        let (counts, unused_fallbacks) = self.sync.keys.counts(self.caller.device).await?;
+        Ok(KeyCounts { one_time: counts.into_iter().collect(), unused_fallbacks })
+    }
+
+    /// Whether the device may have news of its own, among which are other counts.
+    pub fn device_news(&self) -> bool {
+        let news = |since| self.sync.waiters.device_news(self.caller.device, since);
+        self.since.is_some_and(|since| news(since) == News::Perhaps)
+    }
+
+    /// Messages to the device, and up to where they were delivered. What is `acknowledged` is
+    /// deleted: "Once the client has acknowledged …, the server can safely delete".
+    pub async fn to_device(
+        &self,
+        acknowledged: Option<Position>,
+        limit: usize,
+    ) -> Result<(List, Position), Error> {
+        let (keys, device) = (&self.sync.keys, self.caller.device);
+        if let Some(upto) = acknowledged {
+            keys.acknowledge(device, upto).await?;
+        }
+        let after = acknowledged.unwrap_or_default();
+        let (messages, more) = keys.to_device(device, after, self.upto, limit).await?;
+        let mut list = List::default();
         for (_, message) in &messages {
-            answer.to_device.push_json(message.get());
+            list.push_json(message.get());
         }
         let last = messages.last().map(|(position, _)| *position);
-        Ok(last.filter(|_| more).unwrap_or(self.upto))
+        Ok((list, last.filter(|_| more).unwrap_or(self.upto.max(after))))
     }
 
     /// Who began or ceased to be in a room, of those whom the caller shares it with.
-    pub(super) async fn note_company(
+    pub async fn note_company(
         &self,
         changes: &[Change],
         company: &mut Company,
@@ -80,15 +104,62 @@ impl Round<'_> {
         Ok(())
     }
 
+    /// Who came and went in one of the caller's rooms.
+    pub async fn note_company_of(
+        &self,
+        room: RoomNid,
+        row: &MembershipRow,
+        company: &mut Company,
+    ) -> Result<(), Error> {
+        let Some(since) = self.since else { return Ok(()) };
+        let moved = row.since > since.0;
+        match row.membership {
+            membership::JOIN if moved => {
+                company.met.extend(self.sync.rooms.members_now(room).await?);
+            }
+            membership::JOIN => {
+                let before = self.state_at(room, since).await?;
+                let after = self.state_at(room, self.upto).await?;
+                let changes = self.sync.house.ledger.states(room).changes(before, after).await?;
+                self.note_company(&changes, company).await?;
+            }
+            membership::LEAVE | membership::BAN if self.was_in(row) => {
+                company.parted.extend(self.sync.rooms.members_now(room).await?);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether someone who is out of a room was in it when the client last heard.
+    pub fn was_in(&self, row: &MembershipRow) -> bool {
+        self.since.zip(row.joined_until).is_some_and(|(since, until)| since.0 < until)
+    }
+
+    /// Who came and went in all of the caller's rooms.
+    pub async fn company(&self, memberships: &Memberships) -> Result<Company, Error> {
+        let mut company = Company::default();
+        let Some(since) = self.since else { return Ok(company) };
+        let rooms = joined_rooms(memberships).into_iter();
+        let news = self.sync.waiters.rooms_with_news(self.caller.user, rooms, since);
+        let stirred = |room| news.get(room).is_some_and(|n: &RoomNews| n.timeline != News::None);
+        for (room, row) in memberships.iter().filter(|(_, row)| row.since <= self.upto.0) {
+            if row.since > since.0 || stirred(room) {
+                self.note_company_of(*room, row, &mut company).await?;
+            }
+        }
+        Ok(company)
+    }
+
     /// "changed: users who have updated their device identity … or who now share an encrypted room;
     /// left: users with whom we do not share any encrypted rooms anymore". All shared rooms count:
     /// a room may become encrypted later.
-    pub(super) async fn add_device_lists(
+    pub async fn device_lists(
         &self,
         memberships: &Memberships,
-        answer: &mut Answer,
-    ) -> Result<(), Error> {
-        let Some(since) = self.since() else { return Ok(()) };
+        mut company: Company,
+    ) -> Result<Option<DeviceLists>, Error> {
+        let Some(since) = self.since else { return Ok(None) };
         let rooms = joined_rooms(memberships);
         let mut changed = BTreeSet::new();
         if self.sync.waiters.device_list_news(since) == News::Perhaps {
@@ -102,24 +173,24 @@ impl Round<'_> {
             let signed = self.sync.keys.signed_since(self.caller.user, since, self.upto).await?;
             changed.extend(signed);
         }
-        let mut company = std::mem::take(&mut answer.company);
         company.met.remove(&self.caller.user);
         company.parted.remove(&self.caller.user);
         let parted = company.parted;
         let still_here = self.sync.rooms.found_in(&rooms, parted.iter().copied().collect()).await?;
-        let left: Vec<_> = parted.difference(&still_here).copied().collect();
+        let left = parted.difference(&still_here).copied().collect();
         changed.extend(company.met);
-        let mut changed_ids = Vec::with_capacity(changed.len());
-        for user in changed {
-            changed_ids.push(self.sync.house.ledger.user_id(user).await?.to_string());
+        let lists = DeviceLists {
+            changed: self.user_ids(changed).await?,
+            left: self.user_ids(left).await?,
+        };
+        Ok(Some(lists).filter(|lists| !lists.changed.is_empty() || !lists.left.is_empty()))
+    }
+
+    async fn user_ids(&self, users: BTreeSet<UserNid>) -> Result<Vec<String>, Error> {
+        let mut ids = Vec::with_capacity(users.len());
+        for user in users {
+            ids.push(self.sync.house.ledger.user_id(user).await?.to_string());
         }
-        let mut left_ids = Vec::with_capacity(left.len());
-        for user in left {
-            left_ids.push(self.sync.house.ledger.user_id(user).await?.to_string());
-        }
-        if !changed_ids.is_empty() || !left_ids.is_empty() {
-            answer.device_lists = Some((changed_ids, left_ids));
-        }
-        Ok(())
+        Ok(ids)
     }
 }

@@ -3,18 +3,11 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3keyschanges
 
-use std::sync::Arc;
-use std::time::Duration;
+use appliance_model::{Caller, Error};
 
-use appliance_ledger::membership;
-use appliance_ledger::rows::MembershipRow;
-use appliance_model::ruma::presence::PresenceState;
-use appliance_model::{Caller, Error, RoomNid};
-
-use super::devices::Company;
-use super::v3::Round;
-use super::write::{Answer, StateForm};
-use super::{Sync, SyncRequest, Token};
+use super::devices::DeviceLists;
+use super::look::Look;
+use super::{Sync, Token};
 
 impl Sync {
     /// Users whose device lists changed after `from` up to `to` or who came to share a room with the
@@ -30,52 +23,15 @@ impl Sync {
         to: Token,
     ) -> Result<(Vec<String>, Vec<String>), Error> {
         let upto = to.position.min(self.house.ledger.position());
-        let request = SyncRequest {
-            since: Some(from),
-            filter: Arc::default(),
-            full_state: false,
-            timeout: Duration::ZERO,
-            state_form: StateForm::Before,
-            presence: PresenceState::Offline,
-        };
-        let round = Round { sync: self, caller, request: &request, upto };
+        if from.position >= upto {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let look = Look { sync: self, caller, since: Some(from.position), upto };
         let subscription = self.waiters.subscribe(caller.user);
         let memberships = self.memberships(caller, &subscription).await?;
-        let mut answer = Answer::default();
-        if from.position < upto {
-            for (room, row) in memberships.iter().filter(|(_, row)| row.since <= upto.0) {
-                round.note_company_of(*room, row, &mut answer.company).await?;
-            }
-            round.add_device_lists(&memberships, &mut answer).await?;
-        }
-        Ok(answer.device_lists.unwrap_or_default())
-    }
-}
-
-impl Round<'_> {
-    async fn note_company_of(
-        &self,
-        room: RoomNid,
-        row: &MembershipRow,
-        company: &mut Company,
-    ) -> Result<(), Error> {
-        let Some(since) = self.since() else { return Ok(()) };
-        let moved = row.since > since.0;
-        match row.membership {
-            membership::JOIN if moved => {
-                company.met.extend(self.sync.rooms.members_now(room).await?);
-            }
-            membership::JOIN => {
-                let before = self.state_at(room, since).await?;
-                let after = self.state_at(room, self.upto).await?;
-                let changes = self.sync.house.ledger.states(room).changes(before, after).await?;
-                self.note_company(&changes, company).await?;
-            }
-            membership::LEAVE | membership::BAN if moved => {
-                company.parted.extend(self.sync.rooms.members_now(room).await?);
-            }
-            _ => {}
-        }
-        Ok(())
+        let company = look.company(&memberships).await?;
+        let lists = look.device_lists(&memberships, company).await?;
+        let DeviceLists { changed, left } = lists.unwrap_or_default();
+        Ok((changed, left))
     }
 }

@@ -2,6 +2,8 @@
 
 mod devices;
 mod key_changes;
+mod look;
+mod poll;
 mod room;
 mod sent_members;
 #[cfg(test)]

@@ -153,6 +153,39 @@ async fn an_invite_a_join_and_a_kick_each_show_in_their_section() {
     assert_eq!(after.get("rooms"), None, "nothing more of that room");
 }
 
+/// Neither who never came in nor who has gone hears what the room is like now.
+#[tokio::test]
+async fn those_outside_hear_only_of_their_own_membership() {
+    let (ward, [nurse, doctor, visitor]) = Ward::with_members(["nurse", "doctor", "visitor"]).await;
+    let room = ward.room_of(&[&nurse, &doctor]).await;
+    let of_doctor = sync(&ward, &doctor, None).await;
+    let of_visitor = sync(&ward, &visitor, None).await;
+    ward.set(&nurse, &room, &visitor.user_id, M::Invite).await;
+    ward.set(&visitor, &room, &visitor.user_id, M::Leave).await;
+    ward.set(&doctor, &room, &doctor.user_id, M::Leave).await;
+    ward.state(&nurse, &room, ("m.room.topic", ""), json!({ "topic": "Not for you" })).await;
+    let left = sync(&ward, &doctor, Some(&of_doctor["next_batch"])).await;
+    ward.set(&nurse, &room, &doctor.user_id, M::Ban).await;
+
+    for (who, since) in [(&visitor, Some(&of_visitor["next_batch"])), (&visitor, None)] {
+        let filter = json!({ "room": { "include_leave": true } });
+        let answer = ask(&ward, who, &request(since, filter)).await;
+        let part = &answer["rooms"]["leave"][room.as_str()];
+        assert_eq!(types(&part["timeline"]["events"]), ["m.room.member"]);
+        assert_eq!(part.get("state"), None, "{part}");
+        assert_eq!(answer.get("device_lists"), None, "who is in there is none of theirs");
+    }
+    for since in [&of_doctor["next_batch"], &left["next_batch"]] {
+        let mut request = request(Some(since), json!({}));
+        request.state_form = StateForm::After;
+        let answer = ask(&ward, &doctor, &request).await;
+        let part = &answer["rooms"]["leave"][room.as_str()];
+        let events = part["timeline"]["events"].as_array().unwrap();
+        assert_eq!(events.last().unwrap()["content"]["membership"], "ban");
+        assert!(!part.to_string().contains("Not for you"), "{part}");
+    }
+}
+
 #[tokio::test]
 async fn receipts_are_shown_moved_forward_and_clear_the_counts() {
     let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;

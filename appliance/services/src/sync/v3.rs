@@ -14,16 +14,17 @@ use appliance_model::ruma::presence::PresenceState;
 use appliance_model::{Caller, Error, Position, RoomNid};
 use serde_json::json;
 
-use super::room::Span;
-use super::wait::{Memberships, News, RoomNews, Subscription};
+use super::look::{Look, Span};
+use super::wait::{Memberships, News, RoomNews, Subscription, joined_rooms};
 use super::write::{Answer, List, RoomPart, StateForm, Unread};
 use super::{Sync, Token};
 use crate::event_filter::wants_type;
 
-/// A longer wait would meet the limits of proxies; clients ask again.
-const WAIT_MAX: Duration = Duration::from_secs(60);
 /// A user's rooms, left ones included. Beyond it the oldest are not shown.
 const ROOMS_MAX: usize = 20_000;
+
+/// Messages to a device in one answer; the token remembers where the next begins.
+const TO_DEVICE_MAX: usize = 100;
 
 /// Account data that holds even before it is set.
 const PUSH_RULES: &str = "m.push_rules";
@@ -69,25 +70,16 @@ impl Sync {
         access_token: &str,
         request: &SyncRequest,
     ) -> Result<String, Error> {
-        let mut subscription = self.waiters.subscribe(caller.user);
-        self.reading.seen_syncing(caller.user, request.presence.clone());
-        let deadline = tokio::time::sleep(request.timeout.min(WAIT_MAX));
-        tokio::pin!(deadline);
-        let mut out_of_time = request.timeout.is_zero();
+        let mut poll = self.poll(caller, access_token, (request.timeout, request.presence.clone()));
         loop {
-            // Listen first, read then: what changes in between wakes.
-            subscription.rearm();
-            let upto = self.house.ledger.position();
+            let upto = poll.next_look();
             let round = Round { sync: self, caller, request, upto };
-            let answer = round.answer(&subscription).await?;
-            if request.since.is_none() || request.full_state || !answer.is_empty() || out_of_time {
+            let answer = round.answer(&poll.subscription).await?;
+            let complete = request.since.is_none() || request.full_state;
+            if complete || !answer.is_empty() || poll.is_over() {
                 return Ok(answer.to_json());
             }
-            tokio::select! {
-                awake = subscription.woken() => out_of_time = !awake,
-                () = &mut deadline => out_of_time = true,
-            }
-            self.accounts.authenticate(access_token).await?;
+            poll.wait().await?;
         }
     }
 
@@ -137,7 +129,8 @@ impl Round<'_> {
             }
         }
         self.add_presence(&memberships, &mut answer).await?;
-        self.add_device_lists(&memberships, &mut answer).await?;
+        let company = std::mem::take(&mut answer.company);
+        answer.device_lists = self.look().device_lists(&memberships, company).await?;
         let to_device = self.add_to_device(&mut answer).await?;
         let token = Token { position: self.upto, typing, to_device };
         answer.next_batch = token.text();
@@ -146,6 +139,21 @@ impl Round<'_> {
 
     pub(super) fn since(&self) -> Option<Position> {
         self.request.since.map(|token| token.position)
+    }
+
+    pub(super) fn look(&self) -> Look<'_> {
+        Look { sync: self.sync, caller: self.caller, since: self.since(), upto: self.upto }
+    }
+
+    /// Adds messages and counts; returns up to where messages were delivered.
+    async fn add_to_device(&self, answer: &mut Answer) -> Result<Position, Error> {
+        let look = self.look();
+        answer.key_counts = look.key_counts().await?;
+        answer.counts_changed = look.device_news();
+        let acknowledged = self.request.since.map(|token| token.to_device);
+        let (messages, delivered) = look.to_device(acknowledged, TO_DEVICE_MAX).await?;
+        answer.to_device = messages;
+        Ok(delivered)
     }
 
     async fn gather(
@@ -382,7 +390,7 @@ impl Round<'_> {
         let Some(room_id) = self.wanted(room).await? else { return Ok(()) };
         let upto = Position(row.position.min(self.upto.0));
         let span = Span { since: self.since(), upto };
-        if self.since().is_some() {
+        if self.look().was_in(row) {
             answer.company.parted.extend(self.sync.rooms.members_now(room).await?);
         }
         let mut part = self.room_part(room, row, &span, &mut answer.company).await?;
@@ -401,14 +409,8 @@ impl Round<'_> {
     }
 }
 
-/// The rooms among them that the user is in.
-pub(super) fn joined_rooms(memberships: &Memberships) -> Vec<RoomNid> {
-    let joined = |row: &MembershipRow| row.membership == membership::JOIN;
-    memberships.iter().filter(|(_, row)| joined(row)).map(|(room, _)| *room).collect()
-}
-
 /// An event of only type and content.
-fn typed(kind: &str, content: &str) -> String {
+pub(super) fn typed(kind: &str, content: &str) -> String {
     let kind = serde_json::Value::from(kind);
     format!(r#"{{"content":{content},"type":{kind}}}"#)
 }

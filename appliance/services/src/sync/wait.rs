@@ -25,6 +25,12 @@ const PRESENT_IDLE_MAX: usize = 2_000;
 /// A user's rooms, as last read from the store.
 pub type Memberships = Arc<Vec<(RoomNid, MembershipRow)>>;
 
+/// The rooms among them that the user is in.
+pub(super) fn joined_rooms(memberships: &Memberships) -> Vec<RoomNid> {
+    let joined = |row: &MembershipRow| row.membership == appliance_ledger::membership::JOIN;
+    memberships.iter().filter(|(_, row)| joined(row)).map(|(room, _)| *room).collect()
+}
+
 /// Those who wait.
 #[derive(Default)]
 pub struct Waiters {
@@ -195,13 +201,16 @@ impl Waiters {
 }
 
 impl Observer for Waiters {
-    fn committed(&self, touched: &Touched, position: Position) {
+    fn changing(&self, touched: &Touched, position: Position) {
         let mut inner = self.lock();
-        let inner = &mut *inner;
         inner.marks.note(touched, position);
         for (user, room, joined) in &touched.memberships {
             inner.membership_changed(*user, *room, *joined);
         }
+    }
+
+    fn committed(&self, touched: &Touched, _: Position) {
+        let inner = self.lock();
         let woken: HashSet<UserNid> = (touched.timelines.iter().chain(&touched.receipts))
             .filter_map(|room| inner.rooms.get(room))
             .flatten()

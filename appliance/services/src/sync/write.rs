@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::devices::Company;
+use super::devices::{Company, DeviceLists, KeyCounts};
 
 /// A JSON array that grows.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +29,7 @@ impl List {
         self.len == 0
     }
 
-    fn write(&self, out: &mut String) {
+    pub fn write(&self, out: &mut String) {
         out.push_str(if self.is_empty() { "[" } else { &self.json });
         out.push(']');
     }
@@ -240,9 +240,8 @@ pub(crate) struct Answer {
     pub account_data: List,
     pub presence: List,
     pub to_device: List,
-    pub device_lists: Option<(Vec<String>, Vec<String>)>,
-    pub one_time_keys: Vec<(String, u64)>,
-    pub unused_fallback_keys: Vec<String>,
+    pub device_lists: Option<DeviceLists>,
+    pub key_counts: KeyCounts,
     pub join: Vec<(String, RoomPart)>,
     pub leave: Vec<(String, RoomPart)>,
     pub invite: Vec<(String, List)>,
@@ -271,29 +270,10 @@ impl Answer {
         let mut out = String::with_capacity(1_024);
         let mut object = Object::begin(&mut out);
         object.events("account_data", &self.account_data);
-        if let Some((changed, left)) = &self.device_lists {
-            object.field("device_lists", |out| {
-                let mut object = Object::begin(out);
-                let texts = |ids: &Vec<String>, out: &mut String| {
-                    write_strings(out, ids.iter().map(String::as_str));
-                };
-                object.field("changed", |out| texts(changed, out));
-                object.field("left", |out| texts(left, out));
-                object.end();
-            });
+        if let Some(lists) = &self.device_lists {
+            object.field("device_lists", |out| lists.write(out));
         }
-        // Always explicit: a missing count means zero to clients, and a missing list of fallback
-        // keys means that the server has none at all.
-        object.field("device_one_time_keys_count", |out| {
-            let mut object = Object::begin(out);
-            for (algorithm, count) in &self.one_time_keys {
-                object.number(algorithm, *count);
-            }
-            object.end();
-        });
-        object.field("device_unused_fallback_key_types", |out| {
-            write_strings(out, self.unused_fallback_keys.iter().map(String::as_str));
-        });
+        self.key_counts.write(&mut object);
         object.text("next_batch", &self.next_batch);
         object.events("presence", &self.presence);
         self.write_rooms(&mut object);
@@ -332,7 +312,34 @@ impl Answer {
     }
 }
 
-fn write_map<T>(
+impl DeviceLists {
+    pub(super) fn write(&self, out: &mut String) {
+        let mut object = Object::begin(out);
+        for (name, ids) in [("changed", &self.changed), ("left", &self.left)] {
+            object.field(name, |out| write_strings(out, ids.iter().map(String::as_str)));
+        }
+        object.end();
+    }
+}
+
+impl KeyCounts {
+    /// Always explicit: a missing count means zero to clients, and a missing list of fallback keys
+    /// means that the server has none at all.
+    pub(super) fn write(&self, object: &mut Object<'_>) {
+        object.field("device_one_time_keys_count", |out| {
+            let mut object = Object::begin(out);
+            for (algorithm, count) in &self.one_time {
+                object.number(algorithm, *count);
+            }
+            object.end();
+        });
+        object.field("device_unused_fallback_key_types", |out| {
+            write_strings(out, self.unused_fallbacks.iter().map(String::as_str));
+        });
+    }
+}
+
+pub(super) fn write_map<T>(
     object: &mut Object<'_>,
     name: &str,
     rooms: &[(String, T)],
@@ -360,7 +367,10 @@ mod tests {
     fn an_empty_answer_still_counts_keys() {
         let answer = Answer {
             next_batch: "s1".to_owned(),
-            one_time_keys: vec![("signed_curve25519".to_owned(), 0)],
+            key_counts: KeyCounts {
+                one_time: vec![("signed_curve25519".to_owned(), 0)],
+                unused_fallbacks: Vec::new(),
+            },
             ..Answer::default()
         };
         assert!(answer.is_empty());
@@ -380,7 +390,7 @@ mod tests {
         part.unread = Some(Unread { notifications: 2, highlights: 1 });
         let answer = Answer {
             join: vec![("!a\"b\\c\n:h".to_owned(), part)],
-            device_lists: Some((vec!["@a:h".to_owned()], vec![])),
+            device_lists: Some(DeviceLists { changed: vec!["@a:h".to_owned()], left: Vec::new() }),
             ..Answer::default()
         };
         let read: Value = serde_json::from_str(&answer.to_json()).unwrap();

@@ -1,0 +1,66 @@
+//! Asking again and again until there is something to say: the loop of every form of sync.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use appliance_model::ruma::presence::PresenceState;
+use appliance_model::{Caller, Error, Position};
+use tokio::time::Sleep;
+
+use super::{Subscription, Sync};
+
+/// A longer wait would meet the limits of proxies; clients ask again.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// One request that looks, waits, and looks again.
+pub(super) struct Poll<'a> {
+    sync: &'a Sync,
+    access_token: &'a str,
+    /// What the user's changes wake.
+    pub subscription: Subscription,
+    deadline: Pin<Box<Sleep>>,
+    over: bool,
+}
+
+impl Sync {
+    /// Begins to listen, and notes that the user is there.
+    pub(super) fn poll<'a>(
+        &'a self,
+        caller: &Caller,
+        access_token: &'a str,
+        (timeout, presence): (Duration, PresenceState),
+    ) -> Poll<'a> {
+        let subscription = self.waiters.subscribe(caller.user);
+        self.reading.seen_syncing(caller.user, presence);
+        let deadline = Box::pin(tokio::time::sleep(timeout.min(WAIT_MAX)));
+        Poll { sync: self, access_token, subscription, deadline, over: timeout.is_zero() }
+    }
+}
+
+impl Poll<'_> {
+    /// The position up to which the next look reads. Listen first, read then: what changes in
+    /// between wakes.
+    pub fn next_look(&mut self) -> Position {
+        self.subscription.rearm();
+        self.sync.house.ledger.position()
+    }
+
+    /// No more time to wait: whatever there is is the answer.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Waits until something concerns the user, or the time is over. A session that ended meanwhile
+    /// gets an error.
+    pub async fn wait(&mut self) -> Result<(), Error> {
+        tokio::select! {
+            awake = self.subscription.woken() => self.over = !awake,
+            () = &mut self.deadline => self.over = true,
+        }
+        self.check_session().await
+    }
+
+    async fn check_session(&self) -> Result<(), Error> {
+        self.sync.accounts.authenticate(self.access_token).await.map(drop)
+    }
+}
