@@ -57,6 +57,7 @@ mod layout;
 mod lmdb;
 mod lmdb_check;
 mod lmdb_file;
+mod lmdb_trim;
 mod lmdb_view;
 mod memory;
 mod open;
@@ -198,6 +199,15 @@ pub trait Engine: Read + 'static {
     ///
     /// Dropping the future does not stop a commit that has begun.
     async fn commit(&self, batches: Vec<Batch>) -> Result<Vec<Result<(), Conflict>>, EngineError>;
+
+    /// Gives memory back that only mirrors the disk. To be called every few seconds.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not say what is mapped; nothing is lost then.
+    async fn trim(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
 
     /// Facts for metrics and `store stats`.
     async fn stats(&self) -> Result<Stats, EngineError>;

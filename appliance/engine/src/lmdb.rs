@@ -18,7 +18,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use heed::types::Bytes as Raw;
 use heed::{
-    CompactionOption, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, WithoutTls,
+    CompactionOption, Database, Env, EnvFlags, EnvOpenOptions, MdbError, PutFlags, RoTxn,
+    WithoutTls,
 };
 
 use crate::blocking::{blocking, pause};
@@ -26,6 +27,7 @@ use crate::folder::{self, FolderLock, Runs};
 use crate::layout::{check_lengths, stored_key};
 use crate::lmdb_check;
 use crate::lmdb_file::{DATA_FILE, DataFile};
+use crate::lmdb_trim;
 use crate::lmdb_view::{Snapshot, View, reading};
 use crate::open::{Kind, Options, copy_into, failed};
 use crate::{
@@ -309,6 +311,7 @@ fn write(map: &Map, batches: &[Batch]) -> heed::Result<Vec<Result<(), Conflict>>
     let mut txn = map.env.write_txn()?;
     let mut answers = Vec::with_capacity(batches.len());
     let mut changed = false;
+    let mut end = map.rows.last(&txn)?.map(|(key, _)| key.to_vec()).unwrap_or_default();
     for batch in batches {
         // The transaction sees the batches before this one.
         if let Some(precondition) = broken(&map.rows, &txn, &batch.preconditions)? {
@@ -318,7 +321,15 @@ fn write(map: &Map, batches: &[Batch]) -> heed::Result<Vec<Result<(), Conflict>>
         for write in &batch.writes {
             match write {
                 Write::Put(space, key, value) => {
-                    map.rows.put(&mut txn, &stored_key(*space, key), value)?;
+                    let key = stored_key(*space, key);
+                    // A page that is full is split in the middle, but when LMDB is told that a key
+                    // comes after all others it leaves the page full and begins a new one.
+                    if key > end {
+                        map.rows.put_with_flags(&mut txn, PutFlags::APPEND, &key, value)?;
+                        end = key;
+                    } else {
+                        map.rows.put(&mut txn, &key, value)?;
+                    }
                 }
                 Write::Delete(space, key) => {
                     map.rows.delete(&mut txn, &stored_key(*space, key))?;
@@ -420,6 +431,18 @@ impl Engine for Lmdb {
         .await
     }
 
+    async fn trim(&self) -> Result<(), EngineError> {
+        // Held until the end: a map that is in use is not replaced.
+        let map = self.shared.map()?;
+        let file = self.shared.folder.join(DATA_FILE);
+        blocking(move || {
+            let trimmed = lmdb_trim::trim(&file).map_err(failed);
+            drop(map);
+            trimmed
+        })
+        .await
+    }
+
     async fn stats(&self) -> Result<Stats, EngineError> {
         let map = self.shared.map()?;
         let txn = map.env.read_txn().map_err(reading)?;
@@ -516,6 +539,29 @@ mod tests {
         }
         let disk_bytes = engine.stats().await.unwrap().disk_bytes;
         assert!(disk_bytes < 150 * MIB, "a hole takes no room: {disk_bytes}");
+    }
+
+    #[tokio::test]
+    async fn memory_that_was_only_read_is_given_back_and_reads_go_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Lmdb::open(folder.path(), &Options::default(), None).unwrap();
+        for number in 0..8 {
+            engine.commit(batch(number, 16 << 20)).await.unwrap();
+        }
+        for number in 0..8 {
+            engine.get(Space(1), &[number]).await.unwrap().unwrap();
+        }
+        let file = folder.path().join(DATA_FILE);
+        let before = lmdb_trim::resident_bytes(&file).unwrap();
+        assert!(before > 100 * MIB, "{before} bytes were read through the map");
+        let snapshot = engine.snapshot().await.unwrap();
+        engine.trim().await.unwrap();
+        let after = lmdb_trim::resident_bytes(&file).unwrap();
+        assert!(after < MIB, "{after} bytes are left");
+        for number in 0..8 {
+            let value = snapshot.get(Space(1), &[number]).await.unwrap().unwrap();
+            assert!(value == vec![number; 16 << 20]);
+        }
     }
 
     /// More snapshots than one ward opens in the same second.

@@ -101,8 +101,9 @@ keyspaces! {
     HEADS b'h' RoomNid => HeadRow;
     /// Event ID to number.
     EVENT_IDS b'i' Digest => u64;
-    /// Events.
-    EVENTS b'e' EventNid => EventRow;
+    /// Events. Behind all others, because they are most of the store: a tree that grows at its end
+    /// fills its pages (see the engine's `lmdb.rs`).
+    EVENTS b'\xff' EventNid => EventRow;
     /// The order in which this server shows a room's events.
     TIMELINE b'l' (RoomNid, i64, EventNid) => TimelineRow;
     /// State event type and state key to number.

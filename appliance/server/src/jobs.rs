@@ -43,6 +43,9 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
     every(tasks, "media", Duration::from_secs(1), services, async |services: Arc<Services>| {
         services.media.activate().await.map(drop)
     });
+    every(tasks, "memory", Duration::from_secs(5), services, async |services: Arc<Services>| {
+        services.house.ledger.engine().trim().await.map_err(Error::internal)
+    });
     // Clients are told that this "may be a few minutes out of date".
     every(
         tasks,
