@@ -32,6 +32,7 @@ pub fn code(kind: &Kind) -> (StatusCode, &'static str) {
         Kind::GuestsForbidden => (S::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN"),
         Kind::ThreepidDenied => (S::FORBIDDEN, "M_THREEPID_DENIED"),
         Kind::Exclusive => (S::BAD_REQUEST, "M_EXCLUSIVE"),
+        Kind::UnknownDevice => (S::BAD_REQUEST, "M_UNKNOWN_DEVICE"),
         Kind::AliasExists => (S::CONFLICT, "M_UNKNOWN"),
         Kind::RoomInUse => (S::BAD_REQUEST, "M_ROOM_IN_USE"),
         Kind::InvalidRoomState => (S::BAD_REQUEST, "M_INVALID_ROOM_STATE"),

@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::route::{
-    Admission, JSON_BODY_BYTES_MAX, RawRequest, Routes, StablePaths, Visit, path_param,
-    query_param, read_body,
+    Admission, JSON_BODY_BYTES_MAX, RawRequest, Routes, StablePaths, Visit, missing_token,
+    path_param, query_param, read_body, token,
 };
 
 /// A request with a JSON body of our own type.
@@ -38,6 +38,11 @@ impl<T> Form<T> {
 }
 
 impl<T> Visit<Form<T>> {
+    /// The token that was shown, on endpoints that do not need one.
+    pub fn token(&self) -> Result<String, Error> {
+        token(&self.headers, &self.request.uri).ok_or_else(missing_token)
+    }
+
     /// What the client shows, for what it asks: to be given to the use case that requires it.
     pub fn proof(&self) -> Proof {
         Proof {

@@ -16,6 +16,7 @@ use appliance_model::ruma::api::{
 };
 use appliance_model::{Caller, Error, Kind};
 use appliance_services::Services;
+use appliance_services::accounts::Mask;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
@@ -395,10 +396,19 @@ async fn admit(
     }
     let address = request.extensions.get::<ClientAddr>().map(|address| address.0);
     match (token(&request.headers, &request.uri), access) {
-        (Some(token), _) => services.accounts.admit(&token, address).await.map(Some),
+        (Some(token), _) => {
+            services.accounts.admit_masked(&token, mask(&request.uri), address).await.map(Some)
+        }
         (None, Access::Optional) => Ok(None),
         (None, _) => Err(missing_token()),
     }
+}
+
+/// As whom an application service speaks. Of `device_id` the released spelling goes first.
+fn mask(uri: &http::Uri) -> Mask {
+    let device_id = query_param(uri, "device_id")
+        .or_else(|| query_param(uri, "org.matrix.msc3202.device_id"));
+    Mask { user_id: query_param(uri, "user_id"), device_id }
 }
 
 /// From the `Authorization` header, or from the query as clients of before v1.11 send it.
@@ -413,7 +423,7 @@ pub(crate) fn token(headers: &HeaderMap, uri: &http::Uri) -> Option<String> {
         .find_map(|(name, value)| (name == "access_token").then(|| value.into_owned()))
 }
 
-fn missing_token() -> Error {
+pub(crate) fn missing_token() -> Error {
     Error::new(Kind::MissingToken, "This endpoint needs an access token. Sign in first.")
 }
 

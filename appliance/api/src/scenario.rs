@@ -147,6 +147,7 @@ impl Desk {
             server_name: OwnedServerName::try_from(SERVER).unwrap(),
             signing_key: Ed25519KeyPair::from_der(&key, "a_1".to_owned()).unwrap(),
             options,
+            appservices: Arc::default(),
         });
         let services = Arc::new(Services::new(house, waiters));
         let (router, _) = crate::router(services.clone());

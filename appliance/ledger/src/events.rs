@@ -7,10 +7,10 @@ use appliance_model::ruma::{EventId, OwnedEventId};
 use appliance_model::{DeviceNid, Error, EventNid, Pdu, RoomNid, Spans};
 use bytes::Bytes;
 
-use crate::keyspaces::{Digest, EVENT_IDS, EVENTS, TIMELINE};
+use crate::keyspaces::{Digest, EVENT_IDS, EVENT_LOG, EVENTS, TIMELINE};
 use crate::lane::Commit;
 use crate::ledger::Ledger;
-use crate::rows::{EventRow, TimelineRow, spans_from_row, spans_to_row};
+use crate::rows::{EventRow, LoggedRow, TimelineRow, spans_from_row, spans_to_row};
 use crate::state::Root;
 use crate::view::View;
 
@@ -136,6 +136,8 @@ impl Commit {
         self.put(&EVENT_IDS, &digest, &number.0);
         let place = TimelineRow { state_after: state_after.0, is_state: pdu.state_key.is_some() };
         self.stamp(move |position, rows| {
+            let logged = LoggedRow { room: room.0, event: number.0 };
+            rows.put(&EVENT_LOG, &position, &logged);
             let position = position.0.cast_signed();
             event.position = Some(position);
             rows.put(&EVENTS, &number, &event.to_row());

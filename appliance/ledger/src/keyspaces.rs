@@ -9,10 +9,11 @@ use crate::rows::keys::{
     BackedUpKeyRow, BackupRow, ClaimedKeyRow, CrossSigningRow, DeviceKeysRow, OneTimeKeyRow,
     SentRow, StockRow, ToDeviceRow, TrustRow,
 };
+use crate::rows::appservices::{AppserviceRow, AppserviceStreamRow};
 use crate::rows::media::{LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow};
 use crate::rows::{
     AccountDataRow, AccountRow, AliasRow, AuditRow, ChangedDataRow, DeviceRow, EventRow, FilterRow,
-    HeadRow, MembershipRow, MovedReceiptRow, PublishedRow, ReceiptRow, RefreshRow, RoomRow,
+    HeadRow, LoggedRow, MembershipRow, MovedReceiptRow, PublishedRow, ReceiptRow, RefreshRow, RoomRow,
     SeenRow, StateKeyRow, StateNode, StoreRow, TimelineRow, TokenRow, TxnRow, UserRow,
 };
 
@@ -166,6 +167,13 @@ keyspaces! {
     BACKUPS b'B' (UserNid, u64) => BackupRow;
     /// Sessions in a key backup: owner, version, digest of the room ID, session ID.
     BACKED_UP_KEYS b'b' (UserNid, u64, Digest, String) => BackedUpKeyRow;
+
+    /// Every event at the end of a timeline, in the one order in which this server has them.
+    EVENT_LOG 0x90 Position => LoggedRow;
+    /// Application services that the administrator registered, by ID.
+    APPSERVICES 0x91 String => AppserviceRow;
+    /// How far each application service has been told, by ID.
+    APPSERVICE_STREAMS 0x92 String => AppserviceStreamRow;
 }
 
 #[cfg(test)]

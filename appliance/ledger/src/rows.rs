@@ -1,5 +1,6 @@
 //! Rows of the store. A field is never renumbered; a new field is an `Option` at the end.
 
+pub mod appservices;
 pub mod keys;
 pub mod media;
 
@@ -130,6 +131,17 @@ pub struct EventRow {
     /// The state event it replaced.
     #[n(9)]
     pub replaces: Option<u64>,
+}
+
+/// An event of the log of all events.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct LoggedRow {
+    /// Its room.
+    #[n(0)]
+    pub room: u64,
+    /// Its number.
+    #[n(1)]
+    pub event: u64,
 }
 
 /// What the timeline says of an event.

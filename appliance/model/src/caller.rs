@@ -1,5 +1,7 @@
 //! Who is asking.
 
+use std::sync::Arc;
+
 use ruma::{OwnedDeviceId, OwnedUserId};
 
 use crate::{DeviceNid, UserNid};
@@ -17,6 +19,9 @@ pub struct Caller {
     pub device: DeviceNid,
     /// What kind of account this is.
     pub role: Role,
+    /// The application service that speaks as them, by its ID. It may name no device: then
+    /// `device_id` is empty, and `device` is a number that no device has.
+    pub appservice: Option<Arc<str>>,
 }
 
 /// What an account may do beyond its rooms.

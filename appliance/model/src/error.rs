@@ -61,6 +61,8 @@ pub enum Kind {
     ThreepidDenied,
     /// The name belongs to an application service.
     Exclusive,
+    /// The user has no such device.
+    UnknownDevice,
     /// The alias asked for with a new room is taken.
     RoomInUse,
     /// The alias is taken.

@@ -73,6 +73,7 @@ impl House {
             server_name,
             signing_key,
             options: options(settings, conformance)?,
+            appservices: Arc::default(),
         });
         let services = Arc::new(Services::new(house, waiters));
         jobs::start(&services, tasks);

@@ -8,6 +8,7 @@ use appliance_model::ruma::{OwnedServerName, RoomVersionId, UserId};
 use appliance_model::{Clock, Dice};
 
 use crate::egress::Egress;
+use crate::appservices::Registry;
 use crate::limits::RateLimits;
 use crate::media::MediaOptions;
 use crate::peers::Roll;
@@ -33,6 +34,8 @@ pub struct House {
     pub signing_key: Ed25519KeyPair,
     /// What the operator chose.
     pub options: Options,
+    /// The application services that are registered.
+    pub appservices: Arc<Registry>,
 }
 
 /// What the operator chose.

@@ -5,6 +5,7 @@
 //! other servers) comes in through [`House`].
 
 pub mod accounts;
+pub mod appservices;
 pub mod client_event;
 mod doors;
 pub mod egress;
@@ -41,6 +42,8 @@ pub struct Services {
     pub accounts: Arc<accounts::Accounts>,
     /// End-to-end encryption: keys and messages between devices.
     pub keys: Arc<keys::Keys>,
+    /// Application services.
+    pub appservices: Arc<appservices::Appservices>,
     /// Rooms.
     pub rooms: Arc<rooms::Rooms>,
     /// What people set for themselves.
@@ -75,6 +78,12 @@ impl Services {
             rooms.clone(),
             personal.clone(),
         ));
+        let appservices = Arc::new(appservices::Appservices::new(
+            house.clone(),
+            limits.clone(),
+            accounts.clone(),
+            rooms.clone(),
+        ));
         let parts = sync::Parts {
             keys: keys.clone(),
             waiters,
@@ -87,6 +96,7 @@ impl Services {
             sync: sync::Sync::new(house.clone(), parts),
             media: media::Media::new(house.clone(), rooms.clone(), limits.clone()),
             limits,
+            appservices,
             accounts,
             rooms,
             personal,

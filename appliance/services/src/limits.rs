@@ -5,7 +5,7 @@
 //! an attacker one more burst and nobody an outage.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use appliance_model::{Clock, Error, Kind, UserNid};
 
@@ -119,12 +119,30 @@ pub struct Limits {
     rates: Option<RateLimits>,
     clock: Arc<dyn Clock>,
     buckets: Mutex<Recent<(Limit, Whose), Bucket>>,
+    exempt: Mutex<Recent<UserNid, ()>>,
 }
 
 impl Limits {
     /// `None` limits nothing.
     pub fn new(rates: Option<RateLimits>, clock: Arc<dyn Clock>) -> Self {
-        Self { rates, clock, buckets: Mutex::new(Recent::new(BUCKETS_MAX)) }
+        let buckets = Mutex::new(Recent::new(BUCKETS_MAX));
+        Self { rates, clock, buckets, exempt: Mutex::new(Recent::new(BUCKETS_MAX)) }
+    }
+
+    /// From now on nothing that this user does is limited.
+    pub fn exempt(&self, user: UserNid) {
+        if self.rates.is_some() {
+            self.lock_exempt().insert(user, ());
+        }
+    }
+
+    /// Everybody is limited again, until exempted anew.
+    pub fn no_longer_exempt(&self) {
+        self.lock_exempt().drain().for_each(drop);
+    }
+
+    fn lock_exempt(&self) -> MutexGuard<'_, Recent<UserNid, ()>> {
+        self.exempt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does one `limit` on behalf of `whose`.
@@ -165,6 +183,11 @@ impl Limits {
 
     fn count(&self, limit: Limit, whose: Whose, tokens: f64) -> Result<(), Error> {
         let Some(Rate { per_second, burst }) = self.rate(limit) else { return Ok(()) };
+        if let Whose::User(user) = whose
+            && self.lock_exempt().get(&user).is_some()
+        {
+            return Ok(());
+        }
         let (burst, now_ms) = (f64::from(burst.max(1)), self.clock.now_ms());
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let bucket =

@@ -142,7 +142,7 @@ impl Ward {
         let device = ledger.get(&DEVICES, &(user, device_id.to_string())).await.unwrap().unwrap();
         assert!(ledger.get(&ACCOUNTS, &user).await.unwrap().is_some());
         let device = DeviceNid(device.device);
-        Caller { user_id, user, device_id, device, role: Role::User }
+        Caller { user_id, user, device_id, device, role: Role::User, appservice: None }
     }
 
     async fn open(
@@ -183,6 +183,7 @@ impl Ward {
                 rate_limits: None,
                 ..Options::default()
             },
+            appservices: Arc::default(),
         });
         let services = Arc::new(Services::new(house, waiters));
         Self { services, clock, folder, engine, keys, _lane: running }

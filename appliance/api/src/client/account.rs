@@ -1,18 +1,18 @@
 //! Signing up, asking who one is, changing the password, leaving for good.
 
-use appliance_model::Error;
-use appliance_model::ruma::OwnedDeviceId;
 use appliance_model::ruma::api::client::account::{
     change_password, check_registration_token_validity, deactivate, get_username_availability,
     register, whoami,
 };
-use appliance_services::accounts::{NewAccount, NewSession};
+use appliance_model::ruma::{OwnedDeviceId, OwnedUserId};
+use appliance_model::{Error, Kind};
+use appliance_services::accounts::{NewAccount, NewSession, Session};
 use axum::response::Response;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::session::session_json;
+use super::session::{APPLICATION_SERVICE, session_json};
 use crate::form::Form;
 use crate::route::{Routes, Visit, json_response};
 
@@ -27,6 +27,8 @@ pub(crate) fn add(routes: &mut Routes) {
 
 #[derive(Deserialize)]
 struct RegisterBody {
+    #[serde(rename = "type")]
+    kind: Option<String>,
     username: Option<String>,
     password: Option<String>,
     device_id: Option<OwnedDeviceId>,
@@ -37,7 +39,33 @@ struct RegisterBody {
     refresh_token: bool,
 }
 
+/// Of the two parameters of the registration: who gets an account, and a session unless inhibited.
+async fn register_masked(visit: Visit<Form<RegisterBody>>) -> Result<Response, Error> {
+    let token = visit.token()?;
+    let RegisterBody { username, device_id, inhibit_login, .. } = visit.request.body;
+    let missing = || Error::new(Kind::MissingParam, "The name of the user is missing.");
+    let session = (!inhibit_login).then_some(NewSession {
+        device_id,
+        display_name: visit.request.body.initial_device_display_name,
+        refreshable: visit.request.body.refresh_token,
+    });
+    let localpart = username.ok_or_else(missing)?;
+    let made = visit.services.accounts.register_masked(&token, localpart, session).await?;
+    Ok(registered(made))
+}
+
+fn registered(made: (OwnedUserId, Option<Session>)) -> Response {
+    let answer = match made {
+        (_, Some(session)) => Value::Object(session_json(&session)),
+        (user_id, None) => json!({ "user_id": user_id, "home_server": user_id.server_name() }),
+    };
+    json_response(StatusCode::OK, answer.to_string())
+}
+
 async fn register(visit: Visit<Form<RegisterBody>>) -> Result<Response, Error> {
+    if visit.request.body.kind.as_deref() == Some(APPLICATION_SERVICE) {
+        return register_masked(visit).await;
+    }
     let accounts = visit.services.accounts.clone();
     match visit.request.query("kind").as_deref() {
         None | Some("user") => {}
@@ -53,11 +81,7 @@ async fn register(visit: Visit<Form<RegisterBody>>) -> Result<Response, Error> {
         display_name: body.initial_device_display_name,
         refreshable: body.refresh_token,
     });
-    let answer = match accounts.register(new, session, proof).await? {
-        (_, Some(session)) => Value::Object(session_json(&session)),
-        (user_id, None) => json!({ "user_id": user_id, "home_server": user_id.server_name() }),
-    };
-    Ok(json_response(StatusCode::OK, answer.to_string()))
+    Ok(registered(accounts.register(new, session, proof).await?))
 }
 
 async fn get_availability(
@@ -79,7 +103,8 @@ async fn check_registration_token(
 async fn whoami(visit: Visit<whoami::v3::Request>) -> Result<whoami::v3::Response, Error> {
     let caller = visit.caller()?;
     let mut response = whoami::v3::Response::new(caller.user_id.clone(), false);
-    response.device_id = Some(caller.device_id.clone());
+    // "If the access token was not associated with a device, e.g. … an application service".
+    response.device_id = Some(caller.device_id.clone()).filter(|id| !id.as_str().is_empty());
     Ok(response)
 }
 

@@ -18,7 +18,7 @@ use crate::route::{Routes, Visit, json_response};
 pub(crate) fn add(routes: &mut Routes) {
     routes.serve_form::<get_devices::v3::Request, IgnoredAny, _, _>(list);
     routes.serve_form::<get_device::v3::Request, IgnoredAny, _, _>(get);
-    routes.serve(update);
+    routes.serve_form::<update_device::v3::Request, _, _, _>(update);
     routes.serve_form::<delete_device::v3::Request, IgnoredAny, _, _>(delete);
     routes.serve_form::<delete_devices::v3::Request, _, _, _>(delete_many);
 }
@@ -46,13 +46,23 @@ async fn get(visit: Visit<Form<IgnoredAny>>) -> Result<Response, Error> {
     Ok(json_response(StatusCode::OK, shown(&device).to_string()))
 }
 
-async fn update(
-    visit: Visit<update_device::v3::Request>,
-) -> Result<update_device::v3::Response, Error> {
-    let (caller, request) = (visit.caller()?, &visit.request);
-    let name = request.display_name.clone();
-    visit.services.accounts.name_device(caller, &request.device_id, name).await?;
-    Ok(update_device::v3::Response::new())
+#[derive(Deserialize)]
+struct Update {
+    display_name: Option<String>,
+}
+
+async fn update(visit: Visit<Form<Update>>) -> Result<Response, Error> {
+    let caller = visit.caller()?;
+    let (accounts, name) = (&visit.services.accounts, visit.request.body.display_name.clone());
+    let device_id = OwnedDeviceId::from(visit.request.param(0)?);
+    let made = if caller.appservice.is_some() {
+        accounts.put_device(caller, &device_id, name).await?
+    } else {
+        accounts.name_device(caller, &device_id, name).await?;
+        false
+    };
+    let status = if made { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(json_response(status, "{}"))
 }
 
 async fn delete(visit: Visit<Form<IgnoredAny>>) -> Result<Response, Error> {

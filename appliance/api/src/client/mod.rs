@@ -2,6 +2,7 @@
 
 mod account;
 mod aliases;
+mod appservice;
 mod backup;
 mod capabilities;
 mod devices;

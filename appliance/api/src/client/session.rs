@@ -23,11 +23,17 @@ pub(crate) fn add(routes: &mut Routes) {
     routes.serve(logout_all);
 }
 
+/// How an application service signs its users up and in.
+pub(super) const APPLICATION_SERVICE: &str = "m.login.application_service";
+
 async fn get_login_types(
-    _: Visit<get_login_types::v3::Request>,
+    visit: Visit<get_login_types::v3::Request>,
 ) -> Result<get_login_types::v3::Response, Error> {
-    let password = get_login_types::v3::PasswordLoginType::new();
-    let flows = vec![get_login_types::v3::LoginType::Password(password)];
+    use get_login_types::v3::{ApplicationServiceLoginType, LoginType, PasswordLoginType};
+    let mut flows = vec![LoginType::Password(PasswordLoginType::new())];
+    if !visit.services.house.appservices.is_empty() {
+        flows.push(LoginType::ApplicationService(ApplicationServiceLoginType::new()));
+    }
     Ok(get_login_types::v3::Response::new(flows))
 }
 
@@ -55,6 +61,9 @@ struct Identifier {
 async fn login(visit: Visit<Form<LoginBody>>) -> Result<Response, Error> {
     let address = visit.address();
     let services = visit.services.clone();
+    if visit.request.body.kind == APPLICATION_SERVICE {
+        return login_masked(visit).await;
+    }
     let body = visit.request.body;
     if body.kind != "m.login.password" {
         return Err(Error::new(
@@ -76,6 +85,19 @@ async fn login(visit: Visit<Form<LoginBody>>) -> Result<Response, Error> {
         answer.insert("well_known".to_owned(), well_known);
     }
     Ok(json_response(StatusCode::OK, Value::Object(answer).to_string()))
+}
+
+async fn login_masked(visit: Visit<Form<LoginBody>>) -> Result<Response, Error> {
+    let token = visit.token()?;
+    let body = visit.request.body;
+    let user = login_name(body.identifier, body.user)?;
+    let session = NewSession {
+        device_id: body.device_id,
+        display_name: body.initial_device_display_name,
+        refreshable: body.refresh_token,
+    };
+    let session = visit.services.accounts.login_masked(&token, &user, session).await?;
+    Ok(json_response(StatusCode::OK, Value::Object(session_json(&session)).to_string()))
 }
 
 fn login_name(identifier: Option<Identifier>, user: Option<String>) -> Result<String, Error> {

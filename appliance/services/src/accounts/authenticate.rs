@@ -9,7 +9,7 @@ use appliance_ledger::rows::TokenRow;
 use appliance_model::{Caller, DeviceNid, Error, Kind, Role, UserNid};
 use appliance_rules::Permit;
 
-use super::Accounts;
+use super::{Accounts, Mask};
 
 impl Accounts {
     /// Lets somebody in who shows this access token, and remembers that they were here.
@@ -23,12 +23,15 @@ impl Accounts {
         Ok(caller)
     }
 
-    /// Who shows this access token.
+    /// Who shows this access token; for an application service, its own user.
     ///
     /// # Errors
     ///
     /// [`Kind::UnknownToken`] if nobody (any more).
     pub async fn authenticate(&self, token: &str) -> Result<Caller, Error> {
+        if let Some(service) = self.house.appservices.by_token(token) {
+            return self.unmask(&service.registration, Mask::default()).await;
+        }
         let digest = self.token_digest(token);
         let now_ms = self.house.clock.now_ms();
         let caller = match self.callers.get(&digest, now_ms) {
@@ -56,6 +59,7 @@ impl Accounts {
             device_id: token.device_id.as_str().into(),
             device: DeviceNid(token.device),
             role: if account.administrator { Role::Administrator } else { Role::User },
+            appservice: None,
         });
         if token.unused == Some(true) {
             if let Err(error) = self.first_use(digest).await {

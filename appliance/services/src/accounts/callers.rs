@@ -95,6 +95,7 @@ mod tests {
             device_id: owned_device_id!("PHONE"),
             device: DeviceNid(2),
             role: Role::User,
+            appservice: None,
         })
     }
 

@@ -6,7 +6,7 @@ use appliance_model::ruma::{DeviceId, OwnedDeviceId};
 use appliance_model::{Caller, DeviceNid, Error, UserNid};
 use appliance_rules::Permit;
 
-use super::session::{DEVICES_MAX, DISPLAY_NAME_CHARS_MAX};
+use super::session::{DEVICES_MAX, DISPLAY_NAME_CHARS_MAX, check_device_id};
 use super::{Accounts, OWN_PASSWORD, Proof};
 
 /// A device as its owner sees it.
@@ -94,6 +94,39 @@ impl Accounts {
         self.keys.device_list_changed(caller.user, &mut commit).await?;
         commit.hold(inside);
         ledger.commit(commit).await.map(drop)
+    }
+
+    /// An application service names a device of one of its users, which is made if there is none.
+    /// Returns whether it was made.
+    ///
+    /// "PUT /_matrix/client/v3/devices/{deviceId} … application services … create the device if it
+    /// does not already exist" ([spec]).
+    ///
+    /// [spec]: https://spec.matrix.org/v1.19/application-service-api/#device-management
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Accounts::name_device`], and [`appliance_model::Kind::InvalidParam`] if the ID is
+    /// unusable.
+    pub async fn put_device(
+        &self,
+        caller: &Caller,
+        device_id: &DeviceId,
+        display_name: Option<String>,
+    ) -> Result<bool, Error> {
+        check_device_id(device_id.as_str())?;
+        let ledger = &self.house.ledger;
+        let key = (caller.user, device_id.to_string());
+        let inside = self.doors.enter(caller.user.0).await;
+        if ledger.get(&DEVICES, &key).await?.is_some() {
+            drop(inside);
+            return self.name_device(caller, device_id, display_name).await.map(|()| false);
+        }
+        let device = self.new_device(&key, display_name).await?;
+        let mut commit = ledger.begin(Permit::own("device.made", &caller.user_id, device_id));
+        commit.put(&DEVICES, &key, &device);
+        commit.hold(inside);
+        ledger.commit(commit).await.map(|_| true)
     }
 
     /// Ends some of the caller's devices, once they have proved who they are.

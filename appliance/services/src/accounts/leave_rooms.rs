@@ -45,7 +45,7 @@ impl Accounts {
         let ledger = &self.house.ledger;
         let user_id = ledger.user_id(user).await?;
         let (device_id, device) = (String::new().into(), DeviceNid(0));
-        let gone = Caller { user_id, user, device_id, device, role: Role::User };
+        let gone = Caller { user_id, user, device_id, device, role: Role::User, appservice: None };
         let (rooms, _) =
             ledger.newest().scan(&USER_ROOMS, &user, Direction::Forward, ROOMS_MAX).await?;
         let mut all_left = rooms.len() < ROOMS_MAX;

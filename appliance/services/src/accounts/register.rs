@@ -59,7 +59,9 @@ impl Accounts {
         //
         // [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3register
         if let Some(localpart) = &new.localpart {
-            self.check_free(&self.new_user_id(Some(localpart))?).await?;
+            let user_id = self.new_user_id(Some(localpart))?;
+            self.house.appservices.check_user(&user_id, None)?;
+            self.check_free(&user_id).await?;
         }
         // Clients ask for the flows with an empty body first. There is no account yet whose owner
         // could be made to agree to something else, so any request to register is the same one.
@@ -90,7 +92,9 @@ impl Accounts {
     ) -> Result<(), Error> {
         self.registration_flows()?;
         self.limits.take(Limit::Login, Whose::Address(address))?;
-        self.check_free(&self.new_user_id(Some(localpart))?).await
+        let user_id = self.new_user_id(Some(localpart))?;
+        self.house.appservices.check_user(&user_id, None)?;
+        self.check_free(&user_id).await
     }
 
     /// Whether a registration token opens registration now. "Servers should be sure to rate limit

@@ -103,7 +103,7 @@ impl Accounts {
         })
     }
 
-    async fn new_device(
+    pub(super) async fn new_device(
         &self,
         (user, device_id): &(UserNid, String),
         display_name: Option<String>,
@@ -233,7 +233,7 @@ fn end_refresh(digest: Option<Vec<u8>>, commit: &mut Commit) {
     }
 }
 
-fn check_device_id(device_id: &str) -> Result<(), Error> {
+pub(super) fn check_device_id(device_id: &str) -> Result<(), Error> {
     let usable = !device_id.is_empty()
         && device_id.len() <= DEVICE_ID_BYTES_MAX
         && !device_id.chars().any(char::is_control);

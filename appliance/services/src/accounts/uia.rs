@@ -136,6 +136,11 @@ impl Accounts {
         flows: Flows,
         proof: Proof,
     ) -> Result<(), Error> {
+        // Nobody is there to be asked for a password: "application services … without … the
+        // User-Interactive Authentication" (device management, cross-signing keys).
+        if who.is_some_and(|caller| caller.appservice.is_some()) {
+            return Ok(());
+        }
         let user = who.map(|caller| caller.user);
         let attempt = proof.attempt.as_ref();
         let claimed = attempt.and_then(|attempt| attempt.session.as_deref());

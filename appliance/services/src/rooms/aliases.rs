@@ -15,6 +15,7 @@ use appliance_rules::Permit;
 use super::Rooms;
 use super::build::Draft;
 use super::room::OpenRoom;
+use crate::appservices::exclusive;
 
 /// "The length of a room alias … MUST NOT exceed 255 bytes".
 const ALIAS_BYTES_MAX: usize = 255;
@@ -57,7 +58,7 @@ impl Rooms {
         }
         // All aliases share one door: two people asking for one name meet here.
         let inside = self.doors.enter(0).await;
-        self.check_new_alias(alias).await?;
+        self.check_new_alias(caller, alias).await?;
         let permit = Permit::own("alias.created", &caller.user_id, alias);
         let mut commit = self.house.ledger.begin(permit);
         self.put_alias(caller, alias, room, &mut commit);
@@ -71,7 +72,12 @@ impl Rooms {
     /// # Errors
     ///
     /// As [`Rooms::create_alias`].
-    pub(super) async fn check_new_alias(&self, alias: &RoomAliasId) -> Result<(), Error> {
+    pub(super) async fn check_new_alias(
+        &self,
+        caller: &Caller,
+        alias: &RoomAliasId,
+    ) -> Result<(), Error> {
+        self.check_own_alias(caller, alias)?;
         if alias.server_name() != self.house.server_name {
             return Err(Error::invalid_param("Aliases of other servers are made there."));
         }
@@ -86,6 +92,20 @@ impl Rooms {
             return Err(Error::new(Kind::RoomInUse, "This alias is taken."));
         }
         Ok(())
+    }
+
+    /// "normal users who attempt to create users or aliases *inside* an application service-defined
+    /// namespace will receive … `M_EXCLUSIVE` …, but only if the application service has defined the
+    /// namespace as `exclusive`", and application services *outside* of theirs.
+    fn check_own_alias(&self, caller: &Caller, alias: &RoomAliasId) -> Result<(), Error> {
+        let registry = &self.house.appservices;
+        let own = caller.appservice.as_deref();
+        if let Some(service) = own.and_then(|id| registry.by_id(id))
+            && !service.registration.aliases.holds(alias.as_str())
+        {
+            return Err(exclusive("This alias is not in the namespaces of the service."));
+        }
+        registry.check_alias(alias, own)
     }
 
     /// Adds the alias's rows to a commit.
@@ -109,11 +129,16 @@ impl Rooms {
     ///
     /// [`Kind::NotFound`] if there is none, [`Kind::Forbidden`] for others.
     pub async fn delete_alias(&self, caller: &Caller, alias: &RoomAliasId) -> Result<(), Error> {
+        if caller.role != Role::Administrator {
+            self.check_own_alias(caller, alias)?;
+        }
         let inside = self.doors.enter(0).await;
         let row = self.alias_row(alias).await?.ok_or_else(no_alias)?;
         let room = RoomNid(row.room);
         let may_name = self.may_name(caller, room).await?;
-        let own = row.creator == caller.user.0 || caller.role == Role::Administrator;
+        let own = row.creator == caller.user.0
+            || caller.role == Role::Administrator
+            || caller.appservice.is_some();
         if !may_name && !own {
             return Err(Error::forbidden("This alias is not yours to take away."));
         }

@@ -94,7 +94,7 @@ impl Rooms {
             Some(alias) => {
                 // All aliases share one door: another room must not get this one meanwhile.
                 let inside = self.doors.enter(0).await;
-                self.check_new_alias(alias).await?;
+                self.check_new_alias(caller, alias).await?;
                 Some(inside)
             }
             None => None,

@@ -44,7 +44,7 @@ impl Rooms {
         self.limits.message(caller.user)?;
         let content = content_of(&request.body)?;
         let draft = Draft {
-            at: request.timestamp,
+            at: request.timestamp.filter(|_| caller.appservice.is_some()),
             ..Draft::message(caller.user_id.clone(), TimelineEventType::from(kind), content)
         };
         let event = room.add(draft, Some(txn.of_event())).await?;

@@ -38,7 +38,7 @@ impl Rooms {
         let content = self.checked_state(caller, &room, request, content).await?;
         let kind = TimelineEventType::from(request.event_type.to_string());
         let draft = Draft {
-            at: request.timestamp,
+            at: request.timestamp.filter(|_| caller.appservice.is_some()),
             ..Draft::state(caller.user_id.clone(), kind, request.state_key.as_str(), content)
         };
         let event = room.add(draft, None).await?;
