@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::route::{
-    Admission, JSON_BODY_BYTES_MAX, RawRequest, Routes, StablePaths, Visit, missing_token,
+    Access, Admission, JSON_BODY_BYTES_MAX, RawRequest, Routes, StablePaths, Visit, missing_token,
     path_param, query_param, read_body, token,
 };
 
@@ -65,12 +65,27 @@ impl Routes {
         Answer: Future<Output = Result<Response, Error>> + Send + 'static,
     {
         for path in R::PATH_BUILDER.served_paths() {
-            let handler = handler.clone();
-            self.serve_raw(R::METHOD, path, R::Authentication::ACCESS, move |visit| {
-                let handler = handler.clone();
-                async move { handler(read(visit, &R::METHOD).await?).await }
-            });
+            self.serve_form_at(R::METHOD, path, R::Authentication::ACCESS, handler.clone());
         }
+    }
+
+    /// The same on a path that Ruma does not list.
+    pub fn serve_form_at<T, F, Answer>(
+        &mut self,
+        method: http::Method,
+        path: &'static str,
+        access: Access,
+        handler: F,
+    ) where
+        T: DeserializeOwned + Send + 'static,
+        F: Fn(Visit<Form<T>>) -> Answer + Clone + Send + Sync + 'static,
+        Answer: Future<Output = Result<Response, Error>> + Send + 'static,
+    {
+        let of_form = method.clone();
+        self.serve_raw(method, path, access, move |visit| {
+            let (handler, method) = (handler.clone(), of_form.clone());
+            async move { handler(read(visit, &method).await?).await }
+        });
     }
 }
 

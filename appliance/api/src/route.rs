@@ -406,8 +406,8 @@ async fn admit(
 
 /// As whom an application service speaks. Of `device_id` the released spelling goes first.
 fn mask(uri: &http::Uri) -> Mask {
-    let device_id = query_param(uri, "device_id")
-        .or_else(|| query_param(uri, "org.matrix.msc3202.device_id"));
+    let device_id =
+        query_param(uri, "device_id").or_else(|| query_param(uri, "org.matrix.msc3202.device_id"));
     Mask { user_id: query_param(uri, "user_id"), device_id }
 }
 

@@ -5,16 +5,16 @@ use std::marker::PhantomData;
 use appliance_engine::Space;
 use appliance_model::{DeviceNid, EventNid, MediaNid, Position, RoomNid, StateKeyNid, UserNid};
 
+use crate::rows::appservices::{AppserviceRow, AppserviceStreamRow};
 use crate::rows::keys::{
     BackedUpKeyRow, BackupRow, ClaimedKeyRow, CrossSigningRow, DeviceKeysRow, OneTimeKeyRow,
     SentRow, StockRow, ToDeviceRow, TrustRow,
 };
-use crate::rows::appservices::{AppserviceRow, AppserviceStreamRow};
 use crate::rows::media::{LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow};
 use crate::rows::{
     AccountDataRow, AccountRow, AliasRow, AuditRow, ChangedDataRow, DeviceRow, EventRow, FilterRow,
-    HeadRow, LoggedRow, MembershipRow, MovedReceiptRow, PublishedRow, ReceiptRow, RefreshRow, RoomRow,
-    SeenRow, StateKeyRow, StateNode, StoreRow, TimelineRow, TokenRow, TxnRow, UserRow,
+    HeadRow, LoggedRow, MembershipRow, MovedReceiptRow, PublishedRow, ReceiptRow, RefreshRow,
+    RoomRow, SeenRow, StateKeyRow, StateNode, StoreRow, TimelineRow, TokenRow, TxnRow, UserRow,
 };
 
 /// The schema's version. Raised with every change that an older binary would not understand.
@@ -174,6 +174,8 @@ keyspaces! {
     APPSERVICES 0x91 String => AppserviceRow;
     /// How far each application service has been told, by ID.
     APPSERVICE_STREAMS 0x92 String => AppserviceStreamRow;
+    /// Rooms in the directories of other networks, by digest of the network's name.
+    NETWORK_ROOMS 0x93 (Digest, RoomNid) => ();
 }
 
 #[cfg(test)]

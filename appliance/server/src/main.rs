@@ -1,6 +1,7 @@
 //! The binary `wardstone`: settings, wiring, lifecycle, journal. Read it like a table of contents.
 
 mod admin;
+mod appservices;
 mod cli;
 mod conformance;
 mod files;

@@ -47,6 +47,8 @@ pub struct Settings {
     pub federation: Federation,
     /// Where connections may go.
     pub egress: Egress,
+    /// Programs that speak as many users.
+    pub appservices: Appservices,
     /// Whom people may ask for help.
     pub support: Support,
     /// What is written to the journal.
@@ -75,6 +77,7 @@ impl Default for Settings {
             rate_limits: RateLimits::default(),
             federation: Federation::default(),
             egress: Egress::default(),
+            appservices: Appservices::default(),
             support: Support::default(),
             log: Log::default(),
             admin: Admin::default(),
@@ -411,6 +414,14 @@ pub struct Egress {
     pub networks: Vec<String>,
     /// Hosts of push gateways that people's pushers may name.
     pub push_gateways: Vec<String>,
+}
+
+/// Application services: bridges and bots that speak as many users.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Appservices {
+    /// A folder of registrations (`*.yaml`); empty: none.
+    pub registrations_dir: PathBuf,
 }
 
 /// What is written to the journal.

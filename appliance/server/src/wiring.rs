@@ -31,7 +31,7 @@ use crate::jobs;
 use crate::lifecycle::Tasks;
 use crate::lock::FolderLock;
 use crate::settings::{self, EngineKind, RegistrationMode, Settings};
-use crate::{files, keys};
+use crate::{appservices, files, keys};
 
 /// The lane ends when the last sender is gone; requests and jobs have ended before.
 const LANE_DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -76,6 +76,7 @@ impl House {
             appservices: Arc::default(),
         });
         let services = Arc::new(Services::new(house, waiters));
+        register_appservices(&services, settings, conformance.is_some()).await?;
         jobs::start(&services, tasks);
         let (client, _) = appliance_api::router(services.clone());
         Ok(Self { services, client, lane_ended, _lock: lock })
@@ -269,6 +270,19 @@ fn egress(
         push_gateways: settings.egress.push_gateways.clone(),
     };
     Ok(Gate::new(named, roll, appliance_egress::trust(extra_ca_file)?, Arc::new(SystemClock)))
+}
+
+/// Those of the settings' folders, beside those that the administrator registered before.
+async fn register_appservices(
+    services: &Services,
+    settings: &Settings,
+    is_conformance: bool,
+) -> Result<(), String> {
+    let mut files = appservices::read(&settings.appservices.registrations_dir)?;
+    if is_conformance {
+        files.extend(appservices::read(&settings.conformance.appservice_dir)?);
+    }
+    services.appservices.begin_with(files).await.map_err(|error| error.to_string())
 }
 
 fn support(settings: &settings::Support) -> Support {

@@ -7,8 +7,8 @@ use appliance_model::ruma::signatures::Ed25519KeyPair;
 use appliance_model::ruma::{OwnedServerName, RoomVersionId, UserId};
 use appliance_model::{Clock, Dice};
 
-use crate::egress::Egress;
 use crate::appservices::Registry;
+use crate::egress::Egress;
 use crate::limits::RateLimits;
 use crate::media::MediaOptions;
 use crate::peers::Roll;

@@ -1,5 +1,41 @@
 //! What application services alone may ask for.
 
+use appliance_model::Error;
+use appliance_model::ruma::RoomId;
+use axum::response::Response;
+use http::{Method, StatusCode};
+use serde::Deserialize;
+
+use crate::form::Form;
+use crate::route::{Access, Routes, Visit, json_response};
+
+pub(crate) fn add(routes: &mut Routes) {
+    for version in ["r0", "v3"] {
+        let path = match version {
+            "r0" => "/_matrix/client/r0/directory/list/appservice/{network_id}/{room_id}",
+            _ => "/_matrix/client/v3/directory/list/appservice/{network_id}/{room_id}",
+        };
+        routes.serve_form_at(Method::PUT, path, Access::SignedIn, publish);
+    }
+}
+
+#[derive(Deserialize)]
+struct Publish {
+    visibility: Option<String>,
+}
+
+async fn publish(visit: Visit<Form<Publish>>) -> Result<Response, Error> {
+    let published = match visit.request.body.visibility.as_deref() {
+        Some("public") => true,
+        Some("private") => false,
+        _ => return Err(Error::invalid_param("`visibility` is `public` or `private`.")),
+    };
+    let room_id = RoomId::parse(visit.request.param(1)?)
+        .map_err(|_| Error::invalid_param("This is no room ID."))?;
+    let room = (visit.request.param(0)?, &*room_id);
+    visit.services.appservices.publish(visit.caller()?, room, published).await?;
+    Ok(json_response(StatusCode::OK, "{}"))
+}
 
 #[cfg(test)]
 mod tests {
@@ -68,7 +104,8 @@ mod tests {
         let nurse = desk.sign_up("nurse").await;
         let exclusive = (400, "M_EXCLUSIVE");
         for name in ["pager_1", "bridgebot"] {
-            let body = json!({ "username": name, "password": "x", "auth": { "type": "m.login.dummy" } });
+            let body =
+                json!({ "username": name, "password": "x", "auth": { "type": "m.login.dummy" } });
             assert_eq!(desk.post("/v3/register", "", body).await.error(), exclusive, "{name}");
             let path = format!("/v3/register/available?username={name}");
             assert_eq!(desk.get(&path, "").await.error(), exclusive, "{name}");
@@ -116,9 +153,7 @@ mod tests {
         assert_eq!(desk.call("PUT", &path, TOKEN, name("Old pager")).await.status, 200);
         assert_eq!(desk.get(&path, TOKEN).await.ok()["display_name"], "Old pager");
         for parameter in ["device_id", "org.matrix.msc3202.device_id"] {
-            let whoami = |device: &str| {
-                format!("/v3/account/whoami?{ghost}&{parameter}={device}")
-            };
+            let whoami = |device: &str| format!("/v3/account/whoami?{ghost}&{parameter}={device}");
             assert_eq!(desk.get(&whoami("BEEP"), TOKEN).await.ok()["device_id"], "BEEP");
             let unknown = desk.get(&whoami("BOOP"), TOKEN).await;
             assert_eq!(unknown.error(), (400, "M_UNKNOWN_DEVICE"));
@@ -161,6 +196,31 @@ mod tests {
         assert!(!desk.is_in(TOKEN).await);
         assert!(appservices.unregister("bridge", "root").await.is_err());
         assert!(desk.services.house.appservices.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_bridge_keeps_a_directory_of_its_own() {
+        let desk = desk_with_bridge().await;
+        let nurse = desk.sign_up("nurse").await;
+        let room = desk.post("/v3/createRoom", TOKEN, json!({})).await.text("room_id");
+        let path = format!("/v3/directory/list/appservice/pagers/{room}");
+        let set = async |token: &str, visibility: &str| {
+            desk.call("PUT", &path, token, json!({ "visibility": visibility })).await
+        };
+        let listed = async || {
+            let after = appliance_model::RoomNid(0);
+            let list = desk.services.appservices.published("bridge|pagers", after, 10).await;
+            list.unwrap().0.len()
+        };
+        assert_eq!(set(&nurse, "public").await.error(), (403, "M_FORBIDDEN"));
+        assert_eq!(set(TOKEN, "secret").await.error(), (400, "M_INVALID_PARAM"));
+        set(TOKEN, "public").await.ok();
+        assert_eq!(listed().await, 1);
+        set(TOKEN, "private").await.ok();
+        assert_eq!(listed().await, 0);
+        let nowhere = "/v3/directory/list/appservice/pagers/!nowhere:hospital.example";
+        let body = json!({ "visibility": "public" });
+        assert_eq!(desk.call("PUT", nowhere, TOKEN, body).await.error(), (404, "M_NOT_FOUND"));
     }
 
     /// A ghost of an exempt service may say more than a person.

@@ -31,6 +31,7 @@ pub(crate) fn add(routes: &mut Routes) {
     capabilities::add(routes);
     account::add(routes);
     aliases::add(routes);
+    appservice::add(routes);
     session::add(routes);
     devices::add(routes);
     threepid::add(routes);

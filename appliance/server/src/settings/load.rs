@@ -311,7 +311,8 @@ fn parse_variable(text: &str, shape: &Value) -> Result<toml::Value, String> {
 
 /// Relative paths start at the folder of the settings file, not at wherever the process was started.
 fn make_absolute(settings: &mut Settings, base: &Path) {
-    let Settings { server, listeners, store, federation, admin, conformance, .. } = settings;
+    let Settings { server, listeners, store, federation, appservices, admin, conformance, .. } =
+        settings;
     if admin.socket.as_os_str().is_empty() {
         admin.socket = server.data_dir.join("admin.sock");
     }
@@ -324,6 +325,7 @@ fn make_absolute(settings: &mut Settings, base: &Path) {
         &mut store.master_key_file,
         &mut federation.extra_ca_file,
         &mut admin.socket,
+        &mut appservices.registrations_dir,
         &mut conformance.appservice_dir,
     ];
     for tls in listeners.iter_mut().filter_map(|listener| listener.tls.as_mut()) {

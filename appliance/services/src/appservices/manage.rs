@@ -47,7 +47,8 @@ impl Appservices {
             self.admit_service(registration, Source::Administrator).await?;
         }
         for (name, json) in files {
-            let named = |error: Error| Error { message: format!("{name}: {error}").into(), ..error };
+            let named =
+                |error: Error| Error { message: format!("{name}: {error}").into(), ..error };
             let registration = Registration::read(json, &self.house.server_name).map_err(named)?;
             if self.house.appservices.by_id(&registration.id).is_some() {
                 let twice = "another registration has the same `id`";
@@ -124,12 +125,11 @@ impl Appservices {
     }
 
     /// Makes a registration count: its own user exists, and what happens from now on is its news.
-    async fn admit_service(
-        &self,
-        registration: Registration,
-        source: Source,
-    ) -> Result<(), Error> {
+    async fn admit_service(&self, registration: Registration, source: Source) -> Result<(), Error> {
         let id = registration.id.clone();
+        if let Some(url) = registration.url.as_deref().and_then(|url| url.parse().ok()) {
+            self.house.egress.allow_app_service(&url);
+        }
         self.house.appservices.put(Registered { registration, source })?;
         let Some(registered) = self.house.appservices.by_id(&id) else { return Ok(()) };
         self.accounts.make_sender(&registered.registration).await?;

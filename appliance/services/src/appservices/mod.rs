@@ -6,6 +6,7 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/application-service-api/
 
+mod directory;
 mod manage;
 mod registration;
 mod registry;
@@ -39,4 +40,9 @@ impl Appservices {
     ) -> Self {
         Self { house, limits, accounts, rooms }
     }
+}
+
+/// The name of a network of an application service, as clients see it.
+fn instance_id(service: &str, network: &str) -> String {
+    format!("{service}|{network}")
 }

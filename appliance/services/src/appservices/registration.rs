@@ -40,7 +40,9 @@ impl Namespaces {
 
     /// Whether a name is in one that nobody else may use.
     pub fn holds_exclusively(&self, name: &str) -> bool {
-        self.0.iter().any(|namespace| namespace.exclusive && namespace.regex.is_match(name.as_bytes()))
+        self.0
+            .iter()
+            .any(|namespace| namespace.exclusive && namespace.regex.is_match(name.as_bytes()))
     }
 
     /// Whether there are none.
@@ -148,7 +150,8 @@ impl Registration {
             ("hs_token", &written.hs_token),
             ("sender_localpart", &written.sender_localpart),
         ] {
-            if text.is_empty() || text.len() > NAME_BYTES_MAX || text.chars().any(char::is_control) {
+            if text.is_empty() || text.len() > NAME_BYTES_MAX || text.chars().any(char::is_control)
+            {
                 return Err(invalid(format!("`{name}` must have 1 to 255 bytes")));
             }
         }

@@ -62,8 +62,7 @@ impl Registry {
     pub(super) fn put(&self, new: Registered) -> Result<(), Error> {
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let id = &new.registration.id;
-        let others: Vec<_> =
-            all.iter().filter(|one| one.registration.id != *id).cloned().collect();
+        let others: Vec<_> = all.iter().filter(|one| one.registration.id != *id).cloned().collect();
         for one in &others {
             let other = &one.registration;
             if other.as_token == new.registration.as_token {
