@@ -17,6 +17,7 @@ pub fn code(kind: &Kind) -> (StatusCode, &'static str) {
         Kind::NotFound => (S::NOT_FOUND, "M_NOT_FOUND"),
         Kind::MissingToken => (S::UNAUTHORIZED, "M_MISSING_TOKEN"),
         Kind::UnknownToken { .. } => (S::UNAUTHORIZED, "M_UNKNOWN_TOKEN"),
+        Kind::Unauthorized => (S::UNAUTHORIZED, "M_UNAUTHORIZED"),
         Kind::NotJson => (S::BAD_REQUEST, "M_NOT_JSON"),
         Kind::BadJson => (S::BAD_REQUEST, "M_BAD_JSON"),
         Kind::InvalidParam => (S::BAD_REQUEST, "M_INVALID_PARAM"),

@@ -10,8 +10,12 @@ mod every_route;
 mod form;
 mod json;
 mod json_body;
+mod peer;
 mod route;
 mod scenario;
+mod server;
+#[cfg(test)]
+mod town;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,7 +29,14 @@ pub use route::{Access, Route};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddr(pub IpAddr);
 
-/// The whole of the API on one router, and the list of its routes.
+/// What other servers see, on a router of its own, and the list of its routes.
+pub fn peer_router(services: Arc<Services>) -> (Router, Vec<Route>) {
+    let mut routes = route::Routes::new(services);
+    server::add(&mut routes);
+    routes.finish()
+}
+
+/// What people's devices see, on one router, and the list of its routes.
 pub fn router(services: Arc<Services>) -> (Router, Vec<Route>) {
     let mut routes = route::Routes::new(services);
     client::add(&mut routes);

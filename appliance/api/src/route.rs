@@ -10,10 +10,12 @@ use appliance_model::ruma::api::auth_scheme::{
     AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken,
     NoAuthentication,
 };
+use appliance_model::ruma::api::federation::authentication::ServerSignatures;
 use appliance_model::ruma::api::path_builder::PathBuilder;
 use appliance_model::ruma::api::{
     IncomingRequest, IncomingRequestExt, OutgoingResponse, OutgoingResponseExt,
 };
+use appliance_model::ruma::{OwnedServerName, ServerName};
 use appliance_model::{Caller, Error, Kind};
 use appliance_services::Services;
 use appliance_services::accounts::Mask;
@@ -27,7 +29,7 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use crate::error::{refuse, respond_to_bad_request};
-use crate::{ClientAddr, cors, json_body};
+use crate::{ClientAddr, cors, json_body, peer};
 
 /// Bodies of JSON endpoints. To-device and key uploads of large rooms stay below; media has a limit
 /// of its own.
@@ -42,6 +44,8 @@ pub enum Access {
     Optional,
     /// Signed-in users.
     SignedIn,
+    /// Other servers that are on the list and sign what they ask.
+    Peer,
 }
 
 /// A route that this server serves.
@@ -75,12 +79,17 @@ impl Admission for NoAccessToken {
 impl Admission for NoAuthentication {
     const ACCESS: Access = Access::Open;
 }
+impl Admission for ServerSignatures {
+    const ACCESS: Access = Access::Peer;
+}
 
 /// A request that has come through the door.
 pub(crate) struct Visit<R> {
     pub services: Arc<Services>,
     /// Who asks, if a token was shown.
     pub visitor: Option<Caller>,
+    /// Which server asks, where servers ask.
+    pub origin: Option<OwnedServerName>,
     /// Where from.
     pub address: Option<ClientAddr>,
     /// The request's headers.
@@ -92,6 +101,12 @@ impl<R> Visit<R> {
     /// Who asks, on endpoints for signed-in users.
     pub fn caller(&self) -> Result<&Caller, Error> {
         self.visitor.as_ref().ok_or_else(missing_token)
+    }
+
+    /// Which server asks, on endpoints for servers.
+    pub fn origin(&self) -> Result<&ServerName, Error> {
+        let missing = || Error::new(Kind::Unauthorized, "Requests of servers are signed.");
+        self.origin.as_deref().ok_or_else(missing)
     }
 
     /// Where from.
@@ -334,9 +349,11 @@ where
     R: IncomingRequest,
     R::Authentication: Admission,
 {
+    let access = R::Authentication::ACCESS;
+    let (origin, request) = peer::admit(&services, access, request).await?;
     let (parts, body) = request.into_parts();
-    let visitor = admit(&services, &parts, R::Authentication::ACCESS).await?;
-    let mut body = read_body(body, JSON_BODY_BYTES_MAX).await?;
+    let visitor = admit(&services, &parts, access).await?;
+    let mut body = read_body(body, json_body_bytes_max(access)).await?;
     // Clients leave the body out where all of it is optional. Ruma allows for that in most of its
     // types, not in those it parses by hand.
     if body.is_empty() && parts.method == Method::POST {
@@ -352,7 +369,7 @@ where
     let headers = parts.headers.clone();
     let incoming = http::Request::from_parts(parts, body.as_ref());
     let request = R::try_from_http_request(incoming, &params).map_err(respond_to_bad_request)?;
-    Ok(Visit { services, visitor, address, headers, request })
+    Ok(Visit { services, visitor, origin, address, headers, request })
 }
 
 async fn answer_raw<F, Answer>(
@@ -366,13 +383,18 @@ where
     F: Fn(Visit<RawRequest>) -> Answer,
     Answer: Future<Output = Result<Response, Error>>,
 {
+    let (origin, request) = peer::admit(&services, access, request).await?;
     let (parts, body) = request.into_parts();
     let visitor = admit(&services, &parts, access).await?;
     let address = parts.extensions.get::<ClientAddr>().copied();
     let params = params.map_err(bad_path)?;
     let params = params.iter().map(|(_, value)| value.to_owned()).collect();
     let request = RawRequest { params, uri: parts.uri, body };
-    handler(Visit { services, visitor, address, headers: parts.headers, request }).await
+    handler(Visit { services, visitor, origin, address, headers: parts.headers, request }).await
+}
+
+fn json_body_bytes_max(access: Access) -> usize {
+    if access == Access::Peer { peer::BODY_BYTES_MAX } else { JSON_BODY_BYTES_MAX }
 }
 
 /// Reads a body of at most `bytes_max` bytes.
@@ -391,7 +413,7 @@ async fn admit(
     request: &http::request::Parts,
     access: Access,
 ) -> Result<Option<Caller>, Error> {
-    if access == Access::Open {
+    if matches!(access, Access::Open | Access::Peer) {
         return Ok(None);
     }
     let address = request.extensions.get::<ClientAddr>().map(|address| address.0);

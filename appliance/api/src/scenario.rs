@@ -12,6 +12,8 @@ use appliance_ledger::{Blobs, Openers, SecretKey};
 use appliance_model::ruma::signatures::Ed25519KeyPair;
 use appliance_model::ruma::{MilliSecondsSinceUnixEpoch, OwnedServerName, UInt};
 use appliance_model::{Clock, Dice};
+use appliance_services::egress::NoWayOut;
+use appliance_services::peers::{NoRemote, Remote, Roll};
 use appliance_services::sync::Waiters;
 use appliance_services::{House, Options, Registration, Services};
 use axum::Router;
@@ -119,12 +121,22 @@ impl Desk {
 
     /// A desk of an operator who chose otherwise.
     pub async fn with(options: Options) -> Self {
+        Self::of(SERVER, options, Arc::default(), Arc::new(NoRemote)).await
+    }
+
+    /// A desk of another hospital, with the servers that it talks with, and the way there.
+    pub async fn of(
+        server_name: &str,
+        options: Options,
+        roll: Arc<Roll>,
+        remote: Arc<dyn Remote>,
+    ) -> Self {
         let dice = Arc::new(SeededDice(AtomicU64::new(1)));
         let clock = Arc::new(StillClock(AtomicU64::new(1_700_000_000_000)));
         let waiters = Arc::new(Waiters::default());
         let master = SecretKey::random(&*dice);
         let openers = Openers {
-            server_name: SERVER,
+            server_name,
             master_key: &master,
             clock: clock.clone(),
             dice: dice.clone(),
@@ -142,9 +154,10 @@ impl Desk {
             blobs: Blobs::open(folder.path(), &master, dice.clone()).unwrap(),
             clock: clock.clone(),
             dice,
-            roll: Arc::default(),
-            egress: Arc::new(appliance_services::egress::NoWayOut),
-            server_name: OwnedServerName::try_from(SERVER).unwrap(),
+            roll,
+            egress: Arc::new(NoWayOut),
+            remote,
+            server_name: OwnedServerName::try_from(server_name).unwrap(),
             signing_key: Ed25519KeyPair::from_der(&key, "a_1".to_owned()).unwrap(),
             options,
             appservices: Arc::default(),

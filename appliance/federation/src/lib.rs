@@ -1,6 +1,11 @@
 //! Speaking to other servers.
 //!
-//! So far this server only says who it is ([`own_keys`]), so that another hospital can pin its key
-//! before the two begin to talk. It accepts no events from outside and contacts nobody.
+//! * [`names`]: from a server's name to where it is: literals, ports, `.well-known`, SRV, 8448.
+//! * [`client`]: sends a request there, through the house's one door out.
+//!
+//! What is said, and what is believed, is the business of `services/src/peers`.
 
-pub mod own_keys;
+mod client;
+mod names;
+
+pub use client::Client;

@@ -11,6 +11,7 @@ use crate::rows::keys::{
     SentRow, StockRow, ToDeviceRow, TrustRow,
 };
 use crate::rows::media::{LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow};
+use crate::rows::peers::PeerKeysRow;
 use crate::rows::{
     AccountDataRow, AccountRow, AliasRow, AuditRow, ChangedDataRow, DeviceRow, EventRow, FilterRow,
     HeadRow, LoggedRow, MembershipRow, MovedReceiptRow, PublishedRow, ReceiptRow, RefreshRow,
@@ -127,6 +128,9 @@ keyspaces! {
     ALIASES b'#' Digest => AliasRow;
     /// The aliases of a room; the row is the number of who made it.
     ROOM_ALIASES b'&' (RoomNid, String) => u64;
+
+    /// Signing keys of other servers, by digest of the server's name.
+    PEER_KEYS 0xD0 Digest => PeerKeysRow;
 
     /// Account data by owner, room (zero: global) and type.
     ACCOUNT_DATA b'D' (UserNid, RoomNid, String) => AccountDataRow;

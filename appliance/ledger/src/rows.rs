@@ -3,6 +3,7 @@
 pub mod appservices;
 pub mod keys;
 pub mod media;
+pub mod peers;
 
 use appliance_model::Spans;
 use minicbor::{Decode, Encode};

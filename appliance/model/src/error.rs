@@ -28,6 +28,8 @@ pub enum Kind {
         /// The session can be renewed with a refresh token or a new login; local data may stay.
         soft_logout: bool,
     },
+    /// A server has not proved who it is.
+    Unauthorized,
     /// The body is not JSON.
     NotJson,
     /// The body is JSON of the wrong shape.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use appliance_egress::{Gate, Named};
+use appliance_federation::Client;
 use appliance_ledger::{Blobs, Ledger, Openers};
 use appliance_model::ruma::{OwnedServerName, RoomVersionId, ServerName};
 use appliance_model::{OsDice, SystemClock};
@@ -18,9 +19,6 @@ use appliance_services::{
     Contact, Options, Rate, RateLimits, Registration, Secret, Services, Support,
 };
 use axum::Router;
-use axum::routing::get;
-use http::StatusCode;
-use http::header::CONTENT_TYPE;
 use ipnet::IpNet;
 use tokio::sync::watch;
 
@@ -41,6 +39,7 @@ pub struct House {
     /// The use cases.
     pub services: Arc<Services>,
     client: Router,
+    federation: Router,
     lane_ended: watch::Receiver<bool>,
     _lock: FolderLock,
 }
@@ -63,12 +62,14 @@ impl House {
         let (ledger, lane_ended) =
             open_ledger(settings, &server_name, waiters.clone(), tasks).await?;
         let roll = Arc::new(roll(settings, conformance)?);
+        let egress = Arc::new(egress(settings, conformance, roll.clone())?);
         let house = Arc::new(appliance_services::House {
             ledger,
             blobs: open_blobs(settings)?,
             clock: Arc::new(SystemClock),
             dice: Arc::new(OsDice),
-            egress: Arc::new(egress(settings, conformance, roll.clone())?),
+            remote: Arc::new(Client::new(egress.clone(), Arc::new(SystemClock))),
+            egress,
             roll,
             server_name,
             signing_key,
@@ -79,7 +80,8 @@ impl House {
         register_appservices(&services, settings, conformance.is_some()).await?;
         jobs::start(&services, tasks);
         let (client, _) = appliance_api::router(services.clone());
-        Ok(Self { services, client, lane_ended, _lock: lock })
+        let (federation, _) = appliance_api::peer_router(services.clone());
+        Ok(Self { services, client, federation, lane_ended, _lock: lock })
     }
 
     /// What people's devices see.
@@ -87,17 +89,9 @@ impl House {
         self.client.clone()
     }
 
-    /// What other servers see: who this server is.
+    /// What other servers see.
     pub fn federation(&self) -> Router {
-        let house = self.services.house.clone();
-        let own_keys = move || async move {
-            let json = [(CONTENT_TYPE, "application/json")];
-            match appliance_federation::own_keys::own_keys(&house) {
-                Ok(keys) => (StatusCode::OK, json, keys),
-                Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, json, "{}".to_owned()),
-            }
-        };
-        Router::new().route("/_matrix/key/v2/server", get(own_keys))
+        self.federation.clone()
     }
 
     /// Whether requests can be answered now; the reason if not.

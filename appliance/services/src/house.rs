@@ -11,7 +11,7 @@ use crate::appservices::Registry;
 use crate::egress::Egress;
 use crate::limits::RateLimits;
 use crate::media::MediaOptions;
-use crate::peers::Roll;
+use crate::peers::{Remote, Roll};
 use crate::secret::Secret;
 
 /// The house.
@@ -28,6 +28,8 @@ pub struct House {
     pub roll: Arc<Roll>,
     /// The one door out.
     pub egress: Arc<dyn Egress>,
+    /// The way to other servers, through that door.
+    pub remote: Arc<dyn Remote>,
     /// The name of this server.
     pub server_name: OwnedServerName,
     /// The key that signs this server's events.

@@ -50,6 +50,8 @@ pub struct Services {
     pub personal: Arc<personal::Personal>,
     /// Who has read how far, and who is typing.
     pub reading: Arc<reading::Reading>,
+    /// Other servers.
+    pub peers: Arc<peers::Peers>,
     /// Files.
     pub media: media::Media,
     /// What is new for whom.
@@ -95,6 +97,7 @@ impl Services {
         Self {
             sync: sync::Sync::new(house.clone(), parts),
             media: media::Media::new(house.clone(), rooms.clone(), limits.clone()),
+            peers: Arc::new(peers::Peers::new(house.clone())),
             limits,
             appservices,
             accounts,

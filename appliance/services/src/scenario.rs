@@ -173,6 +173,7 @@ impl Ward {
             dice: keys.dice.clone(),
             roll: Arc::default(),
             egress: Arc::new(crate::egress::NoWayOut),
+            remote: Arc::new(crate::peers::NoRemote),
             server_name: OwnedServerName::try_from(SERVER).unwrap(),
             signing_key: Ed25519KeyPair::from_der(&keys.signing, "a_1".to_owned()).unwrap(),
             options: Options {

@@ -74,7 +74,6 @@ const ROUTE_HOMES: &[(&str, &str)] = &[
     ("appliance/server/src/admin/door.rs", "the admin socket, which asks the kernel who is there"),
     ("appliance/server/src/health.rs", "two words without a secret"),
     ("appliance/server/src/metrics.rs", "a listener on loopback or a Unix socket only"),
-    ("appliance/server/src/wiring.rs", "this server's public key"),
 ];
 
 /// No text of ours is longer: a file is read in one sitting.

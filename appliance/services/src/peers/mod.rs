@@ -1,5 +1,42 @@
 //! The other servers that this one talks with: the hospitals on the list, and nobody else.
 
+mod authenticate;
+mod canonical;
+mod keys;
+mod notary;
+mod own_keys;
+mod remote;
 mod roll;
 
+use std::sync::Arc;
+
+use appliance_model::ruma::ServerName;
+
+pub use authenticate::Claim;
+pub use remote::{ASK, JOIN, NoRemote, Remote, RemoteError};
 pub use roll::Roll;
+
+use crate::doors::Doors;
+use crate::house::House;
+
+/// Servers that were asked for keys a moment ago; 24 bytes each.
+const ASKED_MAX: usize = 4_096;
+
+/// What there is to do with other servers.
+pub struct Peers {
+    house: Arc<House>,
+    doors: Doors,
+    asked: keys::Asked,
+}
+
+impl Peers {
+    /// Of a house.
+    pub fn new(house: Arc<House>) -> Self {
+        Self { house, doors: Doors::default(), asked: keys::Asked::new(ASKED_MAX) }
+    }
+
+    /// A request of this server was authentic: it is up.
+    fn heard_from(&self, server: &ServerName) {
+        self.house.remote.look_again(server);
+    }
+}
