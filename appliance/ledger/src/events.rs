@@ -8,7 +8,7 @@ use appliance_model::{DeviceNid, Error, EventNid, Pdu, RoomNid, Spans};
 use bytes::Bytes;
 
 use crate::keyspaces::{Digest, EVENT_IDS, EVENT_LOG, EVENTS, TIMELINE};
-use crate::lane::Commit;
+use crate::lane::{Commit, Rows};
 use crate::ledger::Ledger;
 use crate::rows::{EventRow, LoggedRow, TimelineRow, spans_from_row, spans_to_row};
 use crate::state::Root;
@@ -117,6 +117,16 @@ impl Event {
 impl Commit {
     /// Adds an event at the end of its room's timeline: the event, its ID, its place.
     pub fn append(&mut self, ledger: &Ledger, new: NewEvent<'_>) {
+        self.append_with(ledger, new, |_, _| {});
+    }
+
+    /// The same, with rows that carry the event's place.
+    pub fn append_with(
+        &mut self,
+        ledger: &Ledger,
+        new: NewEvent<'_>,
+        more: impl FnOnce(i64, &mut Rows) + Send + Sync + 'static,
+    ) {
         let NewEvent { number, pdu, room, state_before, state_after, txn, replaces } = new;
         let digest = ledger.event_digest(&pdu.event_id);
         let mut event = Event {
@@ -142,6 +152,7 @@ impl Commit {
             event.position = Some(position);
             rows.put(&EVENTS, &number, &event.to_row());
             rows.put(&TIMELINE, &(room, position, number), &place);
+            more(position, rows);
         });
     }
 }

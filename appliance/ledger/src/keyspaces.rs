@@ -12,6 +12,8 @@ use crate::rows::keys::{
 };
 use crate::rows::media::{LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow};
 use crate::rows::peers::PeerKeysRow;
+use crate::rows::relations::{RelatedRow, RelationRow, ThreadRow};
+use crate::rows::reports::ReportRow;
 use crate::rows::{
     AccountDataRow, AccountRow, AliasRow, AuditRow, ChangedDataRow, DeviceRow, EventRow, FilterRow,
     HeadRow, LoggedRow, MembershipRow, MovedReceiptRow, PublishedRow, ReceiptRow, RefreshRow,
@@ -180,6 +182,19 @@ keyspaces! {
     APPSERVICE_STREAMS 0x92 String => AppserviceStreamRow;
     /// Rooms in the directories of other networks, by digest of the network's name.
     NETWORK_ROOMS 0x93 (Digest, RoomNid) => ();
+    /// Events that relate to another: digest of room and that other, kind of relation, place in the
+    /// timeline.
+    RELATIONS 0xA0 (Digest, u8, i64, EventNid) => RelationRow;
+    /// What relates to an event, in sum: by the same digest.
+    RELATED 0xA1 Digest => RelatedRow;
+    /// The threads of a room by the place of their newest event.
+    THREADS 0xA2 (RoomNid, i64, EventNid) => ThreadRow;
+    /// How many events of a thread are whose.
+    THREAD_SENDERS 0xA3 (Digest, UserNid) => u64;
+    /// Reactions by digest of what was reacted to, by whom, and how.
+    ANNOTATIONS 0xA4 Digest => u64;
+    /// What people reported, by the position at which it came.
+    REPORTS 0xA5 Position => ReportRow;
 }
 
 #[cfg(test)]

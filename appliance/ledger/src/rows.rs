@@ -4,6 +4,8 @@ pub mod appservices;
 pub mod keys;
 pub mod media;
 pub mod peers;
+pub mod relations;
+pub mod reports;
 
 use appliance_model::Spans;
 use minicbor::{Decode, Encode};

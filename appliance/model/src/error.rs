@@ -102,6 +102,8 @@ pub enum Kind {
     UnableToGrantJoin,
     /// The same reaction exists already.
     DuplicateAnnotation,
+    /// An event cannot relate to another in that way.
+    BadRelation,
     /// An alias in the event does not point at the room.
     BadAlias,
     /// The signature on an uploaded key is wrong.

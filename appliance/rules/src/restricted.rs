@@ -13,6 +13,14 @@ const CONDITIONS_MAX: usize = 100;
 
 /// The rooms whose members may join, if the join rule is a restricted one in this room version.
 pub fn rooms_that_open(join_rules: &Pdu, rules: &AuthorizationRules) -> Option<Vec<OwnedRoomId>> {
+    rooms_that_open_by(join_rules.content.get(), rules)
+}
+
+/// The same by the content of the join rules, as JSON.
+pub fn rooms_that_open_by(
+    join_rules: &str,
+    rules: &AuthorizationRules,
+) -> Option<Vec<OwnedRoomId>> {
     #[derive(Deserialize)]
     struct Content<'a> {
         join_rule: String,
@@ -25,7 +33,7 @@ pub fn rooms_that_open(join_rules: &Pdu, rules: &AuthorizationRules) -> Option<V
         kind: String,
         room_id: OwnedRoomId,
     }
-    let content: Content<'_> = serde_json::from_str(join_rules.content.get()).ok()?;
+    let content: Content<'_> = serde_json::from_str(join_rules).ok()?;
     let restricted = match content.join_rule.as_str() {
         "restricted" => rules.restricted_join_rule,
         "knock_restricted" => rules.knock_restricted_join_rule,

@@ -36,6 +36,8 @@ pub struct Conformance {
     pub any_peer: bool,
     /// Presence is on.
     pub presence: bool,
+    /// Strangers may list the published rooms, and people are found by whom they can meet.
+    pub open_directory: bool,
     /// The version of new rooms.
     pub default_room_version: String,
 }
@@ -51,6 +53,7 @@ impl Conformance {
             cheap_password_hash: true,
             any_peer: true,
             presence: true,
+            open_directory: true,
             default_room_version: if room_version_is_set {
                 settings.rooms.default_version.clone()
             } else {

@@ -41,6 +41,8 @@ pub struct Settings {
     pub rooms: Rooms,
     /// Who is online.
     pub presence: Presence,
+    /// Who finds whom.
+    pub directory: Directory,
     /// How often one person or address may ask.
     pub rate_limits: RateLimits,
     /// Other servers.
@@ -74,6 +76,7 @@ impl Default for Settings {
             media: Media::default(),
             rooms: Rooms::default(),
             presence: Presence::default(),
+            directory: Directory::default(),
             rate_limits: RateLimits::default(),
             federation: Federation::default(),
             egress: Egress::default(),
@@ -338,6 +341,25 @@ impl Default for Rooms {
     fn default() -> Self {
         Self { default_version: "11".into() }
     }
+}
+
+/// Who finds whom.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Directory {
+    /// Who is found by name.
+    pub users: FoundUsers,
+}
+
+/// Who is found by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FoundUsers {
+    /// Everyone with an account here.
+    #[default]
+    Everyone,
+    /// Those who share a room with whoever asks.
+    SharedRooms,
 }
 
 /// Who is online.

@@ -16,7 +16,8 @@ use appliance_services::media::MediaOptions;
 use appliance_services::peers::Roll;
 use appliance_services::sync::Waiters;
 use appliance_services::{
-    Contact, Options, Rate, RateLimits, Registration, Secret, Services, Support,
+    Contact, DirectoryOptions, Options, Rate, RateLimits, Registration, Secret, Services, Support,
+    WhoIsFound,
 };
 use axum::Router;
 use ipnet::IpNet;
@@ -28,7 +29,7 @@ use crate::conformance::Conformance;
 use crate::jobs;
 use crate::lifecycle::Tasks;
 use crate::lock::FolderLock;
-use crate::settings::{self, EngineKind, RegistrationMode, Settings};
+use crate::settings::{self, EngineKind, FoundUsers, RegistrationMode, Settings};
 use crate::{appservices, files, keys};
 
 /// The lane ends when the last sender is gone; requests and jobs have ended before.
@@ -232,6 +233,7 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
         },
         rate_limits: is_limited.then(|| rate_limits(&settings.rate_limits)),
         support: support(&settings.support),
+        directory: directory(settings, conformance),
         access_token_ms: settings.sessions.access_token_ms,
     })
 }
@@ -277,6 +279,15 @@ async fn register_appservices(
         files.extend(appservices::read(&settings.conformance.appservice_dir)?);
     }
     services.appservices.begin_with(files).await.map_err(|error| error.to_string())
+}
+
+fn directory(settings: &Settings, conformance: Option<&Conformance>) -> DirectoryOptions {
+    let is_open = conformance.is_some_and(|c| c.open_directory);
+    let users = match settings.directory.users {
+        FoundUsers::Everyone if !is_open => WhoIsFound::Everyone,
+        FoundUsers::Everyone | FoundUsers::SharedRooms => WhoIsFound::SharedRooms,
+    };
+    DirectoryOptions { users, rooms_open: is_open }
 }
 
 fn support(settings: &settings::Support) -> Support {

@@ -20,6 +20,8 @@ pub struct Unsigned<'a> {
     pub redacted_because: Option<&'a str>,
     /// The reader's membership at the time of the event.
     pub membership: Option<&'a MembershipState>,
+    /// What relates to it, in sum, as JSON.
+    pub relations: Option<&'a str>,
 }
 
 /// Writes `event` in client form at the end of `out`. `room_id` is left out in `/sync`, where the
@@ -84,6 +86,9 @@ fn write_unsigned(out: &mut String, unsigned: Unsigned<'_>) {
     };
     if let Some(age_ms) = unsigned.age_ms {
         field(out, "age", &age_ms.to_string());
+    }
+    if let Some(relations) = unsigned.relations {
+        field(out, "m.relations", relations);
     }
     if let Some(membership) = unsigned.membership {
         field(out, "membership", &quoted(membership.as_str()));

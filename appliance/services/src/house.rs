@@ -64,6 +64,28 @@ pub struct Options {
     pub rate_limits: Option<RateLimits>,
     /// Files and how long they live.
     pub media: MediaOptions,
+    /// Who finds whom and what.
+    pub directory: DirectoryOptions,
+}
+
+/// Who finds whom and what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DirectoryOptions {
+    /// Who is found in the user directory.
+    pub users: WhoIsFound,
+    /// Strangers may list the published rooms and look at those that are open: for conformance
+    /// suites only.
+    pub rooms_open: bool,
+}
+
+/// Who is found in the user directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhoIsFound {
+    /// Everyone with an account here.
+    #[default]
+    Everyone,
+    /// Those who share a room with whoever asks, or are in a published one.
+    SharedRooms,
 }
 
 /// Five minutes: a stolen access token opens little, and a phone in use renews it 12 times an hour.
@@ -82,6 +104,7 @@ impl Default for Options {
             presence: false,
             rate_limits: Some(RateLimits::default()),
             media: MediaOptions::default(),
+            directory: DirectoryOptions::default(),
         }
     }
 }

@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 pub use appliance_ledger::{Direction, Ledger};
 pub use doors::Doors;
-pub use house::{Contact, House, Options, Registration, Support};
+pub use house::{Contact, DirectoryOptions, House, Options, Registration, Support, WhoIsFound};
 pub use limits::{Limit, Limits, Rate, RateLimits, Whose};
 pub use secret::Secret;
 

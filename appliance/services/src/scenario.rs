@@ -91,7 +91,18 @@ struct Keys {
     master: SecretKey,
     /// A PKCS#8 document.
     signing: Vec<u8>,
-    room_version: RoomVersionId,
+    options: Options,
+}
+
+/// What the operator of most scenes chose.
+pub fn options() -> Options {
+    Options {
+        registration: Registration::Open,
+        cheap_password_hash: true,
+        presence: true,
+        rate_limits: None,
+        ..Options::default()
+    }
 }
 
 impl Ward {
@@ -102,12 +113,17 @@ impl Ward {
 
     /// An empty ward with another default room version.
     pub async fn of_version(room_version: RoomVersionId) -> Self {
+        Self::with_options(Options { default_room_version: room_version, ..options() }).await
+    }
+
+    /// An empty ward of an operator who chose otherwise.
+    pub async fn with_options(options: Options) -> Self {
         let dice = Arc::new(SeededDice(AtomicU64::new(1)));
         let keys = Keys {
             master: SecretKey::random(&*dice),
             dice,
             signing: Ed25519KeyPair::generate().to_vec(),
-            room_version,
+            options,
         };
         let clock = Arc::new(StillClock(AtomicU64::new(1_700_000_000_000)));
         let folder = Arc::new(tempfile::tempdir().unwrap());
@@ -176,15 +192,8 @@ impl Ward {
             remote: Arc::new(crate::peers::NoRemote),
             server_name: OwnedServerName::try_from(SERVER).unwrap(),
             signing_key: Ed25519KeyPair::from_der(&keys.signing, "a_1".to_owned()).unwrap(),
-            options: Options {
-                registration: Registration::Open,
-                default_room_version: keys.room_version.clone(),
-                cheap_password_hash: true,
-                presence: true,
-                rate_limits: None,
-                ..Options::default()
-            },
             appservices: Arc::default(),
+            options: keys.options.clone(),
         });
         let services = Arc::new(Services::new(house, waiters));
         Self { services, clock, folder, engine, keys, _lane: running }

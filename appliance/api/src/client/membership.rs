@@ -48,7 +48,10 @@ async fn join_by_name(
     Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
 }
 
-async fn room_named(services: &Services, name: &RoomOrAliasId) -> Result<OwnedRoomId, Error> {
+pub(super) async fn room_named(
+    services: &Services,
+    name: &RoomOrAliasId,
+) -> Result<OwnedRoomId, Error> {
     match <&appliance_model::ruma::RoomId>::try_from(name) {
         Ok(room_id) => Ok(room_id.to_owned()),
         Err(alias) => services.rooms.resolve_alias(alias).await,

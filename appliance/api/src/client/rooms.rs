@@ -1,14 +1,20 @@
 //! Rooms: creating, sending.
 
 use appliance_model::Error;
+use appliance_model::ruma::api::Direction as RumaDirection;
 use appliance_model::ruma::api::client::message::send_message_event;
-use appliance_model::ruma::api::client::room::create_room;
+use appliance_model::ruma::api::client::room::{create_room, get_event_by_timestamp, upgrade_room};
+use appliance_model::ruma::{MilliSecondsSinceUnixEpoch, UInt};
+use appliance_services::Direction;
+use appliance_services::rooms::Upgrade;
 
 use crate::route::{Routes, Visit};
 
 pub(crate) fn add(routes: &mut Routes) {
     routes.serve(create_room);
     routes.serve(send_event);
+    routes.serve(upgrade);
+    routes.serve(event_at);
 }
 
 async fn create_room(
@@ -23,4 +29,32 @@ async fn send_event(
 ) -> Result<send_message_event::v3::Response, Error> {
     let event_id = visit.services.rooms.send_event(visit.caller()?, &visit.request).await?;
     Ok(send_message_event::v3::Response::new(event_id))
+}
+
+async fn upgrade(
+    visit: Visit<upgrade_room::v3::Request>,
+) -> Result<upgrade_room::v3::Response, Error> {
+    let asked = &visit.request;
+    let upgrade = Upgrade {
+        version: asked.new_version.clone(),
+        additional_creators: asked.additional_creators.clone(),
+    };
+    let rooms = &visit.services.rooms;
+    let room_id = rooms.upgrade(visit.caller()?, &asked.room_id, &upgrade).await?;
+    Ok(upgrade_room::v3::Response::new(room_id))
+}
+
+async fn event_at(
+    visit: Visit<get_event_by_timestamp::v1::Request>,
+) -> Result<get_event_by_timestamp::v1::Response, Error> {
+    let asked = &visit.request;
+    let direction = match asked.dir {
+        RumaDirection::Backward => Direction::Backward,
+        RumaDirection::Forward => Direction::Forward,
+    };
+    let ts = u64::from(asked.ts.0);
+    let rooms = &visit.services.rooms;
+    let (event_id, at) = rooms.event_at(visit.caller()?, &asked.room_id, (ts, direction)).await?;
+    let at = MilliSecondsSinceUnixEpoch(UInt::new_saturating(at));
+    Ok(get_event_by_timestamp::v1::Response::new(event_id, at))
 }

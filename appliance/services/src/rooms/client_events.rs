@@ -8,7 +8,9 @@ use appliance_model::ruma::events::room::member::MembershipState;
 use appliance_model::{Caller, DeviceNid, Error, EventNid, RoomNid};
 
 use super::Rooms;
+use super::relations::Bundle;
 use crate::client_event::{self, Unsigned};
+use crate::sync::write::{List, Object};
 
 /// Events with what was looked up for showing them.
 pub struct ClientEvents {
@@ -17,14 +19,16 @@ pub struct ClientEvents {
     now_ms: u64,
 }
 
-struct Shown {
-    event: Arc<Event>,
+pub(super) struct Shown {
+    pub(super) event: Arc<Event>,
     /// The reader's membership at the event, where that is told.
     membership: Option<MembershipState>,
     /// The state event it replaced, and whether the reader may see it.
     replaced: Option<(Arc<Event>, bool)>,
     /// The event that redacted it.
     redaction: Option<Arc<Event>>,
+    /// What relates to it, in sum.
+    pub(super) bundle: Option<Box<Bundle>>,
 }
 
 impl Rooms {
@@ -40,6 +44,18 @@ impl Rooms {
         room: RoomNid,
         events: Vec<(Arc<Event>, Option<MembershipState>)>,
     ) -> Result<ClientEvents, Error> {
+        let mut shown = self.shown(reader, room, events).await?;
+        self.bundle(reader, room, &mut shown, true).await?;
+        Ok(ClientEvents { shown, device: reader.device, now_ms: self.house.clock.now_ms() })
+    }
+
+    /// The same without what relates to them.
+    pub(super) async fn shown(
+        &self,
+        reader: &Caller,
+        room: RoomNid,
+        events: Vec<(Arc<Event>, Option<MembershipState>)>,
+    ) -> Result<Vec<Shown>, Error> {
         let ledger = &self.house.ledger;
         let pick = |part: fn(&Event) -> Option<EventNid>| -> Vec<_> {
             events.iter().filter_map(|(event, _)| part(event)).collect()
@@ -59,9 +75,9 @@ impl Rooms {
             redaction: event.redacted_by.and_then(|_| redactions.next()),
             event,
             membership,
+            bundle: None,
         });
-        let now_ms = self.house.clock.now_ms();
-        Ok(ClientEvents { shown: shown.collect(), device: reader.device, now_ms })
+        Ok(shown.collect())
     }
 }
 
@@ -82,7 +98,11 @@ impl ClientEvents {
     ///
     /// If there is no such event.
     pub fn write(&self, out: &mut String, index: usize, room_id: Option<&str>) {
-        let Shown { event, membership, replaced, redaction } = &self.shown[index];
+        self.write_one(out, &self.shown[index], room_id);
+    }
+
+    fn write_one(&self, out: &mut String, shown: &Shown, room_id: Option<&str>) {
+        let Shown { event, membership, replaced, redaction, bundle } = shown;
         // "if the client being given the event is the same one which sent it".
         let own = event.txn.as_ref().filter(|(device, _)| *device == self.device);
         let redacted_because = redaction.as_ref().map(|redaction| {
@@ -94,6 +114,7 @@ impl ClientEvents {
             client_event::write(&mut json, redaction, room_id, unsigned);
             json
         });
+        let relations = bundle.as_ref().map(|bundle| self.relations(bundle, room_id));
         let prev_content = replaced.as_ref().filter(|(_, may_see)| *may_see);
         let unsigned = Unsigned {
             age_ms: client_event::age_ms(event, self.now_ms),
@@ -102,8 +123,46 @@ impl ClientEvents {
             replaces_state: replaced.as_ref().map(|(event, _)| event.event_id.as_str()),
             redacted_because: redacted_because.as_deref(),
             membership: membership.as_ref(),
+            relations: relations.as_deref(),
         };
         client_event::write(out, event, room_id, unsigned);
+    }
+
+    /// `m.relations` of an event.
+    fn relations(&self, bundle: &Bundle, room_id: Option<&str>) -> String {
+        let mut json = String::new();
+        let mut object = Object::begin(&mut json);
+        if !bundle.references.is_empty() {
+            object.field("m.reference", |out| {
+                let mut object = Object::begin(out);
+                object.field("chunk", |out| {
+                    let mut list = List::default();
+                    for event_id in &bundle.references {
+                        list.push(|out| {
+                            let mut object = Object::begin(out);
+                            object.text("event_id", event_id.as_str());
+                            object.end();
+                        });
+                    }
+                    list.write(out);
+                });
+                object.end();
+            });
+        }
+        if let Some(edit) = &bundle.edit {
+            object.field("m.replace", |out| self.write_one(out, edit, room_id));
+        }
+        if let Some(thread) = &bundle.thread {
+            object.field("m.thread", |out| {
+                let mut object = Object::begin(out);
+                object.number("count", thread.count);
+                object.flag("current_user_participated", thread.participated);
+                object.field("latest_event", |out| self.write_one(out, &thread.latest, room_id));
+                object.end();
+            });
+        }
+        object.end();
+        json
     }
 
     /// All of them, as a JSON array.

@@ -48,7 +48,7 @@ const PRESETS: [RoomPreset; 3] =
 const VISIBILITIES: [Visibility; 2] = [Visibility::Private, Visibility::Public];
 
 /// What is settled before the first event is built.
-struct Plan<'a> {
+pub(super) struct Plan<'a> {
     caller: &'a Caller,
     request: &'a Request,
     version: RoomVersionId,
@@ -131,7 +131,11 @@ impl Rooms {
         })
     }
 
-    fn plan<'a>(&self, caller: &'a Caller, request: &'a Request) -> Result<Plan<'a>, Error> {
+    pub(super) fn plan<'a>(
+        &self,
+        caller: &'a Caller,
+        request: &'a Request,
+    ) -> Result<Plan<'a>, Error> {
         if request.invite.len() > INVITES_MAX || request.initial_state.len() > INITIAL_STATE_MAX {
             return Err(Error::invalid_param(
                 "At most 200 invites and 200 state events go with a new room; send the rest later.",
@@ -173,7 +177,7 @@ impl Rooms {
     }
 
     /// The create event, and the room that it makes.
-    async fn found(&self, plan: &Plan<'_>) -> Result<OpenRoom<'_>, Error> {
+    pub(super) async fn found(&self, plan: &Plan<'_>) -> Result<OpenRoom<'_>, Error> {
         // One room at a time per person: what is found free below stays free until it is taken.
         let turn = self.doors.enter(plan.caller.user.0).await;
         let hash_is_id = plan.rules.authorization.room_create_event_id_as_room_id;
@@ -235,7 +239,11 @@ impl Rooms {
     }
 
     /// The events after the create event, in the order the specification gives.
-    async fn furnish(&self, plan: &Plan<'_>, room: &mut OpenRoom<'_>) -> Result<(), Error> {
+    pub(super) async fn furnish(
+        &self,
+        plan: &Plan<'_>,
+        room: &mut OpenRoom<'_>,
+    ) -> Result<(), Error> {
         let creator = &plan.caller.user_id;
         let member = self.joining_content(plan.caller).await?;
         room.add_member(creator, creator, &member).await?;

@@ -80,7 +80,11 @@ impl Rooms {
         Ok(found)
     }
 
-    async fn is_in_any(&self, caller: &Caller, rooms: &[OwnedRoomId]) -> Result<bool, Error> {
+    pub(super) async fn is_in_any(
+        &self,
+        caller: &Caller,
+        rooms: &[OwnedRoomId],
+    ) -> Result<bool, Error> {
         let ledger = &self.house.ledger;
         for room_id in rooms {
             let Some(room) = ledger.room(room_id).await? else { continue };

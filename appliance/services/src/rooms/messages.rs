@@ -177,7 +177,7 @@ impl Rooms {
         self.client_events(caller, room, vec![seen]).await
     }
 
-    async fn seen_event(
+    pub(super) async fn seen_event(
         &self,
         caller: &Caller,
         room: RoomNid,

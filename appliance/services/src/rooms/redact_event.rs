@@ -127,7 +127,7 @@ impl OpenRoom<'_> {
 
     /// Prunes the target in the commit of its redaction.
     pub(super) async fn apply_redaction(
-        &self,
+        &mut self,
         redaction: &Pdu,
         number: EventNid,
         commit: &mut Commit,
@@ -151,6 +151,7 @@ impl OpenRoom<'_> {
             Event { json, spans: pruned.spans, redacted_by: Some(number), ..(*target).clone() };
         commit.put(&EVENTS, &target.number, &event.to_row());
         unlink(&self.rooms.house, self.room, target.number, commit).await?;
+        self.drop_relation(&target, commit).await?;
         // In this order: the count of rewrites goes up before the parsed form is forgotten.
         commit.hold(self.rooms.house.ledger.rewriting(target.number));
         commit.hold(Reparsed { pdus: self.rooms.pdus.clone(), number: target.number });

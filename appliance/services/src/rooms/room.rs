@@ -19,6 +19,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::Rooms;
 use super::build::{Draft, Place, content_from};
+use super::relations::RelatedNow;
 use crate::media::link::{Sent, link};
 
 /// "A PDU … at most 20 entries in prev_events" (server-server, PDU fields).
@@ -36,6 +37,7 @@ pub struct OpenRoom<'a> {
     head: HeadRow,
     states: appliance_ledger::state::States<'a>,
     fresh: HashMap<EventNid, Arc<Pdu>>,
+    pub(super) related: RelatedNow,
     commit: Option<Commit>,
     guard: OwnedMutexGuard<()>,
 }
@@ -58,9 +60,15 @@ impl<'a> OpenRoom<'a> {
             head,
             states,
             fresh: HashMap::new(),
+            related: RelatedNow::default(),
             commit: None,
             guard,
         }
+    }
+
+    /// The ID of the newest event.
+    pub(super) fn newest(&self) -> Option<&str> {
+        self.head.extremities.last().map(String::as_str)
     }
 
     /// A current state event.
@@ -113,6 +121,7 @@ impl<'a> OpenRoom<'a> {
         draft: Draft,
         txn: Option<(DeviceNid, String)>,
     ) -> Result<Arc<Pdu>, Error> {
+        self.check_relation(&draft).await?;
         let named = self.named_state(&draft).await?;
         let is_auth = |kind: &StateEventType| {
             // Since v12 the room ID names the create event; listing it would be wrong.
@@ -238,7 +247,8 @@ impl<'a> OpenRoom<'a> {
             txn,
             replaces,
         };
-        commit.append(ledger, new);
+        let index = self.index_relation(pdu, number, None, commit).await?;
+        commit.append_with(ledger, new, index);
         // After the event: what a leaver may see ends at the membership's position, and holds the
         // event.
         if let Some((user_id, old)) = moved {

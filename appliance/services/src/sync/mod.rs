@@ -11,7 +11,7 @@ mod tests;
 pub mod token;
 mod v3;
 mod wait;
-mod write;
+pub(crate) mod write;
 
 use std::sync::Arc;
 

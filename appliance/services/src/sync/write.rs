@@ -68,6 +68,10 @@ impl<'a> Object<'a> {
         });
     }
 
+    pub fn flag(&mut self, name: &str, value: bool) {
+        self.field(name, |out| out.push_str(if value { "true" } else { "false" }));
+    }
+
     /// Adds `{"events": […]}` unless there are none.
     pub fn events(&mut self, name: &str, events: &List) {
         if !events.is_empty() {
@@ -198,8 +202,7 @@ impl RoomPart {
         object.field("timeline", |out| {
             let mut object = Object::begin(out);
             object.field("events", |out| self.timeline.write(out));
-            object
-                .field("limited", |out| out.push_str(if self.limited { "true" } else { "false" }));
+            object.flag("limited", self.limited);
             object.text("prev_batch", &self.prev_batch);
             object.end();
         });
