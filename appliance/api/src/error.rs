@@ -41,6 +41,14 @@ pub fn code(kind: &Kind) -> (StatusCode, &'static str) {
         Kind::UserDeactivated => (S::FORBIDDEN, "M_USER_DEACTIVATED"),
         Kind::UserLocked => (S::UNAUTHORIZED, "M_USER_LOCKED"),
         Kind::UserSuspended => (S::FORBIDDEN, "M_USER_SUSPENDED"),
+        Kind::KeyTooLarge => (S::BAD_REQUEST, "M_KEY_TOO_LARGE"),
+        Kind::ProfileTooLarge => (S::BAD_REQUEST, "M_PROFILE_TOO_LARGE"),
+        Kind::MaxDelayExceeded { .. } => (S::BAD_REQUEST, "M_MAX_DELAY_EXCEEDED"),
+        Kind::Conflict => (S::CONFLICT, "M_UNKNOWN"),
+        Kind::NotInThread => (S::BAD_REQUEST, "IO.ELEMENT.MSC4306.M_NOT_IN_THREAD"),
+        Kind::ConflictingUnsubscription => {
+            (S::CONFLICT, "IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION")
+        }
         Kind::WeakPassword => (S::BAD_REQUEST, "M_WEAK_PASSWORD"),
         Kind::WrongRoomKeysVersion { .. } => (S::FORBIDDEN, "M_WRONG_ROOM_KEYS_VERSION"),
         Kind::NotYetUploaded => (S::GATEWAY_TIMEOUT, "M_NOT_YET_UPLOADED"),
@@ -69,11 +77,15 @@ pub(crate) fn refuse(error: &Error) -> Response {
         _ => body_of(errcode, error),
     };
     match &error.kind {
-        Kind::UnknownToken { soft_logout: true } => {
+        // "M_USER_LOCKED … with soft_logout set to true" (account locking).
+        Kind::UnknownToken { soft_logout: true } | Kind::UserLocked => {
             body.insert("soft_logout".to_owned(), true.into());
         }
         Kind::Limited { retry_after_ms } => {
             body.insert("retry_after_ms".to_owned(), (*retry_after_ms).into());
+        }
+        Kind::MaxDelayExceeded { max_delay_ms } => {
+            body.insert("max_delay".to_owned(), (*max_delay_ms).into());
         }
         Kind::WrongRoomKeysVersion { current_version } => {
             body.insert("current_version".to_owned(), current_version.as_str().into());

@@ -4,6 +4,8 @@
 
 mod client;
 mod cors;
+#[cfg(test)]
+mod coverage;
 pub mod error;
 #[cfg(test)]
 mod every_route;
@@ -14,6 +16,7 @@ mod peer;
 mod route;
 mod scenario;
 mod server;
+mod suspended;
 #[cfg(test)]
 mod town;
 

@@ -16,7 +16,7 @@ use appliance_model::ruma::api::{
     IncomingRequest, IncomingRequestExt, OutgoingResponse, OutgoingResponseExt,
 };
 use appliance_model::ruma::{OwnedServerName, ServerName};
-use appliance_model::{Caller, Error, Kind};
+use appliance_model::{Caller, Error, Kind, Role};
 use appliance_services::Services;
 use appliance_services::accounts::Mask;
 use axum::Router;
@@ -29,7 +29,7 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use crate::error::{refuse, respond_to_bad_request};
-use crate::{ClientAddr, cors, json_body, peer};
+use crate::{ClientAddr, cors, json_body, peer, suspended};
 
 /// Bodies of JSON endpoints. To-device and key uploads of large rooms stay below; media has a limit
 /// of its own.
@@ -57,6 +57,26 @@ pub struct Route {
     pub path: &'static str,
     /// Who may call.
     pub access: Access,
+}
+
+/// Whom an endpoint lets in.
+#[derive(Clone, Copy, Debug)]
+struct Gate {
+    access: Access,
+    /// Also those whom an administrator has suspended.
+    is_open_to_suspended: bool,
+    /// Also those who are locked out: they may sign out.
+    is_open_to_locked: bool,
+}
+
+impl Gate {
+    fn of(method: &Method, path: &str, access: Access) -> Self {
+        Self {
+            access,
+            is_open_to_suspended: suspended::stays_open(method, path),
+            is_open_to_locked: path.ends_with("/logout") || path.ends_with("/logout/all"),
+        }
+    }
 }
 
 /// How an authentication scheme of Ruma's becomes a caller.
@@ -94,6 +114,8 @@ pub(crate) struct Visit<R> {
     pub address: Option<ClientAddr>,
     /// The request's headers.
     pub headers: HeaderMap,
+    /// The whole address, with its query.
+    pub uri: http::Uri,
     pub request: R,
 }
 
@@ -151,11 +173,13 @@ impl Routes {
         F: Fn(Visit<R>) -> Answer + Clone + Send + Sync + 'static,
         Answer: Future<Output = Result<R::OutgoingResponse, Error>> + Send + 'static,
     {
+        let gate = Gate::of(&R::METHOD, path, R::Authentication::ACCESS);
         let endpoint =
             move |State(services): State<Arc<Services>>, params: PathParams, request: Request| {
                 let handler = handler.clone();
                 async move {
-                    let answer = answer::<R, F, Answer>(services, params, request, handler).await;
+                    let asked = (gate, params, request);
+                    let answer = answer::<R, F, Answer>(services, asked, handler).await;
                     Ok::<_, Infallible>(answer.unwrap_or_else(|error| refuse(&error)))
                 }
             };
@@ -185,12 +209,13 @@ impl Routes {
         F: Fn(Visit<R>) -> Answer + Clone + Send + Sync + 'static,
         Answer: Future<Output = Result<String, Error>> + Send + 'static,
     {
+        let gate = Gate::of(&R::METHOD, path, R::Authentication::ACCESS);
         let endpoint =
             move |State(services): State<Arc<Services>>, params: PathParams, request: Request| {
                 let handler = handler.clone();
                 async move {
                     let answer = async {
-                        let visit = read_visit::<R>(services, params, request).await?;
+                        let visit = read_visit::<R>(services, (gate, params, request)).await?;
                         Ok(json_response(StatusCode::OK, handler(visit).await?))
                     };
                     Ok::<_, Infallible>(answer.await.unwrap_or_else(|error| refuse(&error)))
@@ -210,11 +235,12 @@ impl Routes {
         F: Fn(Visit<RawRequest>) -> Answer + Clone + Send + Sync + 'static,
         Answer: Future<Output = Result<Response, Error>> + Send + 'static,
     {
+        let gate = Gate::of(&method, path, access);
         let endpoint =
             move |State(services): State<Arc<Services>>, params: PathParams, request: Request| {
                 let handler = handler.clone();
                 async move {
-                    let answer = answer_raw(services, params, request, access, handler).await;
+                    let answer = answer_raw(services, (gate, params, request), handler).await;
                     Ok::<_, Infallible>(answer.unwrap_or_else(|error| refuse(&error)))
                 }
             };
@@ -289,6 +315,9 @@ impl StablePaths for appliance_model::ruma::api::path_builder::SinglePath {
 /// A path whose variables, decoded, may be no UTF-8.
 type PathParams = Result<RawPathParams, RawPathParamsRejection>;
 
+/// What arrived, and whom its endpoint lets in.
+type Asked = (Gate, PathParams, Request);
+
 fn bad_path(_: RawPathParamsRejection) -> Error {
     Error::invalid_param("A name in the path is no UTF-8.")
 }
@@ -325,8 +354,7 @@ pub(crate) fn query_param(uri: &http::Uri, name: &str) -> Option<String> {
 
 async fn answer<R, F, Answer>(
     services: Arc<Services>,
-    params: PathParams,
-    request: Request,
+    asked: Asked,
     handler: F,
 ) -> Result<Response, Error>
 where
@@ -335,25 +363,23 @@ where
     F: Fn(Visit<R>) -> Answer,
     Answer: Future<Output = Result<R::OutgoingResponse, Error>>,
 {
-    let visit = read_visit::<R>(services, params, request).await?;
+    let visit = read_visit::<R>(services, asked).await?;
     ruma_response(handler(visit).await?)
 }
 
 /// Who asks for what.
 async fn read_visit<R>(
     services: Arc<Services>,
-    params: PathParams,
-    request: Request,
+    (gate, params, request): Asked,
 ) -> Result<Visit<R>, Error>
 where
     R: IncomingRequest,
     R::Authentication: Admission,
 {
-    let access = R::Authentication::ACCESS;
-    let (origin, request) = peer::admit(&services, access, request).await?;
+    let (origin, request) = peer::admit(&services, gate.access, request).await?;
     let (parts, body) = request.into_parts();
-    let visitor = admit(&services, &parts, access).await?;
-    let mut body = read_body(body, json_body_bytes_max(access)).await?;
+    let visitor = admit(&services, &parts, gate).await?;
+    let mut body = read_body(body, json_body_bytes_max(gate.access)).await?;
     // Clients leave the body out where all of it is optional. Ruma allows for that in most of its
     // types, not in those it parses by hand.
     if body.is_empty() && parts.method == Method::POST {
@@ -366,31 +392,31 @@ where
     let params = params.map_err(bad_path)?;
     let params: Vec<&str> = params.iter().map(|(_, value)| value).collect();
     let address = parts.extensions.get::<ClientAddr>().copied();
-    let headers = parts.headers.clone();
+    let (headers, uri) = (parts.headers.clone(), parts.uri.clone());
     let incoming = http::Request::from_parts(parts, body.as_ref());
     let request = R::try_from_http_request(incoming, &params).map_err(respond_to_bad_request)?;
-    Ok(Visit { services, visitor, origin, address, headers, request })
+    Ok(Visit { services, visitor, origin, address, headers, uri, request })
 }
 
 async fn answer_raw<F, Answer>(
     services: Arc<Services>,
-    params: PathParams,
-    request: Request,
-    access: Access,
+    (gate, params, request): Asked,
     handler: F,
 ) -> Result<Response, Error>
 where
     F: Fn(Visit<RawRequest>) -> Answer,
     Answer: Future<Output = Result<Response, Error>>,
 {
-    let (origin, request) = peer::admit(&services, access, request).await?;
+    let (origin, request) = peer::admit(&services, gate.access, request).await?;
     let (parts, body) = request.into_parts();
-    let visitor = admit(&services, &parts, access).await?;
+    let visitor = admit(&services, &parts, gate).await?;
     let address = parts.extensions.get::<ClientAddr>().copied();
     let params = params.map_err(bad_path)?;
     let params = params.iter().map(|(_, value)| value.to_owned()).collect();
+    let uri = parts.uri.clone();
     let request = RawRequest { params, uri: parts.uri, body };
-    handler(Visit { services, visitor, origin, address, headers: parts.headers, request }).await
+    handler(Visit { services, visitor, origin, address, headers: parts.headers, uri, request })
+        .await
 }
 
 fn json_body_bytes_max(access: Access) -> usize {
@@ -411,19 +437,29 @@ pub(crate) async fn read_body(body: Body, bytes_max: usize) -> Result<bytes::Byt
 async fn admit(
     services: &Services,
     request: &http::request::Parts,
-    access: Access,
+    gate: Gate,
 ) -> Result<Option<Caller>, Error> {
-    if matches!(access, Access::Open | Access::Peer) {
+    if matches!(gate.access, Access::Open | Access::Peer) {
         return Ok(None);
     }
     let address = request.extensions.get::<ClientAddr>().map(|address| address.0);
-    match (token(&request.headers, &request.uri), access) {
-        (Some(token), _) => {
-            services.accounts.admit_masked(&token, mask(&request.uri), address).await.map(Some)
+    let caller = match (token(&request.headers, &request.uri), gate.access) {
+        (Some(token), _) if gate.is_open_to_locked => {
+            let mask = mask(&request.uri);
+            services.accounts.admit_to_sign_out(&token, mask, address).await?
         }
-        (None, Access::Optional) => Ok(None),
-        (None, _) => Err(missing_token()),
+        (Some(token), _) => {
+            services.accounts.admit_masked(&token, mask(&request.uri), address).await?
+        }
+        (None, Access::Optional) => return Ok(None),
+        (None, _) => return Err(missing_token()),
+    };
+    if caller.role == Role::Suspended && !gate.is_open_to_suspended {
+        let why = "An administrator of this server has suspended this account: it can read and \
+                   leave, and say nothing.";
+        return Err(Error::new(Kind::UserSuspended, why));
     }
+    Ok(Some(caller))
 }
 
 /// As whom an application service speaks. Of `device_id` the released spelling goes first.

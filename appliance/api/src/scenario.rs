@@ -12,6 +12,7 @@ use appliance_ledger::{Blobs, Openers, SecretKey};
 use appliance_model::ruma::signatures::Ed25519KeyPair;
 use appliance_model::ruma::{MilliSecondsSinceUnixEpoch, OwnedServerName, UInt};
 use appliance_model::{Clock, Dice};
+use appliance_services::accounts::NewAccount;
 use appliance_services::egress::NoWayOut;
 use appliance_services::peers::{NoRemote, Remote, Roll};
 use appliance_services::sync::Waiters;
@@ -214,6 +215,25 @@ impl Desk {
             "auth": { "type": "m.login.dummy" },
         });
         self.post("/v3/register", "", body).await.ok()["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// A desk with an administrator, whose token comes along.
+    pub async fn with_chief() -> (Self, String) {
+        let desk = Self::new().await;
+        let token = desk.chief().await;
+        (desk, token)
+    }
+
+    /// Makes an administrator called `chief`; returns the token.
+    pub async fn chief(&self) -> String {
+        let chief = NewAccount {
+            localpart: Some("chief".to_owned()),
+            password: Some("chief".to_owned()),
+            administrator: true,
+            ..NewAccount::default()
+        };
+        self.services.accounts.open_account(chief, "root").await.unwrap();
+        self.sign_in("chief", "DESK").await
     }
 
     /// Signs somebody in on another device; returns the token.

@@ -6,6 +6,10 @@ use appliance_engine::Space;
 use appliance_model::{DeviceNid, EventNid, MediaNid, Position, RoomNid, StateKeyNid, UserNid};
 
 use crate::rows::appservices::{AppserviceRow, AppserviceStreamRow};
+use crate::rows::extras::{
+    BlockedRoomRow, DehydratedRow, DelayedRow, MediaMarkRow, OpenIdRow, ProfileFieldRow,
+    RegistrationTokenRow, SubscribedThreadRow, SubscriptionRow, TaskRow,
+};
 use crate::rows::keys::{
     BackedUpKeyRow, BackupRow, ClaimedKeyRow, CrossSigningRow, DeviceKeysRow, OneTimeKeyRow,
     SentRow, StockRow, ToDeviceRow, TrustRow,
@@ -195,6 +199,34 @@ keyspaces! {
     ANNOTATIONS 0xA4 Digest => u64;
     /// What people reported, by the position at which it came.
     REPORTS 0xA5 Position => ReportRow;
+    /// OpenID tokens, by digest.
+    OPENID_TOKENS 0xB0 Digest => OpenIdRow;
+    /// Profile fields beside name and picture, by owner and name.
+    PROFILE_FIELDS 0xB1 (UserNid, String) => ProfileFieldRow;
+    /// The dehydrated device of a user.
+    DEHYDRATED 0xB2 UserNid => DehydratedRow;
+    /// Threads that a user has subscribed to or unsubscribed from, by room and root.
+    THREAD_SUBSCRIPTIONS 0xB3 (UserNid, RoomNid, EventNid) => SubscriptionRow;
+    /// When that last changed: each thread once, at its newest change.
+    THREAD_SUBSCRIPTION_CHANGES 0xB4 (UserNid, Position) => SubscribedThreadRow;
+    /// Delayed events, by delay ID.
+    DELAYED_EVENTS 0xB5 String => DelayedRow;
+    /// When to look at a delayed event: to send it, or to forget what became of it.
+    DELAYED_DUE 0xB6 (u64, String) => ();
+    /// The delayed events of a user.
+    DELAYED_OF 0xB7 (UserNid, String) => ();
+    /// The room in which the server tells a user what it has to tell.
+    NOTICE_ROOMS 0xB8 UserNid => u64;
+    /// Rooms that nobody of this server may join, by the digest of their ID.
+    BLOCKED_ROOMS 0xB9 Digest => BlockedRoomRow;
+    /// Registration tokens made by administrators.
+    REGISTRATION_TOKENS 0xBA String => RegistrationTokenRow;
+    /// What administrators have ordered that takes long: deleting rooms, purging history.
+    TASKS 0xBB u64 => TaskRow;
+    /// What administrators have said about files.
+    MEDIA_MARKS 0xBC MediaNid => MediaMarkRow;
+    /// The files of a user; the row is their length in bytes.
+    USER_MEDIA 0xBD (UserNid, MediaNid) => u64;
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Rows of the store. A field is never renumbered; a new field is an `Option` at the end.
 
 pub mod appservices;
+pub mod extras;
 pub mod keys;
 pub mod media;
 pub mod peers;
@@ -222,6 +223,9 @@ pub struct AccountDataRow {
     /// The position of its last change.
     #[n(1)]
     pub position: u64,
+    /// It was deleted: clients that knew it are told once, nobody else sees it.
+    #[n(2)]
+    pub deleted: Option<bool>,
 }
 
 /// Which value of account data changed.

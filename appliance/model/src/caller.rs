@@ -32,4 +32,6 @@ pub enum Role {
     User,
     /// May use the administration endpoints.
     Administrator,
+    /// Suspended by an administrator: reads and leaves, but says nothing.
+    Suspended,
 }

@@ -79,6 +79,21 @@ pub enum Kind {
     UserLocked,
     /// The account is suspended by an administrator.
     UserSuspended,
+    /// The name of a profile field is longer than names may be.
+    KeyTooLarge,
+    /// The profile would be larger than profiles may be.
+    ProfileTooLarge,
+    /// An event is to be delayed for longer than this server delays events.
+    MaxDelayExceeded {
+        /// The longest delay, in milliseconds.
+        max_delay_ms: u64,
+    },
+    /// What is asked contradicts what was settled before.
+    Conflict,
+    /// The event that is said to be in a thread is not.
+    NotInThread,
+    /// The user has unsubscribed from the thread after the event for which a client subscribes.
+    ConflictingUnsubscription,
     /// The password is too weak.
     WeakPassword,
     /// A key backup of another version is current.

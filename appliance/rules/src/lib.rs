@@ -7,7 +7,9 @@
 //! * [`restricted`]: rooms that members of other rooms may join.
 //! * [`visibility`]: who may see an event.
 //! * [`keys`]: encryption between devices.
+//! * [`administration`]: what administrators may do.
 
+pub mod administration;
 pub mod event_auth;
 pub mod keys;
 pub mod permit;

@@ -27,6 +27,13 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
         services.reading.expire_typing();
         Ok(())
     });
+    // "MUST NOT send the event before the scheduled time … MAY add up to 30 seconds."
+    every(tasks, "delayed", Duration::from_secs(1), services, async |services: Arc<Services>| {
+        services.rooms.send_due().await.map(drop)
+    });
+    every(tasks, "openid", hour, services, async |services: Arc<Services>| {
+        services.accounts.forget_openid_tokens().await.map(drop)
+    });
     // What devices do not fetch for months, and keys of deleted backups that a power cut left.
     every(
         tasks,

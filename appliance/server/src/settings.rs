@@ -51,6 +51,8 @@ pub struct Settings {
     pub egress: Egress,
     /// Programs that speak as many users.
     pub appservices: Appservices,
+    /// Voice and video.
+    pub calls: Calls,
     /// Whom people may ask for help.
     pub support: Support,
     /// What is written to the journal.
@@ -81,6 +83,7 @@ impl Default for Settings {
             federation: Federation::default(),
             egress: Egress::default(),
             appservices: Appservices::default(),
+            calls: Calls::default(),
             support: Support::default(),
             log: Log::default(),
             admin: Admin::default(),
@@ -444,6 +447,18 @@ pub struct Egress {
 pub struct Appservices {
     /// A folder of registrations (`*.yaml`); empty: none.
     pub registrations_dir: PathBuf,
+}
+
+/// Voice and video: servers beside this one.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Calls {
+    /// `turn:` and `turns:` URIs of TURN servers; empty: there are none.
+    pub turn_uris: Vec<String>,
+    /// The secret that they share with this server.
+    pub turn_shared_secret: Secret,
+    /// The URL of the service that lets people in to LiveKit; empty: there are no group calls.
+    pub livekit_service_url: String,
 }
 
 /// What is written to the journal.

@@ -17,7 +17,7 @@ use appliance_services::peers::Roll;
 use appliance_services::sync::Waiters;
 use appliance_services::{
     Contact, DirectoryOptions, Options, Rate, RateLimits, Registration, Secret, Services, Support,
-    WhoIsFound,
+    Turn, WhoIsFound,
 };
 use axum::Router;
 use ipnet::IpNet;
@@ -234,6 +234,9 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
         rate_limits: is_limited.then(|| rate_limits(&settings.rate_limits)),
         support: support(&settings.support),
         directory: directory(settings, conformance),
+        turn: turn(&settings.calls),
+        rtc_livekit_url: Some(settings.calls.livekit_service_url.clone())
+            .filter(|url| !url.is_empty()),
         access_token_ms: settings.sessions.access_token_ms,
     })
 }
@@ -288,6 +291,11 @@ fn directory(settings: &Settings, conformance: Option<&Conformance>) -> Director
         FoundUsers::Everyone | FoundUsers::SharedRooms => WhoIsFound::SharedRooms,
     };
     DirectoryOptions { users, rooms_open: is_open }
+}
+
+fn turn(settings: &settings::Calls) -> Option<Turn> {
+    let secret = settings.turn_shared_secret.reveal();
+    (!settings.turn_uris.is_empty()).then(|| Turn::new(settings.turn_uris.clone(), secret))
 }
 
 fn support(settings: &settings::Support) -> Support {

@@ -8,6 +8,7 @@ use appliance_model::ruma::{OwnedServerName, RoomVersionId, UserId};
 use appliance_model::{Clock, Dice};
 
 use crate::appservices::Registry;
+use crate::calls::Turn;
 use crate::egress::Egress;
 use crate::limits::RateLimits;
 use crate::media::MediaOptions;
@@ -66,6 +67,10 @@ pub struct Options {
     pub media: MediaOptions,
     /// Who finds whom and what.
     pub directory: DirectoryOptions,
+    /// The TURN servers for calls between two; `None`: there are none.
+    pub turn: Option<Turn>,
+    /// Where group calls meet: the URL of the service that lets people in to LiveKit.
+    pub rtc_livekit_url: Option<String>,
 }
 
 /// Who finds whom and what.
@@ -105,6 +110,8 @@ impl Default for Options {
             rate_limits: Some(RateLimits::default()),
             media: MediaOptions::default(),
             directory: DirectoryOptions::default(),
+            turn: None,
+            rtc_livekit_url: None,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod appservices;
+mod calls;
 pub mod client_event;
 mod doors;
 pub mod egress;
@@ -27,6 +28,7 @@ pub mod sync;
 use std::sync::Arc;
 
 pub use appliance_ledger::{Direction, Ledger};
+pub use calls::{Turn, TurnCredentials};
 pub use doors::Doors;
 pub use house::{Contact, DirectoryOptions, House, Options, Registration, Support, WhoIsFound};
 pub use limits::{Limit, Limits, Rate, RateLimits, Whose};

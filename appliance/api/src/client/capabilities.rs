@@ -1,8 +1,8 @@
 //! What this server can do for the caller.
 
-use appliance_model::Error;
 use appliance_model::ruma::RoomVersionId;
 use appliance_model::ruma::api::client::discovery::get_capabilities;
+use appliance_model::{Error, Role};
 use appliance_services::rooms::ROOM_VERSIONS;
 use axum::response::Response;
 use http::StatusCode;
@@ -19,9 +19,11 @@ pub(crate) fn add(routes: &mut Routes) {
 /// Everything is said, also where a missing capability would mean the same: "if absent" differs
 /// from one capability to the next, and clients get it wrong.
 async fn get(visit: Visit<Form<IgnoredAny>>) -> Result<Response, Error> {
-    visit.caller()?;
+    let is_chief = visit.caller()?.role == Role::Administrator;
     let default = &visit.services.house.options.default_room_version;
-    let answer = json!({ "capabilities": capabilities(default) });
+    let mut capabilities = capabilities(default);
+    capabilities["m.account_moderation"] = json!({ "suspend": is_chief, "lock": is_chief });
+    let answer = json!({ "capabilities": capabilities });
     Ok(json_response(StatusCode::OK, answer.to_string()))
 }
 
@@ -33,9 +35,9 @@ fn capabilities(default_room_version: &RoomVersionId) -> Value {
         "m.change_password": { "enabled": true },
         "m.set_displayname": { "enabled": true },
         "m.set_avatar_url": { "enabled": true },
-        "m.profile_fields": { "enabled": true, "allowed": ["displayname", "avatar_url"] },
+        "m.profile_fields": { "enabled": true },
         "m.3pid_changes": { "enabled": false },
-        "m.get_login_token": { "enabled": false },
+        "m.get_login_token": { "enabled": true },
         "m.forget_forced_upon_leave": { "enabled": false },
     })
 }
@@ -58,7 +60,9 @@ mod tests {
         assert_eq!(stable, ["10", "11", "12", "6", "7", "8", "9"]);
         assert_eq!(capabilities["m.change_password"], json!({ "enabled": true }));
         assert_eq!(capabilities["m.3pid_changes"], json!({ "enabled": false }));
-        assert_eq!(capabilities["m.get_login_token"], json!({ "enabled": false }));
+        assert_eq!(capabilities["m.get_login_token"], json!({ "enabled": true }));
+        let none = json!({ "suspend": false, "lock": false });
+        assert_eq!(capabilities["m.account_moderation"], none);
         assert_eq!(desk.get("/v3/capabilities", "").await.error(), (401, "M_MISSING_TOKEN"));
     }
 }

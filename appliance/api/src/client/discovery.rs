@@ -8,12 +8,15 @@ use http::{Method, StatusCode};
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
+use super::calls::livekit;
 use crate::form::Form;
 use crate::route::{Access, RawRequest, Routes, Visit, json_response};
 
 pub(crate) fn add(routes: &mut Routes) {
     routes.serve_raw(Method::GET, "/_matrix/client/versions", Access::Open, get_versions);
     routes.serve_form::<discover_homeserver::Request, IgnoredAny, _, _>(get_client_well_known);
+    let path = "/.well-known/matrix/policy_server";
+    routes.serve_raw(Method::GET, path, Access::Open, get_policy_server);
     routes.serve_form::<discover_support::Request, IgnoredAny, _, _>(get_support);
 }
 
@@ -39,7 +42,17 @@ async fn get_client_well_known(visit: Visit<Form<IgnoredAny>>) -> Result<Respons
 /// Where clients reach this server, if it was told.
 pub(crate) fn client_well_known(house: &House) -> Option<Value> {
     let base_url = house.options.public_base_url.as_ref()?;
-    Some(json!({ "m.homeserver": { "base_url": base_url } }))
+    let mut answer = json!({ "m.homeserver": { "base_url": base_url } });
+    // Where clients look for a place for group calls that do not know the endpoint for it.
+    if let Some(livekit) = livekit(house) {
+        answer["org.matrix.msc4143.rtc_foci"] = json!([livekit]);
+    }
+    Some(answer)
+}
+
+/// "404: No policy server information available."
+async fn get_policy_server(_: Visit<RawRequest>) -> Result<Response, Error> {
+    Err(Error::not_found("This server is no policy server."))
 }
 
 /// "At least one of `contacts` or `support_page` is required. If only `contacts` is set, it must
@@ -95,7 +108,8 @@ mod tests {
     #[tokio::test]
     async fn nothing_to_say_is_not_found() {
         let desk = Desk::new().await;
-        for path in ["/.well-known/matrix/client", "/.well-known/matrix/support"] {
+        for name in ["client", "support", "policy_server"] {
+            let path = &format!("/.well-known/matrix/{name}");
             let answer = desk.get(path, "").await;
             assert_eq!(answer.error(), (404, "M_NOT_FOUND"), "{path}");
             assert_eq!(answer.headers["access-control-allow-origin"], "*", "for web clients");
@@ -143,8 +157,6 @@ mod tests {
                 assert_eq!(answer.headers["access-control-allow-origin"], "*");
             }
         }
-        let get_token = desk.post("/v1/login/get_token", &token, json!({})).await;
-        assert_eq!(get_token.error(), (404, "M_UNRECOGNIZED"));
         for (method, path) in [
             ("PUT", "/v3/login"),
             ("GET", "/v3/register"),

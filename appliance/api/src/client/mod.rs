@@ -4,14 +4,19 @@ mod account;
 mod aliases;
 mod appservice;
 mod backup;
+mod calls;
 mod capabilities;
+mod dehydrated;
+mod delayed;
 mod devices;
 mod discovery;
 mod keys;
 mod media;
 mod membership;
 mod messages;
+mod moderation;
 mod personal;
+mod profile;
 mod push_rules;
 mod reading;
 mod redact;
@@ -23,6 +28,7 @@ mod spaces;
 mod state;
 mod synapse;
 mod sync;
+mod thread_subscriptions;
 mod threepid;
 mod to_device;
 
@@ -55,4 +61,10 @@ pub(crate) fn add(routes: &mut Routes) {
     keys::add(routes);
     backup::add(routes);
     to_device::add(routes);
+    profile::add(routes);
+    calls::add(routes);
+    delayed::add(routes);
+    dehydrated::add(routes);
+    thread_subscriptions::add(routes);
+    moderation::add(routes);
 }

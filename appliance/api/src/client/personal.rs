@@ -1,4 +1,4 @@
-//! Account data, tags, filters, push rules, profile.
+//! Account data, tags, filters.
 
 use std::sync::Arc;
 
@@ -6,15 +6,11 @@ use appliance_model::ruma::api::client::config::{
     get_global_account_data, get_room_account_data, set_global_account_data, set_room_account_data,
 };
 use appliance_model::ruma::api::client::filter::get_filter;
-use appliance_model::ruma::api::client::profile::{
-    get_avatar_url, get_display_name, get_profile, set_avatar_url, set_display_name,
-};
 use appliance_model::ruma::api::client::tag::{create_tag, delete_tag, get_tags};
 use appliance_model::ruma::serde::Raw;
 use appliance_model::ruma::{RoomId, UserId};
 use appliance_model::{Caller, Error, Kind, RoomNid};
 use appliance_services::Services;
-use appliance_services::personal::ProfileChange;
 use axum::response::Response;
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
@@ -31,6 +27,10 @@ pub(crate) fn add(routes: &mut Routes) {
     routes.serve(set_global);
     routes.serve(get_of_room);
     routes.serve(set_of_room);
+    let path = "/_matrix/client/unstable/org.matrix.msc3391/user/{user_id}/account_data/{type}";
+    routes.serve_raw(Method::DELETE, path, Access::SignedIn, delete_global);
+    let path = "/_matrix/client/unstable/org.matrix.msc3391/user/{user_id}/rooms/{room_id}/account_data/{type}";
+    routes.serve_raw(Method::DELETE, path, Access::SignedIn, delete_of_room);
     routes.serve(tags);
     routes.serve(set_tag);
     routes.serve(remove_tag);
@@ -41,11 +41,6 @@ pub(crate) fn add(routes: &mut Routes) {
     {
         routes.serve_raw(Method::POST, path, Access::SignedIn, make_filter);
     }
-    routes.serve(profile);
-    routes.serve(displayname);
-    routes.serve(avatar_url);
-    routes.serve(set_displayname);
-    routes.serve(set_avatar);
 }
 
 /// "You can only … your own".
@@ -128,6 +123,37 @@ async fn set_of_room(
     Ok(set_room_account_data::v3::Response::new())
 }
 
+async fn delete_global(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let kind = visit.request.param(1)?.to_owned();
+    delete(visit, None, &kind).await
+}
+
+async fn delete_of_room(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let room_id = RoomId::parse(visit.request.param(1)?)
+        .map_err(|_| Error::invalid_param("This is not a room ID."))?;
+    let kind = visit.request.param(2)?.to_owned();
+    delete(visit, Some(&room_id), &kind).await
+}
+
+async fn delete(
+    visit: Visit<RawRequest>,
+    room_id: Option<&RoomId>,
+    kind: &str,
+) -> Result<Response, Error> {
+    let caller = visit.caller()?;
+    let user_id = UserId::parse(visit.request.param(0)?)
+        .map_err(|_| Error::invalid_param("This is not a user ID."))?;
+    own(caller, &user_id)?;
+    check_type(kind)?;
+    let room = match room_id {
+        Some(room_id) => Some(room_number(&visit.services, room_id).await?),
+        None => None,
+    };
+    let owner = (caller.user, caller.user_id.as_str());
+    visit.services.personal.delete_account_data(owner, room, kind).await?;
+    Ok(json_response(StatusCode::OK, "{}"))
+}
+
 async fn read_tags(
     services: &Services,
     caller: &Caller,
@@ -204,51 +230,4 @@ async fn make_filter(visit: Visit<RawRequest>) -> Result<Response, Error> {
     let owner = (caller.user, caller.user_id.as_str());
     let filter_id = visit.services.personal.create_filter(owner, json).await?;
     Ok(json_response(StatusCode::OK, json!({ "filter_id": filter_id }).to_string()))
-}
-
-async fn profile(
-    visit: Visit<get_profile::v3::Request>,
-) -> Result<get_profile::v3::Response, Error> {
-    let account = visit.services.personal.profile(&visit.request.user_id).await?;
-    let mut response = get_profile::v3::Response::new();
-    for (name, value) in [("displayname", account.displayname), ("avatar_url", account.avatar_url)]
-    {
-        if let Some(value) = value {
-            response.set(name.to_owned(), value.into());
-        }
-    }
-    Ok(response)
-}
-
-async fn displayname(
-    visit: Visit<get_display_name::v3::Request>,
-) -> Result<get_display_name::v3::Response, Error> {
-    let account = visit.services.personal.profile(&visit.request.user_id).await?;
-    Ok(get_display_name::v3::Response::new(account.displayname))
-}
-
-async fn avatar_url(
-    visit: Visit<get_avatar_url::v3::Request>,
-) -> Result<get_avatar_url::v3::Response, Error> {
-    let account = visit.services.personal.profile(&visit.request.user_id).await?;
-    Ok(get_avatar_url::v3::Response::new(account.avatar_url.map(Into::into)))
-}
-
-async fn set_displayname(
-    visit: Visit<set_display_name::v3::Request>,
-) -> Result<set_display_name::v3::Response, Error> {
-    let (caller, request) = (visit.caller()?, &visit.request);
-    let change = ProfileChange::Displayname(request.displayname.clone());
-    visit.services.personal.set_profile(caller, &request.user_id, change).await?;
-    Ok(set_display_name::v3::Response::new())
-}
-
-async fn set_avatar(
-    visit: Visit<set_avatar_url::v3::Request>,
-) -> Result<set_avatar_url::v3::Response, Error> {
-    let (caller, request) = (visit.caller()?, &visit.request);
-    let url = request.avatar_url.as_ref().map(ToString::to_string).filter(|url| !url.is_empty());
-    let change = ProfileChange::AvatarUrl(url);
-    visit.services.personal.set_profile(caller, &request.user_id, change).await?;
-    Ok(set_avatar_url::v3::Response::new())
 }

@@ -8,11 +8,14 @@ use appliance_model::ruma::{MilliSecondsSinceUnixEpoch, UInt};
 use appliance_services::Direction;
 use appliance_services::rooms::Upgrade;
 
+use serde_json::json;
+
+use super::delayed::{delay_ms, schedule_from_query};
 use crate::route::{Routes, Visit};
 
 pub(crate) fn add(routes: &mut Routes) {
     routes.serve(create_room);
-    routes.serve(send_event);
+    routes.serve_json(send_event);
     routes.serve(upgrade);
     routes.serve(event_at);
 }
@@ -24,11 +27,15 @@ async fn create_room(
     Ok(create_room::v3::Response::new(room_id))
 }
 
-async fn send_event(
-    visit: Visit<send_message_event::v3::Request>,
-) -> Result<send_message_event::v3::Response, Error> {
+async fn send_event(visit: Visit<send_message_event::v3::Request>) -> Result<String, Error> {
+    if let Some(delay_ms) = delay_ms(&visit.uri)? {
+        let request = &visit.request;
+        let named = (request.event_type.to_string(), None, Some(&*request.txn_id));
+        let asked = (&request.body, delay_ms);
+        return schedule_from_query(&visit, &request.room_id, named, asked).await;
+    }
     let event_id = visit.services.rooms.send_event(visit.caller()?, &visit.request).await?;
-    Ok(send_message_event::v3::Response::new(event_id))
+    Ok(json!({ "event_id": event_id }).to_string())
 }
 
 async fn upgrade(

@@ -7,18 +7,21 @@ use appliance_model::ruma::api::client::session::{
 use appliance_model::{Error, Kind};
 use appliance_services::accounts::{Login, NewSession, Session};
 use axum::response::Response;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value, json};
 
 use super::discovery::client_well_known;
 use crate::form::Form;
-use crate::route::{Routes, Visit, json_response};
+use crate::route::{Access, Routes, Visit, json_response};
 
 pub(crate) fn add(routes: &mut Routes) {
     routes.serve(get_login_types);
     routes.serve_form::<login::v3::Request, _, _, _>(login);
     routes.serve_form::<refresh_token::v3::Request, _, _, _>(refresh);
+    let path = "/_matrix/client/v1/login/get_token";
+    routes.serve_form_at(Method::POST, path, Access::SignedIn, get_token);
     routes.serve(logout);
     routes.serve(logout_all);
 }
@@ -29,11 +32,16 @@ pub(super) const APPLICATION_SERVICE: &str = "m.login.application_service";
 async fn get_login_types(
     visit: Visit<get_login_types::v3::Request>,
 ) -> Result<get_login_types::v3::Response, Error> {
-    use get_login_types::v3::{ApplicationServiceLoginType, LoginType, PasswordLoginType};
+    use get_login_types::v3::{
+        ApplicationServiceLoginType, LoginType, PasswordLoginType, TokenLoginType,
+    };
     let mut flows = vec![LoginType::Password(PasswordLoginType::new())];
     if !visit.services.house.appservices.is_empty() {
         flows.push(LoginType::ApplicationService(ApplicationServiceLoginType::new()));
     }
+    let mut token = TokenLoginType::new();
+    token.get_login_token = true;
+    flows.push(LoginType::Token(token));
     Ok(get_login_types::v3::Response::new(flows))
 }
 
@@ -45,6 +53,7 @@ struct LoginBody {
     // "Deprecated in favour of `identifier`", and still sent.
     user: Option<String>,
     password: Option<String>,
+    token: Option<String>,
     device_id: Option<OwnedDeviceId>,
     initial_device_display_name: Option<String>,
     #[serde(default)]
@@ -65,21 +74,29 @@ async fn login(visit: Visit<Form<LoginBody>>) -> Result<Response, Error> {
         return login_masked(visit).await;
     }
     let body = visit.request.body;
-    if body.kind != "m.login.password" {
-        return Err(Error::new(
-            Kind::UnknownLoginType,
-            "Bad login type. This server signs in with `m.login.password`.",
-        ));
-    }
-    let user = login_name(body.identifier, body.user)?;
-    let missing = || Error::new(Kind::MissingParam, "The password is missing.");
     let session = NewSession {
         device_id: body.device_id,
         display_name: body.initial_device_display_name,
         refreshable: body.refresh_token,
     };
-    let password = body.password.ok_or_else(missing)?;
-    let session = services.accounts.login(Login { user, password, session, address }).await?;
+    let missing = |what| Error::new(Kind::MissingParam, what);
+    let session = match body.kind.as_str() {
+        "m.login.password" => {
+            let user = login_name(body.identifier, body.user)?;
+            let password = body.password.ok_or_else(|| missing("The password is missing."))?;
+            services.accounts.login(Login { user, password, session, address }).await?
+        }
+        "m.login.token" => {
+            let token = body.token.ok_or_else(|| missing("The token is missing."))?;
+            services.accounts.login_with_token(&token, session, address).await?
+        }
+        _ => {
+            return Err(Error::new(
+                Kind::UnknownLoginType,
+                "Bad login type. This server signs in with `m.login.password`.",
+            ));
+        }
+    };
     let mut answer = session_json(&session);
     if let Some(well_known) = client_well_known(&services.house) {
         answer.insert("well_known".to_owned(), well_known);
@@ -98,6 +115,13 @@ async fn login_masked(visit: Visit<Form<LoginBody>>) -> Result<Response, Error> 
     };
     let session = visit.services.accounts.login_masked(&token, &user, session).await?;
     Ok(json_response(StatusCode::OK, Value::Object(session_json(&session)).to_string()))
+}
+
+/// "Optional endpoint to generate a single-use, time-limited, `m.login.token` token."
+async fn get_token(visit: Visit<Form<IgnoredAny>>) -> Result<Response, Error> {
+    let token = visit.services.accounts.login_token(visit.caller()?, visit.proof()).await?;
+    let answer = json!({ "login_token": token.login_token, "expires_in_ms": token.expires_in_ms });
+    Ok(json_response(StatusCode::OK, answer.to_string()))
 }
 
 fn login_name(identifier: Option<Identifier>, user: Option<String>) -> Result<String, Error> {
@@ -172,7 +196,8 @@ mod tests {
         let desk = Desk::new().await;
         desk.sign_up("nurse").await;
         let flows = desk.get("/v3/login", "").await.ok();
-        assert_eq!(flows, json!({ "flows": [{ "type": "m.login.password" }] }));
+        let token = json!({ "type": "m.login.token", "get_login_token": true });
+        assert_eq!(flows, json!({ "flows": [{ "type": "m.login.password" }, token] }));
 
         for user in ["nurse", "Nurse", "@nurse:hospital.example"] {
             let answer =
@@ -206,7 +231,7 @@ mod tests {
         assert_eq!(try_in("nurse", json!({ "identifier": email })).await, forbidden);
 
         let unknown = (400, "M_UNKNOWN".to_owned());
-        assert_eq!(try_in("nurse", json!({ "type": "m.login.token" })).await, unknown);
+        assert_eq!(try_in("nurse", json!({ "type": "m.login.cas" })).await, unknown);
         let missing = (400, "M_MISSING_PARAM".to_owned());
         assert_eq!(try_in("nurse", json!({ "password": null })).await, missing);
         let invalid = (400, "M_INVALID_PARAM".to_owned());
@@ -216,6 +241,31 @@ mod tests {
         assert_eq!(try_in("nurse", json!({ "password": 7 })).await, bad);
         let not_json = desk.call_raw("POST", "/v3/login", "", "{".to_owned()).await;
         assert_eq!(not_json.error(), (400, "M_NOT_JSON"));
+    }
+
+    /// A phone that is signed in shows a code; the new one signs in with it, once.
+    #[tokio::test]
+    async fn a_token_signs_in_another_device_once_and_soon() {
+        let desk = Desk::new().await;
+        let phone = desk.sign_up("nurse").await;
+        let token = async || {
+            let asked = desk.post("/v1/login/get_token", &phone, json!({})).await;
+            let auth = crate::scenario::own_password("nurse", &asked.text("session"));
+            desk.post("/v1/login/get_token", &phone, json!({ "auth": auth })).await.ok()
+        };
+        let sign_in = async |token: &serde_json::Value| {
+            let body = json!({ "type": "m.login.token", "token": token, "device_id": "TABLET" });
+            desk.post("/v3/login", "", body).await
+        };
+        let first = token().await;
+        assert_eq!(first["expires_in_ms"], 120_000);
+        let signed_in = sign_in(&first["login_token"]).await.ok();
+        assert_eq!(signed_in["user_id"], "@nurse:hospital.example");
+        assert_eq!(sign_in(&first["login_token"]).await.error(), (403, "M_FORBIDDEN"), "used up");
+        let second = token().await;
+        desk.clock.pass_ms(120_000);
+        assert_eq!(sign_in(&second["login_token"]).await.error(), (403, "M_FORBIDDEN"), "over");
+        assert!(desk.is_in(&phone).await);
     }
 
     #[tokio::test]

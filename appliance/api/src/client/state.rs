@@ -8,6 +8,9 @@ use appliance_model::ruma::api::client::state::{
 use appliance_services::rooms::{MembersQuery, StateForm};
 use appliance_services::sync::token::timeline_place;
 
+use serde_json::json;
+
+use super::delayed::{delay_ms, schedule_from_query};
 use crate::route::{Routes, Visit};
 
 /// "When an empty string, the trailing slash on this endpoint is optional."
@@ -21,10 +24,10 @@ const WITHOUT_KEY: [&str; 4] = [
 pub(crate) fn add(routes: &mut Routes) {
     routes.serve_json(all);
     routes.serve_json(one);
-    routes.serve(set);
+    routes.serve_json(set);
     for path in WITHOUT_KEY {
         routes.serve_json_at(path, one);
-        routes.serve_at(path, set);
+        routes.serve_json_at(path, set);
     }
     routes.serve_json(members);
     routes.serve_json(joined);
@@ -46,11 +49,16 @@ async fn one(visit: Visit<get_state_event_for_key::v3::Request>) -> Result<Strin
     visit.services.rooms.state_event(caller, &request.room_id, state, form).await
 }
 
-async fn set(
-    visit: Visit<send_state_event::v3::Request>,
-) -> Result<send_state_event::v3::Response, Error> {
+async fn set(visit: Visit<send_state_event::v3::Request>) -> Result<String, Error> {
+    if let Some(delay_ms) = delay_ms(&visit.uri)? {
+        let request = &visit.request;
+        let state_key = Some(request.state_key.clone());
+        let named = (request.event_type.to_string(), state_key, None);
+        let asked = (&request.body, delay_ms);
+        return schedule_from_query(&visit, &request.room_id, named, asked).await;
+    }
     let event_id = visit.services.rooms.send_state(visit.caller()?, &visit.request).await?;
-    Ok(send_state_event::v3::Response::new(event_id))
+    Ok(json!({ "event_id": event_id }).to_string())
 }
 
 async fn members(visit: Visit<get_member_events::v3::Request>) -> Result<String, Error> {

@@ -32,6 +32,15 @@ pub struct AccountRow {
     /// It was deactivated and has left all its rooms.
     #[n(8)]
     pub left_rooms: Option<bool>,
+    /// An administrator has suspended it: it reads, and leaves, but says nothing.
+    #[n(9)]
+    pub suspended: Option<bool>,
+    /// An administrator has locked it: its sessions stay, and open nothing.
+    #[n(10)]
+    pub locked: Option<bool>,
+    /// What Synapse's tools call the user type, e.g. `bot`. Only shown.
+    #[n(11)]
+    pub user_type: Option<String>,
 }
 
 /// A device of a local user.

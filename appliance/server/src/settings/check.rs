@@ -25,6 +25,7 @@ pub fn problems(settings: &Settings, is_conformance: bool) -> Vec<(String, Strin
     check.limits(settings);
     check.store(settings);
     check.registration(settings);
+    check.calls(settings);
     check.support(settings);
     check.media_and_rooms(settings);
     check.rates(settings);
@@ -160,6 +161,30 @@ impl Check {
             self.require(is_token(token.reveal()), &key, message);
         }
         self.within("sessions.access_token_ms", settings.sessions.access_token_ms, 1_000, DAY_MS);
+    }
+
+    fn calls(&mut self, settings: &Settings) {
+        let calls = &settings.calls;
+        for (index, uri) in calls.turn_uris.iter().enumerate() {
+            let key = format!("calls.turn_uris[{index}]");
+            if !["turn:", "turns:", "stun:"].iter().any(|scheme| uri.starts_with(scheme)) {
+                self.wrong(
+                    &key,
+                    format!("\"{uri}\" is not a URI such as \"turn:turn.hospital.example:3478\""),
+                );
+            }
+        }
+        self.require(
+            calls.turn_uris.is_empty() || !calls.turn_shared_secret.is_empty(),
+            "calls.turn_shared_secret",
+            "is not set: the TURN servers would refuse everybody",
+        );
+        let url = &calls.livekit_service_url;
+        if !url.is_empty() && !is_base_url(url) {
+            let message =
+                format!("\"{url}\" is not a URL such as \"https://calls.hospital.example\"");
+            self.wrong("calls.livekit_service_url", message);
+        }
     }
 
     fn support(&mut self, settings: &Settings) {

@@ -23,7 +23,7 @@ const FILES_MAX: usize = 256;
 const VARIABLE_PREFIX: &str = "WARDSTONE__";
 
 /// Which file of `$CREDENTIALS_DIRECTORY` sets which key.
-const CREDENTIALS: [Credential; 4] = [
+const CREDENTIALS: [Credential; 5] = [
     Credential { file: "master_key", key: "store.master_key_file", takes: Takes::Path },
     Credential { file: "signing_key", key: "server.signing_key_file", takes: Takes::Path },
     Credential {
@@ -32,6 +32,11 @@ const CREDENTIALS: [Credential; 4] = [
         takes: Takes::Content,
     },
     Credential { file: "registration_tokens", key: "registration.tokens", takes: Takes::Lines },
+    Credential {
+        file: "turn_shared_secret",
+        key: "calls.turn_shared_secret",
+        takes: Takes::Content,
+    },
 ];
 
 struct Credential {

@@ -103,7 +103,7 @@ impl Accounts {
     }
 
     /// An account by its user ID.
-    async fn account(&self, user_id: &UserId) -> Result<(UserNid, AccountRow), Error> {
+    pub(super) async fn account(&self, user_id: &UserId) -> Result<(UserNid, AccountRow), Error> {
         let missing = || Error::not_found("There is no account of that name on this server.");
         let ledger = &self.house.ledger;
         let user = ledger.user(user_id).await?.ok_or_else(missing)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use appliance_ledger::Digest;
 use appliance_ledger::keyspaces::{ACCOUNTS, DEVICES, TOKENS};
-use appliance_ledger::rows::TokenRow;
+use appliance_ledger::rows::{AccountRow, TokenRow};
 use appliance_model::{Caller, DeviceNid, Error, Kind, Role, UserNid};
 use appliance_rules::Permit;
 
@@ -27,8 +27,22 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// [`Kind::UnknownToken`] if nobody (any more).
+    /// [`Kind::UnknownToken`] if nobody (any more), [`Kind::UserLocked`] if an administrator has
+    /// locked the account.
     pub async fn authenticate(&self, token: &str) -> Result<Caller, Error> {
+        self.authenticate_to(token, Purpose::Anything).await
+    }
+
+    /// The same for somebody who wants to sign out, which those who are locked out may.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::UnknownToken`] if nobody (any more).
+    pub async fn authenticate_to_sign_out(&self, token: &str) -> Result<Caller, Error> {
+        self.authenticate_to(token, Purpose::SigningOut).await
+    }
+
+    async fn authenticate_to(&self, token: &str, purpose: Purpose) -> Result<Caller, Error> {
         if let Some(service) = self.house.appservices.by_token(token) {
             return self.unmask(&service.registration, Mask::default()).await;
         }
@@ -36,12 +50,17 @@ impl Accounts {
         let now_ms = self.house.clock.now_ms();
         let caller = match self.callers.get(&digest, now_ms) {
             Some(caller) => caller,
-            None => self.look_up(digest, now_ms).await?,
+            None => self.look_up(digest, now_ms, purpose).await?,
         };
         Ok(Arc::unwrap_or_clone(caller))
     }
 
-    async fn look_up(&self, digest: Digest, now_ms: u64) -> Result<Arc<Caller>, Error> {
+    async fn look_up(
+        &self,
+        digest: Digest,
+        now_ms: u64,
+        purpose: Purpose,
+    ) -> Result<Arc<Caller>, Error> {
         let ticket = self.callers.ticket();
         let ledger = &self.house.ledger;
         let token = ledger.get(&TOKENS, &digest).await?.ok_or_else(unknown_token)?;
@@ -58,9 +77,13 @@ impl Accounts {
             user,
             device_id: token.device_id.as_str().into(),
             device: DeviceNid(token.device),
-            role: if account.administrator { Role::Administrator } else { Role::User },
+            role: role_of(&account),
             appservice: None,
         });
+        // "…on all but the following: POST /logout, POST /logout/all" (account locking).
+        if account.locked == Some(true) {
+            return if purpose == Purpose::SigningOut { Ok(caller) } else { Err(locked()) };
+        }
         if token.unused == Some(true) {
             if let Err(error) = self.first_use(digest).await {
                 // A full disk must not keep people from reading. The next request tries again.
@@ -110,6 +133,27 @@ impl Accounts {
             Err(error) => error,
         }
     }
+}
+
+/// What a token is shown for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Anything,
+    SigningOut,
+}
+
+/// What an account may do.
+pub(super) fn role_of(account: &AccountRow) -> Role {
+    match account {
+        AccountRow { suspended: Some(true), .. } => Role::Suspended,
+        AccountRow { administrator: true, .. } => Role::Administrator,
+        _ => Role::User,
+    }
+}
+
+/// What somebody hears whose account is locked.
+pub(super) fn locked() -> Error {
+    Error::new(Kind::UserLocked, "An administrator of this server has locked this account.")
 }
 
 /// "The access token … was not recognised" ([spec]). The session is over: `soft_logout` is false,

@@ -2,7 +2,7 @@
 
 use appliance_ledger::keyspaces::{DEVICES, LAST_SEEN};
 use appliance_ledger::rows::DeviceRow;
-use appliance_model::ruma::{DeviceId, OwnedDeviceId};
+use appliance_model::ruma::{DeviceId, OwnedDeviceId, UserId};
 use appliance_model::{Caller, DeviceNid, Error, UserNid};
 use appliance_rules::Permit;
 
@@ -29,12 +29,32 @@ impl Accounts {
     ///
     /// If the store fails.
     pub async fn devices(&self, caller: &Caller) -> Result<Vec<Device>, Error> {
-        let rows = self.devices_of(caller.user).await?;
-        let numbers: Vec<_> =
-            rows.iter().map(|(_, row)| (caller.user, DeviceNid(row.device))).collect();
+        self.all_devices(caller.user).await
+    }
+
+    /// The devices of a user, by device ID.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn all_devices(&self, user: UserNid) -> Result<Vec<Device>, Error> {
+        let rows = self.devices_of(user).await?;
+        let numbers: Vec<_> = rows.iter().map(|(_, row)| (user, DeviceNid(row.device))).collect();
         let seen = self.house.ledger.newest().get_many(&LAST_SEEN, &numbers).await?;
         let shown = rows.into_iter().zip(seen);
         Ok(shown.map(|(((_, id), row), seen)| self.shown(id, row, seen)).collect())
+    }
+
+    /// Where somebody is signed in, for themselves or for an administrator.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::NotFound`] if there is no such account.
+    pub async fn whois(&self, by: &Caller, user_id: &UserId) -> Result<Vec<Device>, Error> {
+        let user = self.account(user_id).await?.0;
+        let permit = Permit::own("account.whois", &by.user_id, user_id);
+        self.house.ledger.commit(self.house.ledger.begin(permit)).await?;
+        self.all_devices(user).await
     }
 
     /// One of the caller's devices.

@@ -7,6 +7,7 @@ use appliance_model::ruma::{OwnedUserId, UserId};
 use appliance_model::{Error, UserNid};
 use appliance_rules::Permit;
 
+use super::authenticate::locked;
 use super::{Accounts, NewSession, Session};
 use crate::limits::{Limit, Whose};
 
@@ -35,15 +36,32 @@ impl Accounts {
         let user_id = self.local_user_id(&login.user).ok_or_else(wrong)?;
         let user = self.check_password(&user_id, login.password, login.address).await?;
 
+        let permit = Permit::own("session.opened", &user_id, &user_id);
+        self.sign_in((user, user_id), login.session, permit).await
+    }
+
+    /// Opens a session for somebody who has shown who they are.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::Forbidden`] if the account is closed,
+    /// [`appliance_model::Kind::UserLocked`] if it is locked.
+    pub(super) async fn sign_in(
+        &self,
+        (user, user_id): (UserNid, OwnedUserId),
+        session: NewSession,
+        permit: Permit,
+    ) -> Result<Session, Error> {
         let inside = self.doors.enter(user.0).await;
         let ledger = &self.house.ledger;
         // It may have been deactivated while the password was hashed.
         let account = ledger.get(&ACCOUNTS, &user).await?;
-        if account.is_none_or(|account| account.deactivated) {
-            return Err(wrong());
+        let account = account.filter(|account| !account.deactivated).ok_or_else(wrong)?;
+        if account.locked == Some(true) {
+            return Err(locked());
         }
-        let mut commit = ledger.begin(Permit::own("session.opened", &user_id, &user_id));
-        let session = self.open_session((user, user_id), login.session, &mut commit).await?;
+        let mut commit = ledger.begin(permit);
+        let session = self.open_session((user, user_id), session, &mut commit).await?;
         commit.hold(inside);
         ledger.commit(commit).await?;
         metrics::counter!("wardstone_logins_total").increment(1);

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use appliance_ledger::keyspaces::{ACCOUNTS, DEVICES};
 use appliance_model::ruma::{OwnedUserId, UserId};
-use appliance_model::{Caller, DeviceNid, Error, Kind, Role, UserNid};
+use appliance_model::{Caller, DeviceNid, Error, Kind, UserNid};
 use appliance_rules::Permit;
 
+use super::authenticate::{locked, role_of};
 use super::{Accounts, NewAccount, NewSession, Session};
 use crate::appservices::{Registration, exclusive};
 
@@ -43,6 +44,23 @@ impl Accounts {
         }
     }
 
+    /// The same for somebody who wants to sign out, which those who are locked out may.
+    ///
+    /// # Errors
+    ///
+    /// As [`Accounts::admit_masked`].
+    pub async fn admit_to_sign_out(
+        &self,
+        token: &str,
+        mask: Mask,
+        address: Option<IpAddr>,
+    ) -> Result<Caller, Error> {
+        match self.house.appservices.by_token(token) {
+            Some(_) => self.admit_masked(token, mask, address).await,
+            None => self.authenticate_to_sign_out(token).await,
+        }
+    }
+
     /// The user as whom an application service speaks.
     pub(super) async fn unmask(&self, service: &Registration, mask: Mask) -> Result<Caller, Error> {
         let user_id = match mask.user_id {
@@ -61,6 +79,9 @@ impl Accounts {
         if account.deactivated {
             return Err(Error::forbidden("This user's account is closed."));
         }
+        if account.locked == Some(true) {
+            return Err(locked());
+        }
         // "Whether requests from masqueraded users are rate-limited. The sender is excluded."
         if !service.rate_limited || user_id == service.sender {
             self.limits.exempt(user);
@@ -78,7 +99,7 @@ impl Accounts {
             user,
             device_id: device_id.into(),
             device,
-            role: if account.administrator { Role::Administrator } else { Role::User },
+            role: role_of(&account),
             appservice: Some(Arc::from(service.id.as_str())),
         })
     }

@@ -9,17 +9,21 @@ mod authenticate;
 mod callers;
 mod change_password;
 mod deactivate;
+mod dehydrated;
 mod devices;
 mod last_seen;
 mod leave_rooms;
 mod login;
+mod login_token;
 mod logout;
 mod masquerade;
+mod openid;
 mod password;
 mod refresh;
 mod register;
 mod session;
 mod shared_secret;
+mod standing;
 mod uia;
 
 use std::sync::{Arc, Mutex};
@@ -29,12 +33,16 @@ use appliance_model::DeviceNid;
 use tokio::sync::Semaphore;
 
 pub use administer::AccountSummary;
+pub use dehydrated::{Dehydrated, NewDehydrated, WaitingEvents};
 pub use devices::Device;
 pub use login::Login;
+pub use login_token::LoginToken;
 pub use masquerade::Mask;
+pub use openid::OpenIdToken;
 pub use register::NewAccount;
 pub use session::{NewSession, Session};
 pub use shared_secret::SharedSecretRegistration;
+pub use standing::{Judgement, Standing};
 pub use uia::{Attempt, Flows, OWN_PASSWORD, Proof, Stage};
 
 use crate::doors::Doors;
@@ -55,6 +63,7 @@ pub struct Accounts {
     hashing: Arc<Semaphore>,
     hash_queue: Arc<Semaphore>,
     callers: Arc<callers::Callers>,
+    login_tokens: Mutex<Recent<Digest, login_token::Entry>>,
     nonces: Mutex<Recent<String, u64>>,
     uia: Mutex<Recent<String, uia::UiaSession>>,
     seen: Mutex<Recent<DeviceNid, last_seen::Seen>>,
@@ -82,6 +91,7 @@ impl Accounts {
             hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX)),
             hash_queue: Arc::new(Semaphore::new(HASHES_WAITING_MAX)),
             callers: Arc::default(),
+            login_tokens: Mutex::new(Recent::new(login_token::TOKENS_MAX)),
             nonces: Mutex::new(Recent::new(shared_secret::NONCES_MAX)),
             uia: Mutex::new(Recent::new(uia::SESSIONS_MAX)),
             seen: Mutex::new(Recent::new(last_seen::DEVICES_MAX)),

@@ -6,7 +6,7 @@ use appliance_ledger::keyspaces::{ACCOUNTS, DEVICES, REFRESH_TOKENS};
 use appliance_model::{Error, UserNid};
 use appliance_rules::Permit;
 
-use super::authenticate::unknown_token;
+use super::authenticate::{locked, unknown_token};
 use super::session::Tokens;
 use super::{Accounts, Session};
 use crate::limits::{Limit, Whose};
@@ -49,8 +49,9 @@ impl Accounts {
         let key = (UserNid(row.user), row.device_id);
         let inside = self.doors.enter(row.user).await;
         let account = ledger.get(&ACCOUNTS, &key.0).await?;
-        if account.is_none_or(|account| account.deactivated) {
-            return Ok(None);
+        let Some(account) = account.filter(|account| !account.deactivated) else { return Ok(None) };
+        if account.locked == Some(true) {
+            return Err(locked());
         }
         let Some(mut device) = ledger.get(&DEVICES, &key).await? else { return Ok(None) };
         let is_shown = |kept: &Option<Vec<u8>>| kept.as_deref() == Some(&shown[..]);

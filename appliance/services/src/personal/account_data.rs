@@ -51,17 +51,44 @@ impl Personal {
         let inside = self.doors.enter(user.0).await;
         let key = (user, room.unwrap_or_default(), kind.to_owned());
         let old = self.house.ledger.get(&ACCOUNT_DATA, &key).await?;
-        if old.as_ref().is_some_and(|old| old.content == content) {
+        let is_now = |old: &AccountDataRow| old.content == content && old.deleted != Some(true);
+        if old.as_ref().is_some_and(is_now) {
             return Ok(());
         }
         let mut commit = self.house.ledger.begin(Permit::own("account_data.set", who, kind));
-        write(&mut commit, key, old, content.to_owned());
+        write(&mut commit, key, old, Some(content.to_owned()));
         commit.hold(inside);
         self.house.ledger.commit(commit).await?;
         Ok(())
     }
 
-    /// A value, if it was ever set.
+    /// Deletes a value ([MSC3391]). Clients that knew it hear of it once, as an empty object.
+    ///
+    /// [MSC3391]: https://github.com/matrix-org/matrix-spec-proposals/pull/3391
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn delete_account_data(
+        &self,
+        (user, who): (UserNid, &str),
+        room: Option<RoomNid>,
+        kind: &str,
+    ) -> Result<(), Error> {
+        let inside = self.doors.enter(user.0).await;
+        let key = (user, room.unwrap_or_default(), kind.to_owned());
+        let old = self.house.ledger.get(&ACCOUNT_DATA, &key).await?;
+        if old.as_ref().is_none_or(|old| old.deleted == Some(true)) {
+            return Ok(());
+        }
+        let mut commit = self.house.ledger.begin(Permit::own("account_data.deleted", who, kind));
+        write(&mut commit, key, old, None);
+        commit.hold(inside);
+        self.house.ledger.commit(commit).await?;
+        Ok(())
+    }
+
+    /// A value, if it was ever set and not deleted.
     ///
     /// # Errors
     ///
@@ -73,7 +100,8 @@ impl Personal {
         kind: &str,
     ) -> Result<Option<String>, Error> {
         let key = (user, room.unwrap_or_default(), kind.to_owned());
-        Ok(self.house.ledger.get(&ACCOUNT_DATA, &key).await?.map(|row| row.content))
+        let row = self.house.ledger.get(&ACCOUNT_DATA, &key).await?;
+        Ok(row.filter(|row| row.deleted != Some(true)).map(|row| row.content))
     }
 
     /// What changed after `after`, up to `upto`, oldest first.
@@ -102,7 +130,12 @@ impl Personal {
         let rows = ledger.get_many(&ACCOUNT_DATA, &keys).await?;
         let datum = |((_, room, kind), row): (_, Option<AccountDataRow>)| {
             let room: RoomNid = room;
-            let content = row?.content;
+            let row = row?;
+            // Who starts anew never knew it.
+            if row.deleted == Some(true) && after == Position(0) {
+                return None;
+            }
+            let content = row.content;
             Some(AccountDatum { room: (room != RoomNid::default()).then_some(room), kind, content })
         };
         Ok(keys.into_iter().zip(rows).filter_map(datum).collect())
@@ -113,7 +146,7 @@ fn write(
     commit: &mut Commit,
     key: (UserNid, RoomNid, String),
     old: Option<AccountDataRow>,
-    content: String,
+    content: Option<String>,
 ) {
     let user = key.0;
     commit.touched().users.push(user);
@@ -123,6 +156,9 @@ fn write(
     commit.stamp(move |position, rows| {
         let change = ChangedDataRow { room: key.1.0, kind: key.2.clone() };
         rows.put(&ACCOUNT_DATA_CHANGES, &(user, position), &change);
-        rows.put(&ACCOUNT_DATA, &key, &AccountDataRow { content, position: position.0 });
+        let deleted = content.is_none().then_some(true);
+        let content = content.unwrap_or_else(|| "{}".to_owned());
+        let row = AccountDataRow { content, position: position.0, deleted };
+        rows.put(&ACCOUNT_DATA, &key, &row);
     });
 }

@@ -3,12 +3,16 @@
 mod account_data;
 mod filters;
 mod profile;
+mod profile_fields;
 mod push_rules;
+mod thread_subscriptions;
 
 use std::sync::Arc;
 
 pub use account_data::AccountDatum;
 pub use profile::ProfileChange;
+pub use thread_subscriptions::{Cause, SubscriptionChange};
+
 pub use push_rules::{Place, find as find_push_rule};
 
 use crate::accounts::Accounts;

@@ -5,6 +5,7 @@ mod build;
 mod client_events;
 mod company;
 mod create_room;
+mod delayed;
 mod directory;
 mod face;
 mod hierarchy;
@@ -44,8 +45,10 @@ use appliance_model::{Error, EventNid, Pdu, RoomNid};
 use quick_cache::sync::Cache;
 
 pub use build::Draft;
+pub use build::content_of;
 pub use client_events::ClientEvents;
 pub use create_room::ROOM_VERSIONS;
+pub use delayed::{DELAY_MS_MAX, Delayed, DelayedAction, NewDelayed};
 pub use directory::{DirectoryPage, DirectoryQuery};
 pub use face::{Face, Summary};
 pub use hierarchy::{Hierarchy, HierarchyQuery};
@@ -77,13 +80,14 @@ pub struct Rooms {
     pub(crate) house: Arc<House>,
     pub(crate) limits: Arc<Limits>,
     doors: Doors,
+    delayed_doors: Doors,
     pub(crate) pdus: Arc<Cache<EventNid, Arc<Pdu>>>,
 }
 
 impl Rooms {
     pub(crate) fn new(house: Arc<House>, limits: Arc<Limits>) -> Self {
         let pdus = Arc::new(Cache::new(PDUS_CACHED_MAX));
-        Self { house, limits, doors: Doors::default(), pdus }
+        Self { house, limits, doors: Doors::default(), delayed_doors: Doors::default(), pdus }
     }
 
     /// Enters a room to write in it. One writer is inside at a time, so what it reads there stays

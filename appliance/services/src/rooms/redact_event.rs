@@ -16,7 +16,7 @@ use appliance_model::ruma::events::TimelineEventType;
 use appliance_model::ruma::{
     CanonicalJsonObject, EventId, OwnedEventId, RoomId, TransactionId, UserId,
 };
-use appliance_model::{Caller, Error, EventNid, Pdu};
+use appliance_model::{Caller, Error, EventNid, Kind, Pdu, Role};
 use appliance_rules::Denial;
 use bytes::Bytes;
 use quick_cache::sync::Cache;
@@ -61,8 +61,13 @@ impl Rooms {
         // Who is not in the room learns nothing of what is.
         check_inside(&room, &caller.user_id).await?;
         let event = self.house.ledger.event_by_id(redaction.event_id).await?;
-        if event.is_none_or(|event| event.room != room.room) {
-            return Err(Error::not_found("The room has no such event."));
+        let event = event.filter(|event| event.room == room.room);
+        let event = event.ok_or_else(|| Error::not_found("The room has no such event."))?;
+        // "Redact their own events" is what the suspended still may.
+        let author = event.part(event.spans.sender).trim_matches('"');
+        if caller.role == Role::Suspended && author != caller.user_id.as_str() {
+            let why = "While you are suspended you can only take back your own messages.";
+            return Err(Error::new(Kind::UserSuspended, why));
         }
         let mut content = CanonicalJsonObject::from([(
             "redacts".to_owned(),
