@@ -5,13 +5,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use appliance_engine::Memory;
 use appliance_ledger::{Blobs, Openers, SecretKey};
+use appliance_model::ruma::OwnedServerName;
 use appliance_model::ruma::signatures::Ed25519KeyPair;
-use appliance_model::ruma::{MilliSecondsSinceUnixEpoch, OwnedServerName, UInt};
-use appliance_model::{Clock, Dice};
+use appliance_model::scenario::{SeededDice, StillClock};
 use appliance_services::accounts::NewAccount;
 use appliance_services::egress::NoWayOut;
 use appliance_services::peers::{NoRemote, Remote, Roll};
@@ -30,37 +29,6 @@ use crate::ClientAddr;
 
 /// The server's name in every scene.
 pub const SERVER: &str = "hospital.example";
-
-/// A clock that moves when told.
-pub struct StillClock(AtomicU64);
-
-impl StillClock {
-    /// Lets `ms` milliseconds pass.
-    pub fn pass_ms(&self, ms: u64) {
-        self.0.fetch_add(ms, Ordering::SeqCst);
-    }
-}
-
-impl Clock for StillClock {
-    fn now(&self) -> MilliSecondsSinceUnixEpoch {
-        MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.0.load(Ordering::SeqCst)))
-    }
-}
-
-/// Dice that fall the same way every time. Not fit for anything but tests.
-struct SeededDice(AtomicU64);
-
-impl Dice for SeededDice {
-    fn fill(&self, bytes: &mut [u8]) {
-        for chunk in bytes.chunks_mut(8) {
-            // SplitMix64.
-            let mut mixed = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst);
-            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            chunk.copy_from_slice(&(mixed ^ (mixed >> 31)).to_be_bytes()[..chunk.len()]);
-        }
-    }
-}
 
 /// What came back.
 #[derive(Debug)]
@@ -132,8 +100,8 @@ impl Desk {
         roll: Arc<Roll>,
         remote: Arc<dyn Remote>,
     ) -> Self {
-        let dice = Arc::new(SeededDice(AtomicU64::new(1)));
-        let clock = Arc::new(StillClock(AtomicU64::new(1_700_000_000_000)));
+        let dice = Arc::new(SeededDice::new(1));
+        let clock = Arc::new(StillClock::at_ms(1_700_000_000_000));
         let waiters = Arc::new(Waiters::default());
         let master = SecretKey::random(&*dice);
         let openers = Openers {

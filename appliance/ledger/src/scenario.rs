@@ -3,19 +3,11 @@
 use std::sync::Arc;
 
 use appliance_engine::Memory;
-use appliance_model::ruma::{MilliSecondsSinceUnixEpoch, UInt};
-use appliance_model::{Clock, OsDice};
+use appliance_model::OsDice;
+use appliance_model::scenario::StillClock;
 use tokio::task::JoinSet;
 
 use crate::{Ledger, NobodyListens, Openers, SecretKey, open};
-
-pub(crate) struct Frozen;
-
-impl Clock for Frozen {
-    fn now(&self) -> MilliSecondsSinceUnixEpoch {
-        MilliSecondsSinceUnixEpoch(UInt::from(1_000_000_u32))
-    }
-}
 
 pub(crate) struct Store {
     pub ledger: Ledger,
@@ -48,7 +40,7 @@ pub(crate) fn openers(master: &SecretKey) -> Openers<'_> {
     Openers {
         server_name: "hospital.example",
         master_key: master,
-        clock: Arc::new(Frozen),
+        clock: Arc::new(StillClock::at_ms(1_000_000)),
         dice: Arc::new(OsDice),
         observer: Arc::new(NobodyListens),
         folder: None,

@@ -6,6 +6,8 @@ mod clock;
 mod error;
 mod nid;
 mod pdu;
+#[cfg(feature = "scenario")]
+pub mod scenario;
 
 pub use caller::{Caller, Role};
 pub use clock::{Clock, Dice, OsDice, SystemClock};

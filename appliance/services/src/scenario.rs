@@ -4,7 +4,6 @@
 #![cfg(test)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use appliance_engine::Memory;
 use appliance_ledger::keyspaces::{ACCOUNTS, AUDIT, DEVICES};
@@ -17,10 +16,10 @@ use appliance_model::ruma::events::room::member::MembershipState;
 use appliance_model::ruma::serde::Raw;
 use appliance_model::ruma::signatures::Ed25519KeyPair;
 use appliance_model::ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId,
-    UInt, UserId,
+    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, UserId,
 };
-use appliance_model::{Caller, Clock, DeviceNid, Dice, Error, Role, RoomNid};
+use appliance_model::scenario::{SeededDice, StillClock};
+use appliance_model::{Caller, DeviceNid, Dice as _, Error, Role, RoomNid};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -31,44 +30,6 @@ use crate::{House, Options, Registration, Services};
 
 /// The server's name in every scene.
 pub const SERVER: &str = "hospital.example";
-
-/// A clock that moves when told.
-#[derive(Debug)]
-pub struct StillClock(AtomicU64);
-
-impl StillClock {
-    /// Lets `ms` milliseconds pass.
-    pub fn pass_ms(&self, ms: u64) {
-        self.0.fetch_add(ms, Ordering::SeqCst);
-    }
-
-    /// Goes back by `ms` milliseconds, as clocks do when they are set.
-    pub fn go_back_ms(&self, ms: u64) {
-        self.0.fetch_sub(ms, Ordering::SeqCst);
-    }
-}
-
-impl Clock for StillClock {
-    fn now(&self) -> MilliSecondsSinceUnixEpoch {
-        MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.0.load(Ordering::SeqCst)))
-    }
-}
-
-/// Dice that fall the same way for the same seed. Not fit for anything but tests.
-#[derive(Debug)]
-pub struct SeededDice(AtomicU64);
-
-impl Dice for SeededDice {
-    fn fill(&self, bytes: &mut [u8]) {
-        for chunk in bytes.chunks_mut(8) {
-            // SplitMix64.
-            let mut mixed = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst);
-            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            chunk.copy_from_slice(&(mixed ^ (mixed >> 31)).to_be_bytes()[..chunk.len()]);
-        }
-    }
-}
 
 /// A house with people in it.
 pub struct Ward {
@@ -118,14 +79,14 @@ impl Ward {
 
     /// An empty ward of an operator who chose otherwise.
     pub async fn with_options(options: Options) -> Self {
-        let dice = Arc::new(SeededDice(AtomicU64::new(1)));
+        let dice = Arc::new(SeededDice::new(1));
         let keys = Keys {
             master: SecretKey::random(&*dice),
             dice,
             signing: Ed25519KeyPair::generate().to_vec(),
             options,
         };
-        let clock = Arc::new(StillClock(AtomicU64::new(1_700_000_000_000)));
+        let clock = Arc::new(StillClock::at_ms(1_700_000_000_000));
         let folder = Arc::new(tempfile::tempdir().unwrap());
         Self::open(Arc::new(Memory::new()), clock, folder, keys).await
     }
