@@ -10,7 +10,7 @@
 mod files;
 mod keys;
 mod read;
-mod stream;
+pub(crate) mod stream;
 mod write;
 
 use std::collections::HashSet;

@@ -17,6 +17,7 @@ use crate::names::Names;
 use crate::number::Numbers;
 use crate::rows::{StateNode, StoreRow};
 use crate::seal::Vault;
+use crate::sealed_folder::SealedFolder;
 use crate::view::{ReadFrom, View, damaged, store_error};
 
 /// Events kept in memory: enough for the state of the busy rooms; about 1.5 KB each.
@@ -145,6 +146,20 @@ impl Ledger {
     /// A keyed digest: a short name for a long one.
     pub fn digest(&self, parts: &[&[u8]]) -> Digest {
         self.0.vault.digest(parts)
+    }
+
+    /// A folder of files that only this store's keys open.
+    ///
+    /// # Errors
+    ///
+    /// If the disk refuses.
+    pub fn sealed_folder(
+        &self,
+        path: &std::path::Path,
+        purpose: &str,
+    ) -> std::io::Result<SealedFolder> {
+        let vault = &self.0.vault;
+        SealedFolder::open(path, vault.key_for(purpose), vault.dice())
     }
 
     pub(crate) fn names(&self) -> &Names {

@@ -6,6 +6,7 @@
 //! * [`Commit`] collects what becomes true together; only a [`appliance_rules::Permit`] opens one.
 //! * [`Lane`] writes: position, rows, audit chain, one sync, then the answer.
 //! * [`blobs`] keeps files outside the engine, sealed under keys that end with their day.
+//! * [`SealedFolder`] keeps what is made from the store and can be made again.
 //! * [`state`] keeps every room state ever current as a persistent trie that shares its nodes.
 //!
 //! Whatever was answered survives a power cut; [`open`] refuses a store that has lost its tail.
@@ -27,6 +28,7 @@ pub mod rows;
 #[cfg(test)]
 mod scenario;
 mod seal;
+mod sealed_folder;
 pub mod state;
 mod survey;
 mod touched;
@@ -43,6 +45,7 @@ pub use ledger::Ledger;
 pub use open::{OpenError, Openers, open};
 pub use rotate::rotate_data_keys;
 pub use seal::{SecretKey, Unsealable, Vault};
+pub use sealed_folder::{SealedFile, SealedFolder, SealedWriter};
 pub use state::Root;
 pub use survey::{KeyspaceSurvey, Survey};
 pub use touched::{NobodyListens, Observer, Touched};

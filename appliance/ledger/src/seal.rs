@@ -12,6 +12,7 @@ use appliance_engine::Space;
 use appliance_model::Dice;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::digest;
+use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 
 /// Bytes that sealing adds to a value.
 pub const SEAL_BYTES: usize = KEY_NUMBER_BYTES + NONCE_BYTES + 16;
@@ -128,6 +129,24 @@ impl Vault {
             .len();
         body.truncate(opened);
         Ok(body)
+    }
+
+    /// A key of its own for `purpose`. Nobody without the first data key can make it; it stays the
+    /// same when data keys are added.
+    pub(crate) fn key_for(&self, purpose: &str) -> SecretKey {
+        let keys = self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let secret = Salt::new(HKDF_SHA256, b"wardstone key for").extract(&keys.digest_secret);
+        let mut key = [0; SecretKey::BYTES];
+        secret
+            .expand(&[purpose.as_bytes()], HKDF_SHA256)
+            .and_then(|okm| okm.fill(&mut key))
+            .expect("a key is as long as one output of the hash");
+        SecretKey(key)
+    }
+
+    /// Chance.
+    pub(crate) fn dice(&self) -> Arc<dyn Dice> {
+        self.dice.clone()
     }
 
     /// A 128-bit keyed digest: short names for long ones in keys. Nobody without the data key can

@@ -50,6 +50,9 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
     every(tasks, "media", Duration::from_secs(1), services, async |services: Arc<Services>| {
         services.media.activate().await.map(drop)
     });
+    every(tasks, "search", Duration::from_secs(60), services, async |services: Arc<Services>| {
+        services.search.activate().await
+    });
     every(tasks, "memory", Duration::from_secs(5), services, async |services: Arc<Services>| {
         services.house.ledger.engine().trim().await.map_err(Error::internal)
     });

@@ -237,6 +237,7 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
         turn: turn(&settings.calls),
         rtc_livekit_url: Some(settings.calls.livekit_service_url.clone())
             .filter(|url| !url.is_empty()),
+        search_folder: Some(settings.server.data_dir.join("search")),
         access_token_ms: settings.sessions.access_token_ms,
     })
 }

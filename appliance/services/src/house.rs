@@ -1,5 +1,6 @@
 //! What all services share: the ledger, time, chance, the server's name and signing key.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use appliance_ledger::{Blobs, Ledger};
@@ -71,6 +72,8 @@ pub struct Options {
     pub turn: Option<Turn>,
     /// Where group calls meet: the URL of the service that lets people in to LiveKit.
     pub rtc_livekit_url: Option<String>,
+    /// Where the search index lies; `None` keeps it in memory: for tests.
+    pub search_folder: Option<PathBuf>,
 }
 
 /// Who finds whom and what.
@@ -112,6 +115,7 @@ impl Default for Options {
             directory: DirectoryOptions::default(),
             turn: None,
             rtc_livekit_url: None,
+            search_folder: None,
         }
     }
 }

@@ -22,6 +22,7 @@ mod recent;
 pub mod rooms;
 #[cfg(test)]
 mod scenario;
+pub mod search;
 mod secret;
 pub mod sync;
 
@@ -54,6 +55,8 @@ pub struct Services {
     pub reading: Arc<reading::Reading>,
     /// Other servers.
     pub peers: Arc<peers::Peers>,
+    /// What was said, found again.
+    pub search: search::Search,
     /// Files.
     pub media: media::Media,
     /// What is new for whom.
@@ -98,6 +101,7 @@ impl Services {
         };
         Self {
             sync: sync::Sync::new(house.clone(), parts),
+            search: search::Search::new(house.clone(), rooms.clone()),
             media: media::Media::new(house.clone(), rooms.clone(), limits.clone()),
             peers: Arc::new(peers::Peers::new(house.clone())),
             limits,

@@ -23,6 +23,7 @@ mod redact;
 mod relations;
 mod report;
 mod rooms;
+mod search;
 mod session;
 mod spaces;
 mod state;
@@ -53,6 +54,7 @@ pub(crate) fn add(routes: &mut Routes) {
     relations::add(routes);
     report::add(routes);
     rooms::add(routes);
+    search::add(routes);
     spaces::add(routes);
     membership::add(routes);
     state::add(routes);

@@ -23,21 +23,21 @@ use crate::seal::{SecretKey, Unsealable};
 
 /// Bytes of a file sealed at once. Bounds what a reader holds in memory, and what a range read opens
 /// in excess.
-pub(super) const CHUNK_BYTES: usize = 64 * 1024;
+pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
 /// Bytes that sealing adds to a chunk.
 const TAG_BYTES: usize = 16;
 /// A whole chunk, sealed.
-pub(super) const SEALED_CHUNK_BYTES: usize = CHUNK_BYTES + TAG_BYTES;
+pub(crate) const SEALED_CHUNK_BYTES: usize = CHUNK_BYTES + TAG_BYTES;
 const MAGIC: &[u8; 4] = b"WSB1";
 const HALF_BYTES: usize = 32;
 /// What stands before the first chunk.
-pub(super) const HEAD_BYTES: usize = MAGIC.len() + HALF_BYTES;
+pub(crate) const HEAD_BYTES: usize = MAGIC.len() + HALF_BYTES;
 
 /// The start of a sealed file.
-pub(super) type Head = [u8; HEAD_BYTES];
+pub(crate) type Head = [u8; HEAD_BYTES];
 
 /// A head with a fresh half of a key.
-pub(super) fn fresh_head(dice: &dyn Dice) -> Head {
+pub(crate) fn fresh_head(dice: &dyn Dice) -> Head {
     let mut head = [0; HEAD_BYTES];
     head[..MAGIC.len()].copy_from_slice(MAGIC);
     dice.fill(&mut head[MAGIC.len()..]);
@@ -45,29 +45,29 @@ pub(super) fn fresh_head(dice: &dyn Dice) -> Head {
 }
 
 /// How many chunks a file of `bytes` bytes has: at least one, so that an empty file is sealed too.
-pub(super) fn chunks_of(bytes: u64) -> u64 {
+pub(crate) fn chunks_of(bytes: u64) -> u64 {
     bytes.div_ceil(CHUNK_BYTES as u64).max(1)
 }
 
 /// How long the sealed form of a file of `bytes` bytes is.
-pub(super) fn sealed_bytes(bytes: u64) -> u64 {
+pub(crate) fn sealed_bytes(bytes: u64) -> u64 {
     HEAD_BYTES as u64 + bytes + chunks_of(bytes) * TAG_BYTES as u64
 }
 
 /// Where chunk `index` starts in the sealed file.
-pub(super) fn chunk_start(index: u64) -> u64 {
+pub(crate) fn chunk_start(index: u64) -> u64 {
     HEAD_BYTES as u64 + index * SEALED_CHUNK_BYTES as u64
 }
 
 /// How long chunk `index` of a file of `bytes` bytes is, sealed.
-pub(super) fn sealed_chunk_bytes(index: u64, bytes: u64) -> usize {
+pub(crate) fn sealed_chunk_bytes(index: u64, bytes: u64) -> usize {
     let before = index * CHUNK_BYTES as u64;
     let plain = bytes.saturating_sub(before).min(CHUNK_BYTES as u64);
     usize::try_from(plain).unwrap_or(CHUNK_BYTES) + TAG_BYTES
 }
 
 /// Seals or opens the chunks of one file.
-pub(super) struct ChunkCipher(LessSafeKey);
+pub(crate) struct ChunkCipher(LessSafeKey);
 
 impl ChunkCipher {
     /// The cipher of the file that starts with `head`. `label` keeps a file and its renderings apart.

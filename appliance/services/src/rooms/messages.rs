@@ -81,6 +81,16 @@ struct Walked {
     newest: Option<Root>,
 }
 
+/// What lies around an event.
+struct Around {
+    before: Walked,
+    after: Walked,
+    start: i64,
+    end: i64,
+    /// The last of all.
+    last: Arc<Event>,
+}
+
 impl Rooms {
     /// A page of a room's history.
     ///
@@ -139,24 +149,75 @@ impl Rooms {
     ) -> Result<Context, Error> {
         let room = self.readable(caller, room_id).await?;
         let (event, reader) = self.seen_event(caller, room, event_id).await?;
-        let at = event.position.unwrap_or_default();
-        let end_of_time = self.house.ledger.position().0.cast_signed() + 1;
         // "limit: the maximum number of context events", both sides together.
         let limit = limit.min(LIMIT_MAX);
-        let (earlier, later) = (limit / 2, limit - limit / 2);
+        let sides = (limit / 2, limit - limit / 2);
+        let around = self.around(caller, (room, &event), sides, filter).await?;
+        let root = self.root_after(room, &around.last).await?;
+        let walks = [&around.before, &around.after];
+        let state = self.state_shown(room, root, filter, walks, &event).await?;
+        Ok(Context {
+            start: around.start,
+            end: around.end,
+            event: self.client_events(caller, room, vec![(event, reader)]).await?,
+            before: self.client_events(caller, room, around.before.seen).await?,
+            after: self.client_events(caller, room, around.after.seen).await?,
+            state: self.plain(caller, room, state).await?,
+        })
+    }
+
+    /// What the caller may see around an event: at most so many before it and after it.
+    async fn around(
+        &self,
+        caller: &Caller,
+        (room, event): (RoomNid, &Arc<Event>),
+        (earlier, later): (usize, usize),
+        filter: &RoomEventFilter,
+    ) -> Result<Around, Error> {
+        let at = event.position.unwrap_or_default();
+        let end_of_time = self.house.ledger.position().0.cast_signed() + 1;
         let back = (Direction::Backward, earlier);
         let before = self.walk(caller, room, (i64::MIN, at), back, filter).await?;
         let on = (Direction::Forward, later);
         let after = self.walk(caller, room, (at + 1, end_of_time), on, filter).await?;
-        let last = after.seen.last().map_or(&event, |(event, _)| event);
-        let root = self.root_after(room, last).await?;
-        let state = self.state_shown(room, root, filter, [&before, &after], &event).await?;
-        Ok(Context {
+        let last = after.seen.last().map_or(event, |(event, _)| event).clone();
+        Ok(Around {
             start: before.seen.last().and_then(|(event, _)| event.position).unwrap_or(at),
             end: last.position.unwrap_or(at) + 1,
-            event: self.client_events(caller, room, vec![(event, reader)]).await?,
-            before: self.client_events(caller, room, before.seen).await?,
-            after: self.client_events(caller, room, after.seen).await?,
+            before,
+            after,
+            last,
+        })
+    }
+
+    /// An event that was found, with what is around it, and, if wanted, who those were that said it
+    /// all, by the state after the last of it.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub(crate) async fn surroundings(
+        &self,
+        caller: &Caller,
+        (room, event): (RoomNid, &Arc<Event>),
+        sides: (usize, usize),
+        with_members: bool,
+    ) -> Result<Context, Error> {
+        let around = self.around(caller, (room, event), sides, &RoomEventFilter::default()).await?;
+        let state = if with_members {
+            let root = self.root_after(room, &around.last).await?;
+            let seen = around.before.seen.iter().chain(&around.after.seen);
+            let senders = senders(seen.map(|(event, _)| &**event).chain([&**event]));
+            self.members_of(room, root, senders).await?
+        } else {
+            Vec::new()
+        };
+        Ok(Context {
+            start: around.start,
+            end: around.end,
+            event: self.client_events(caller, room, vec![(event.clone(), None)]).await?,
+            before: self.client_events(caller, room, around.before.seen).await?,
+            after: self.client_events(caller, room, around.after.seen).await?,
             state: self.plain(caller, room, state).await?,
         })
     }
