@@ -64,6 +64,7 @@ const SPAWN_SITES: &[(&str, &str)] = &[
     ("appliance/engine/src/conformance.rs", "tests: readers beside a writer, all waited for"),
     ("appliance/services/src/accounts/password.rs", "password hashes, behind a semaphore"),
     ("appliance/services/src/media/thumbnail", "the bounded pool that decodes images"),
+    ("appliance/services/src/search/mod.rs", "the search index, one at a time"),
     ("appliance/ledger/src/lane.rs", "syncs the acknowledged position beside the answers"),
 ];
 
