@@ -96,9 +96,9 @@ impl Search {
         let mut place = self.shelf.clone().lock_owned().await;
         if place.index.is_none() {
             // A store in which nobody has searched, and which is small, has no index to look after.
-            let is_there = self.folder_path().is_some_and(|path| path.is_dir());
-            let behind = self.house.ledger.position().0 > CATCH_UP_EVENTS as u64;
-            if !is_there && !(behind && self.folder_path().is_some()) {
+            let Some(path) = self.folder_path() else { return Ok(()) };
+            let is_large = self.house.ledger.position().0 > CATCH_UP_EVENTS as u64;
+            if !path.is_dir() && !is_large {
                 return Ok(());
             }
             if now_ms.saturating_sub(place.tidied_ms) < FORGET_MS {
