@@ -88,6 +88,13 @@ impl Scene {
             tokens.insert(name.to_owned(), desk.sign_up(name).await);
         }
         tokens.insert("chief".to_owned(), desk.chief().await);
+        let registration = json!({
+            "id": "bridge", "url": null, "as_token": "as-secret-token",
+            "hs_token": "hs-secret-token", "sender_localpart": "bridgebot",
+            "protocols": ["pager"], "namespaces": {},
+        });
+        desk.services.appservices.register(registration, "chief").await.unwrap();
+        tokens.insert("bridge".to_owned(), "as-secret-token".to_owned());
         let mut scene = Self { desk, tokens, values: BTreeMap::new() };
         scene.furnish().await;
         scene

@@ -34,6 +34,10 @@ pub fn code(kind: &Kind) -> (StatusCode, &'static str) {
         Kind::ThreepidDenied => (S::FORBIDDEN, "M_THREEPID_DENIED"),
         Kind::Exclusive => (S::BAD_REQUEST, "M_EXCLUSIVE"),
         Kind::UnknownDevice => (S::BAD_REQUEST, "M_UNKNOWN_DEVICE"),
+        Kind::UrlNotSet => (S::BAD_REQUEST, "M_URL_NOT_SET"),
+        Kind::BadStatus { .. } => (S::BAD_GATEWAY, "M_BAD_STATUS"),
+        Kind::ConnectionFailed => (S::BAD_GATEWAY, "M_CONNECTION_FAILED"),
+        Kind::ConnectionTimeout => (S::GATEWAY_TIMEOUT, "M_CONNECTION_TIMEOUT"),
         Kind::AliasExists => (S::CONFLICT, "M_UNKNOWN"),
         Kind::RoomInUse => (S::BAD_REQUEST, "M_ROOM_IN_USE"),
         Kind::InvalidRoomState => (S::BAD_REQUEST, "M_INVALID_ROOM_STATE"),
@@ -86,6 +90,10 @@ pub(crate) fn refuse(error: &Error) -> Response {
         }
         Kind::MaxDelayExceeded { max_delay_ms } => {
             body.insert("max_delay".to_owned(), (*max_delay_ms).into());
+        }
+        Kind::BadStatus { status, body: text } => {
+            body.insert("status".to_owned(), (*status).into());
+            body.insert("body".to_owned(), text.as_str().into());
         }
         Kind::WrongRoomKeysVersion { current_version } => {
             body.insert("current_version".to_owned(), current_version.as_str().into());

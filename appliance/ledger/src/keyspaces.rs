@@ -16,6 +16,7 @@ use crate::rows::keys::{
 };
 use crate::rows::media::{LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow};
 use crate::rows::peers::PeerKeysRow;
+use crate::rows::push::PusherRow;
 use crate::rows::relations::{RelatedRow, RelationRow, ThreadRow};
 use crate::rows::reports::ReportRow;
 use crate::rows::{
@@ -184,6 +185,12 @@ keyspaces! {
     APPSERVICES 0x91 String => AppserviceRow;
     /// How far each application service has been told, by ID.
     APPSERVICE_STREAMS 0x92 String => AppserviceStreamRow;
+    /// Where to ring, by owner and digest of app and key.
+    PUSHERS 0x94 (UserNid, Digest) => PusherRow;
+    /// Whose pushers have an app and key.
+    PUSHER_OWNERS 0x95 (Digest, UserNid) => ();
+    /// Up to where push has followed the log of all events.
+    PUSH_CURSOR 0x96 () => u64;
     /// Rooms in the directories of other networks, by digest of the network's name.
     NETWORK_ROOMS 0x93 (Digest, RoomNid) => ();
     /// Events that relate to another: digest of room and that other, kind of relation, place in the

@@ -65,6 +65,19 @@ pub enum Kind {
     Exclusive,
     /// The user has no such device.
     UnknownDevice,
+    /// The application service has no URL.
+    UrlNotSet,
+    /// The application service answered otherwise than it should.
+    BadStatus {
+        /// The status.
+        status: u16,
+        /// The beginning of the body.
+        body: String,
+    },
+    /// The application service cannot be reached.
+    ConnectionFailed,
+    /// The application service did not answer in time.
+    ConnectionTimeout,
     /// The alias asked for with a new room is taken.
     RoomInUse,
     /// The alias is taken.

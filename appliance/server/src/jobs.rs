@@ -64,6 +64,10 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
         services,
         async |services: Arc<Services>| services.accounts.write_last_seen().await.map(drop),
     );
+    forever(tasks, "appservices", services, async |services: Arc<Services>| {
+        services.appservices.run().await;
+    });
+    forever(tasks, "push", services, async |services: Arc<Services>| services.push.run().await);
     // Accounts leave their rooms when they are closed; this is for those that a crash interrupted.
     every(
         tasks,
@@ -72,6 +76,21 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
         services,
         async |services: Arc<Services>| services.accounts.leave_rooms_of_closed().await.map(drop),
     );
+}
+
+/// Work that waits for news by itself.
+fn forever<F>(
+    tasks: &Tasks,
+    name: &'static str,
+    services: &Arc<Services>,
+    work: impl FnOnce(Arc<Services>) -> F + Send + 'static,
+) where
+    F: Future<Output = ()> + Send,
+{
+    let (stop, services) = (tasks.jobs().clone(), services.clone());
+    tasks.spawn_vital(name, async move {
+        stop.run_until_cancelled(work(services)).await;
+    });
 }
 
 fn every<F>(

@@ -5,6 +5,8 @@
 //! other servers) comes in through [`House`].
 
 pub mod accounts;
+#[cfg(test)]
+mod answering;
 pub mod appservices;
 mod calls;
 pub mod client_event;
@@ -17,6 +19,7 @@ pub mod limits;
 pub mod media;
 pub mod peers;
 pub mod personal;
+pub mod push;
 pub mod reading;
 mod recent;
 pub mod rooms;
@@ -24,6 +27,7 @@ pub mod rooms;
 mod scenario;
 pub mod search;
 mod secret;
+mod stir;
 pub mod sync;
 
 use std::sync::Arc;
@@ -57,6 +61,8 @@ pub struct Services {
     pub peers: Arc<peers::Peers>,
     /// What was said, found again.
     pub search: search::Search,
+    /// What rings where.
+    pub push: Arc<push::Push>,
     /// Files.
     pub media: media::Media,
     /// What is new for whom.
@@ -85,12 +91,26 @@ impl Services {
             rooms.clone(),
             personal.clone(),
         ));
-        let appservices = Arc::new(appservices::Appservices::new(
-            house.clone(),
-            limits.clone(),
-            accounts.clone(),
-            rooms.clone(),
-        ));
+        let stir = Arc::new(stir::Stir::default());
+        waiters.also_tell(stir.clone());
+        let parts = push::Parts {
+            rooms: rooms.clone(),
+            reading: reading.clone(),
+            personal: personal.clone(),
+            stir,
+        };
+        let push = Arc::new(push::Push::new(house.clone(), parts));
+        let stir = Arc::new(stir::Stir::default());
+        waiters.also_tell(stir.clone());
+        let parts = appservices::Parts {
+            limits: limits.clone(),
+            accounts: accounts.clone(),
+            rooms: rooms.clone(),
+            reading: reading.clone(),
+            keys: keys.clone(),
+            stir,
+        };
+        let appservices = Arc::new(appservices::Appservices::new(house.clone(), parts));
         let parts = sync::Parts {
             keys: keys.clone(),
             waiters,
@@ -106,6 +126,7 @@ impl Services {
             peers: Arc::new(peers::Peers::new(house.clone())),
             limits,
             appservices,
+            push,
             accounts,
             rooms,
             personal,

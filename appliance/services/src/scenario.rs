@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::accounts::{NewAccount, NewSession};
+use crate::egress::{Egress, NoWayOut};
 use crate::rooms::Removal;
 use crate::sync::Waiters;
 use crate::{House, Options, Registration, Services};
@@ -53,6 +54,7 @@ struct Keys {
     /// A PKCS#8 document.
     signing: Vec<u8>,
     options: Options,
+    egress: Arc<dyn Egress>,
 }
 
 /// What the operator of most scenes chose.
@@ -79,12 +81,22 @@ impl Ward {
 
     /// An empty ward of an operator who chose otherwise.
     pub async fn with_options(options: Options) -> Self {
+        Self::with(options, Arc::new(NoWayOut)).await
+    }
+
+    /// An empty ward whose words to others go this way.
+    pub async fn with_egress(egress: Arc<dyn Egress>) -> Self {
+        Self::with(options(), egress).await
+    }
+
+    async fn with(options: Options, egress: Arc<dyn Egress>) -> Self {
         let dice = Arc::new(SeededDice::new(1));
         let keys = Keys {
             master: SecretKey::random(&*dice),
             dice,
             signing: Ed25519KeyPair::generate().to_vec(),
             options,
+            egress,
         };
         let clock = Arc::new(StillClock::at_ms(1_700_000_000_000));
         let folder = Arc::new(tempfile::tempdir().unwrap());
@@ -149,7 +161,7 @@ impl Ward {
             clock: clock.clone(),
             dice: keys.dice.clone(),
             roll: Arc::default(),
-            egress: Arc::new(crate::egress::NoWayOut),
+            egress: keys.egress.clone(),
             remote: Arc::new(crate::peers::NoRemote),
             server_name: OwnedServerName::try_from(SERVER).unwrap(),
             signing_key: Ed25519KeyPair::from_der(&keys.signing, "a_1".to_owned()).unwrap(),
@@ -164,6 +176,12 @@ impl Ward {
     pub async fn power_cut_and_restart(self) -> Self {
         let engine = Arc::new(self.engine.power_cut());
         Self::open(engine, self.clock, self.folder, self.keys).await
+    }
+
+    /// The same, with somebody else outside.
+    pub async fn power_cut_and_restart_with(mut self, egress: Arc<dyn Egress>) -> Self {
+        self.keys.egress = egress;
+        self.power_cut_and_restart().await
     }
 
     /// The engine, to turn its knobs.

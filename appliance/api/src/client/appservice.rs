@@ -5,6 +5,7 @@ use appliance_model::ruma::RoomId;
 use axum::response::Response;
 use http::{Method, StatusCode};
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::form::Form;
 use crate::route::{Access, Routes, Visit, json_response};
@@ -17,6 +18,19 @@ pub(crate) fn add(routes: &mut Routes) {
         };
         routes.serve_form_at(Method::PUT, path, Access::SignedIn, publish);
     }
+    let path = "/_matrix/client/v1/appservice/{appservice_id}/ping";
+    routes.serve_form_at(Method::POST, path, Access::SignedIn, ping);
+}
+
+#[derive(Deserialize)]
+struct PingBody {
+    transaction_id: Option<String>,
+}
+
+async fn ping(visit: Visit<Form<PingBody>>) -> Result<Response, Error> {
+    let (id, transaction_id) = (visit.request.param(0)?, visit.request.body.transaction_id.clone());
+    let duration_ms = visit.services.appservices.ping(visit.caller()?, id, transaction_id).await?;
+    Ok(json_response(StatusCode::OK, json!({ "duration_ms": duration_ms }).to_string()))
 }
 
 #[derive(Deserialize)]

@@ -22,4 +22,7 @@ pub struct AppserviceStreamRow {
     /// The body of the newest transaction, until it is taken.
     #[n(2)]
     pub pending: Option<String>,
+    /// The ID of that transaction.
+    #[n(3)]
+    pub pending_id: Option<String>,
 }

@@ -62,7 +62,7 @@ impl Accounts {
     }
 
     /// The user as whom an application service speaks.
-    pub(super) async fn unmask(&self, service: &Registration, mask: Mask) -> Result<Caller, Error> {
+    pub(crate) async fn unmask(&self, service: &Registration, mask: Mask) -> Result<Caller, Error> {
         let user_id = match mask.user_id {
             Some(user_id) => OwnedUserId::try_from(user_id)
                 .map_err(|_| Error::invalid_param("`user_id` has the form @name:server."))?,

@@ -7,6 +7,7 @@ use appliance_model::ruma::{OwnedDeviceId, OwnedUserId};
 use appliance_model::{DeviceNid, Error, UserNid};
 
 use super::Accounts;
+use crate::push::forget_of_device as forget_pushers;
 
 /// A device ID of ours: ten letters and digits.
 const DEVICE_ID_LENGTH: usize = 10;
@@ -215,6 +216,8 @@ impl Accounts {
         commit.delete(&LAST_SEEN, &(user, number));
         commit.touched().ended_devices.push((user, number));
         self.keys.forget_device(user, number, commit).await?;
+        // "Pushers … removed when the access token that made them is".
+        forget_pushers(&self.house.ledger, (user, number), commit).await?;
         commit.delete(&DEVICES, &(user, device_id));
         Ok(())
     }

@@ -157,7 +157,7 @@ impl Registration {
         }
         for (name, token) in [("as_token", &written.as_token), ("hs_token", &written.hs_token)] {
             if token.len() < TOKEN_BYTES_MIN {
-                return Err(invalid(format!("`{name}` is too short to be a secret")));
+                return Err(invalid(format!("`{name}` is too short: it needs 8 bytes")));
             }
         }
         let url = written.url.clone().filter(|url| !url.is_empty());
@@ -294,7 +294,8 @@ mod tests {
             json[field] = value;
             let refused = read(json).unwrap_err();
             assert_eq!(refused.kind, appliance_model::Kind::InvalidParam, "{field}");
-            assert!(!refused.message.contains("secret"), "{}", refused.message);
+            let message = &refused.message;
+            assert!(!message.contains("as-secret") && !message.contains("hs-secret"), "{message}");
         }
     }
 }

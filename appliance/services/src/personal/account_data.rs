@@ -104,6 +104,20 @@ impl Personal {
         Ok(row.filter(|row| row.deleted != Some(true)).map(|row| row.content))
     }
 
+    /// Whether a user ignores another ([spec]).
+    ///
+    /// [spec]: https://spec.matrix.org/v1.19/client-server-api/#ignoring-users
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn ignores(&self, user: UserNid, other: &str) -> Result<bool, Error> {
+        let list = self.account_data(user, None, "m.ignored_user_list").await?;
+        let Some(list) = list.filter(|list| list.contains(other)) else { return Ok(false) };
+        let list: serde_json::Value = serde_json::from_str(&list).unwrap_or_default();
+        Ok(list["ignored_users"].get(other).is_some())
+    }
+
     /// What changed after `after`, up to `upto`, oldest first.
     ///
     /// # Errors

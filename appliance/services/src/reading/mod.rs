@@ -2,12 +2,14 @@
 
 mod presence;
 mod receipts;
+mod ring;
 mod typing;
 mod unread;
 
 use std::sync::Arc;
 
 pub use receipts::{NewReceipt, PRIVATE, PUBLIC, Receipt};
+pub(crate) use ring::Scene;
 pub use unread::UnreadRoom;
 
 use crate::doors::Doors;
@@ -26,7 +28,8 @@ pub struct Reading {
     serial: presence::Serial,
     typists: typing::Typists,
     everyone: presence::Everyone,
-    counts: unread::KnownCounts,
+    tallies: unread::Tallies,
+    flat: ring::FlatEvents,
 }
 
 impl Reading {
@@ -46,7 +49,8 @@ impl Reading {
             typists: typing::Typists::new(serial.clone()),
             everyone: presence::Everyone::new(serial.clone()),
             serial,
-            counts: unread::KnownCounts::new(),
+            tallies: unread::Tallies::new(),
+            flat: ring::FlatEvents::new(),
         }
     }
 }

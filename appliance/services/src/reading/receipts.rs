@@ -179,9 +179,19 @@ impl Reading {
         reader: UserNid,
         receipts: &[Receipt],
     ) -> Result<Option<String>, Error> {
-        let mut content: BTreeMap<&str, BTreeMap<&str, Map<String, Value>>> = BTreeMap::new();
         let visible = |receipt: &&Receipt| receipt.kind == PUBLIC || receipt.user == reader;
-        for receipt in receipts.iter().filter(visible) {
+        let shown: Vec<_> = receipts.iter().filter(visible).cloned().collect();
+        self.receipts_shown(&shown).await
+    }
+
+    /// The `m.receipt` event of these receipts, none if there are none.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn receipts_shown(&self, receipts: &[Receipt]) -> Result<Option<String>, Error> {
+        let mut content: BTreeMap<&str, BTreeMap<&str, Map<String, Value>>> = BTreeMap::new();
+        for receipt in receipts {
             let user_id = self.house.ledger.user_id(receipt.user).await?;
             let kind = if receipt.kind == PUBLIC { "m.read" } else { "m.read.private" };
             let mut value = json!({ "ts": receipt.row.at_ms });

@@ -3,18 +3,17 @@
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications
 //!
 //! Counted when asked, not when sent: a message into a ward of a thousand costs its sender nothing.
-//! What was counted is remembered per reader and room, so that the next message costs one look.
+//! What rang is remembered per reader and room, with its place and thread, so that the next message
+//! costs one look, and a receipt anywhere in the room none.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use appliance_ledger::keyspaces::{HEADS, RECEIPTS};
-use appliance_ledger::{Direction, Event};
-use appliance_model::ruma::events::StateEventType;
-use appliance_model::ruma::push::{Action, PushConditionRoomCtx, Ruleset};
-use appliance_model::ruma::serde::Raw;
-use appliance_model::ruma::{OwnedRoomId, UInt};
-use appliance_model::{Caller, Error, Position, RoomNid, UserNid};
+use appliance_ledger::keyspaces::{RECEIPTS, USER_ROOMS};
+use appliance_ledger::{Direction, Event, membership};
+use appliance_model::ruma::UserId;
+use appliance_model::ruma::push::{Action, Ruleset};
+use appliance_model::{Caller, Error, EventNid, Position, RoomNid, UserNid};
 use quick_cache::sync::Cache;
 use serde::Deserialize;
 
@@ -22,10 +21,15 @@ use super::Reading;
 use super::receipts::Receipt;
 use crate::sync::Unread;
 
-/// Events looked at for a reader who comes back after a long time. Clients show "99+" long before.
-const LOOKED_AT_MAX: usize = 500;
-/// Counts kept in memory, about 150 bytes each.
-const COUNTS_CACHED_MAX: usize = 20_000;
+/// Events looked at for a reader of whom nothing is remembered. Some who came back after months, or
+/// after a restart, see fewer than there are; what comes after is counted exactly.
+const LOOKED_AT_MAX: usize = 5_000;
+/// Events read at once.
+const PAGE: usize = 500;
+/// What rang and is unread, of one reader in one room: the newest. Clients show "99+" long before.
+const RANG_MAX: usize = 1_000;
+/// Tallies kept in memory, about 200 bytes each and 48 for each event that rang.
+const TALLIES_CACHED_MAX: usize = 20_000;
 /// A reader's receipts in one room: one for each thread they opened.
 const RECEIPTS_MAX: usize = 1_000;
 
@@ -38,15 +42,33 @@ pub struct UnreadRoom {
     pub threads: BTreeMap<String, Unread>,
 }
 
-/// Counts by reader and room.
-pub(super) struct KnownCounts(Cache<(UserNid, RoomNid), Arc<Counted>>);
+impl UnreadRoom {
+    /// Everything that rang, threads included.
+    pub fn all(&self) -> u64 {
+        let threads = self.threads.values().map(|thread| thread.notifications);
+        self.main.notifications + threads.sum::<u64>()
+    }
+}
 
-/// Counted up to a position with these receipts and rules.
-struct Counted {
+/// Tallies by reader and room.
+pub(super) struct Tallies(Cache<(UserNid, RoomNid), Arc<Tally>>);
+
+/// What rang, up to a position, under these rules.
+#[derive(Clone)]
+struct Tally {
     upto: Position,
-    marks: Marks,
+    /// The reader is in the room since.
+    joined: i64,
     rules: Arc<Ruleset>,
-    unread: UnreadRoom,
+    rang: Vec<Rang>,
+}
+
+#[derive(Clone)]
+struct Rang {
+    event: EventNid,
+    place: i64,
+    thread: Option<Arc<str>>,
+    highlights: bool,
 }
 
 /// How far the reader has read: in the whole room, in the main timeline, in threads.
@@ -57,9 +79,9 @@ struct Marks {
     threads: BTreeMap<String, i64>,
 }
 
-impl KnownCounts {
+impl Tallies {
     pub fn new() -> Self {
-        Self(Cache::new(COUNTS_CACHED_MAX))
+        Self(Cache::new(TALLIES_CACHED_MAX))
     }
 }
 
@@ -102,63 +124,114 @@ impl Reading {
         room: RoomNid,
         upto: Position,
     ) -> Result<UnreadRoom, Error> {
-        let marks = Marks::of(&self.own_receipts(caller.user, room).await?);
-        let rules = self.personal.push_rules(caller.user, &caller.user_id).await?;
-        let known = self.counts.0.get(&(caller.user, room)).filter(|known| {
-            known.marks == marks && Arc::ptr_eq(&known.rules, &rules) && known.upto <= upto
-        });
-        let (from, mut unread) = match &known {
-            Some(known) => (place(known.upto) + 1, known.unread.clone()),
-            None => (i64::MIN, UnreadRoom::default()),
-        };
-        let floor = marks.threads.values().fold(marks.main, |low, mark| low.min(*mark));
-        let from = from.max(marks.room.max(floor).saturating_add(1));
-        let stretch =
-            self.house.ledger.recent(room, (from, place(upto) + 1), LOOKED_AT_MAX).await?;
-        if !stretch.events.is_empty() {
-            let context = self.push_context(caller, room).await?;
-            for (event, _) in stretch.events.iter().rev() {
-                self.count(caller, &marks, &rules, &context, event, &mut unread).await;
-            }
-        }
-        let counted = Counted { upto, marks, rules, unread: unread.clone() };
-        self.counts.0.insert((caller.user, room), Arc::new(counted));
-        Ok(unread)
+        self.unread_of((caller.user, &caller.user_id), room, upto).await
     }
 
-    async fn count(
+    /// The same for any local user.
+    pub(crate) async fn unread_of(
         &self,
-        caller: &Caller,
-        marks: &Marks,
-        rules: &Ruleset,
-        context: &PushConditionRoomCtx,
-        event: &Event,
-        unread: &mut UnreadRoom,
-    ) {
-        let thread = thread_of(event);
-        if event.part(event.spans.sender).trim_matches('"') == caller.user_id.as_str() {
-            // Whoever writes has read what came before, there.
-            match &thread {
-                None => unread.main = Unread::default(),
-                Some(root) => {
-                    unread.threads.remove(root);
-                }
-            }
-            return;
-        }
-        if event.position.is_none_or(|at| at <= marks.read_upto(thread.as_deref())) {
-            return;
-        }
-        let (notifies, highlights) = ring(rules, context, event).await;
-        if !notifies {
-            return;
-        }
-        let counts = match thread {
-            None => &mut unread.main,
-            Some(root) => unread.threads.entry(root).or_default(),
+        reader: (UserNid, &UserId),
+        room: RoomNid,
+        upto: Position,
+    ) -> Result<UnreadRoom, Error> {
+        let row = self.house.ledger.get(&USER_ROOMS, &(reader.0, room)).await?;
+        // Nothing is unread in a room that one is not in; what was before is not news.
+        let Some(row) = row.filter(|row| row.membership == membership::JOIN) else {
+            return Ok(UnreadRoom::default());
         };
-        counts.notifications += 1;
-        counts.highlights += u64::from(highlights);
+        let marks = Marks::of(&self.own_receipts(reader.0, room).await?);
+        let rules = self.personal.push_rules(reader.0, reader.1).await?;
+        let joined = row.since.cast_signed();
+        let known = self.tallies.0.get(&(reader.0, room));
+        let known =
+            known.filter(|known| known.joined == joined && Arc::ptr_eq(&known.rules, &rules));
+        let tally = match known {
+            Some(known) if known.upto >= upto => known,
+            known => {
+                let before = known.as_deref().cloned();
+                let before =
+                    before.unwrap_or(Tally { upto: Position(0), joined, rules, rang: Vec::new() });
+                let tally = Arc::new(self.tally(reader, room, (before, upto), &marks).await?);
+                self.tallies.0.insert((reader.0, room), tally.clone());
+                tally
+            }
+        };
+        Ok(count(&tally, &marks, place(upto)))
+    }
+
+    /// Adds to a tally what rang since.
+    async fn tally(
+        &self,
+        reader: (UserNid, &UserId),
+        room: RoomNid,
+        (mut tally, upto): (Tally, Position),
+        marks: &Marks,
+    ) -> Result<Tally, Error> {
+        let from = place(tally.upto).max(marks.room).max(tally.joined).saturating_add(1);
+        let mut to = place(upto).saturating_add(1);
+        let mut events = Vec::new();
+        loop {
+            let stretch = self.house.ledger.recent(room, (from, to), PAGE).await?;
+            to = stretch.events.last().and_then(|(event, _)| event.position).unwrap_or(to);
+            events.extend(stretch.events.into_iter().map(|(event, _)| event));
+            if !stretch.more || events.len() >= LOOKED_AT_MAX {
+                break;
+            }
+        }
+        tally.upto = upto;
+        if events.is_empty() {
+            return Ok(tally);
+        }
+        let scene = self.scene(room).await?;
+        let mut redactions = false;
+        for event in events.iter().rev() {
+            let Some(place) = event.position else { continue };
+            redactions |= event.kind() == "m.room.redaction";
+            let thread = thread_of(event);
+            if event.part(event.spans.sender).trim_matches('"') == reader.1.as_str() {
+                // Whoever writes has read what came before, there.
+                tally.rang.retain(|rang| rang.thread.as_deref() != thread.as_deref());
+                continue;
+            }
+            if place <= marks.read_upto(thread.as_deref()) {
+                continue;
+            }
+            let actions = self.actions(&scene, reader, &tally.rules, event).await?;
+            if actions.iter().any(Action::should_notify) {
+                let highlights = actions.iter().any(Action::is_highlight);
+                let thread = thread.map(Arc::from);
+                tally.rang.push(Rang { event: event.number, place, thread, highlights });
+            }
+        }
+        if redactions {
+            self.forget_redacted(&mut tally).await?;
+        }
+        // Receipts only move forward: what is read is never unread again.
+        tally.rang.retain(|rang| rang.place > marks.read_upto(rang.thread.as_deref()));
+        let beyond = tally.rang.len().saturating_sub(RANG_MAX);
+        tally.rang.drain(..beyond);
+        Ok(tally)
+    }
+
+    /// What was taken back does not count any more.
+    async fn forget_redacted(&self, tally: &mut Tally) -> Result<(), Error> {
+        let numbers: Vec<_> = tally.rang.iter().map(|rang| rang.event).collect();
+        let events = self.house.ledger.events(&numbers).await?;
+        let mut taken_back = events.iter().map(|event| event.redacted_by.is_some());
+        tally.rang.retain(|_| !taken_back.next().unwrap_or_default());
+        Ok(())
+    }
+
+    /// Whether the reader has read up to a place of a room, as far as an event there is concerned.
+    pub(crate) async fn has_read(
+        &self,
+        user: UserNid,
+        room: RoomNid,
+        event: &Event,
+    ) -> Result<bool, Error> {
+        let marks = Marks::of(&self.own_receipts(user, room).await?);
+        let thread = thread_of(event);
+        Ok(event.position.is_some_and(|place| place <= marks.read_upto(thread.as_deref())))
     }
 
     async fn own_receipts(&self, user: UserNid, room: RoomNid) -> Result<Vec<Receipt>, Error> {
@@ -171,38 +244,22 @@ impl Reading {
         let receipt = |((_, user, kind, thread), row)| Receipt { user, kind, thread, row };
         Ok(rows.into_iter().map(receipt).collect())
     }
-
-    async fn push_context(
-        &self,
-        caller: &Caller,
-        room: RoomNid,
-    ) -> Result<PushConditionRoomCtx, Error> {
-        let ledger = &self.house.ledger;
-        let room_id: OwnedRoomId = ledger.room_id(room).await?;
-        let head = ledger.get(&HEADS, &room).await?.unwrap_or_default();
-        let own =
-            self.rooms.current(room, &StateEventType::RoomMember, caller.user_id.as_str()).await?;
-        let name = own.and_then(|event| {
-            let content: serde_json::Value = serde_json::from_str(event.content()).ok()?;
-            Some(content.get("displayname")?.as_str()?.to_owned())
-        });
-        let name = name.unwrap_or_else(|| caller.user_id.localpart().to_owned());
-        let joined = UInt::new_saturating(head.joined);
-        let mut context = PushConditionRoomCtx::new(room_id, joined, caller.user_id.clone(), name);
-        context.power_levels = Some(self.rooms.power_levels(room).await?.into());
-        Ok(context)
-    }
 }
 
-/// Whether an event rings, and whether it is for the reader in particular.
-async fn ring(rules: &Ruleset, context: &PushConditionRoomCtx, event: &Event) -> (bool, bool) {
-    let mut json = String::new();
-    crate::client_event::write(&mut json, event, None, crate::client_event::Unsigned::default());
-    let Ok(raw) = serde_json::from_str::<Raw<serde_json::Value>>(&json) else {
-        return (false, false);
-    };
-    let actions = rules.get_actions(&raw, context).await;
-    (actions.iter().any(Action::should_notify), actions.iter().any(Action::is_highlight))
+fn count(tally: &Tally, marks: &Marks, upto: i64) -> UnreadRoom {
+    let mut unread = UnreadRoom::default();
+    for rang in tally.rang.iter().filter(|rang| rang.place <= upto) {
+        if rang.place <= marks.read_upto(rang.thread.as_deref()) {
+            continue;
+        }
+        let counts = match &rang.thread {
+            None => &mut unread.main,
+            Some(root) => unread.threads.entry(root.to_string()).or_default(),
+        };
+        counts.notifications += 1;
+        counts.highlights += u64::from(rang.highlights);
+    }
+    unread
 }
 
 /// The root of the thread an event is in.
@@ -226,4 +283,146 @@ fn thread_of(event: &Event) -> Option<String> {
 
 fn place(position: Position) -> i64 {
     position.0.cast_signed()
+}
+
+#[cfg(test)]
+mod tests {
+    use appliance_model::ruma::events::room::member::MembershipState as M;
+    use appliance_model::ruma::{EventId, OwnedRoomId};
+    use serde_json::json;
+
+    use super::super::{NewReceipt, PUBLIC};
+    use super::*;
+    use crate::scenario::{Ward, event};
+
+    /// Main timeline and threads: notifications, highlights.
+    async fn counts(ward: &Ward, who: &Caller, room: &OwnedRoomId) -> (u64, u64, Vec<u64>) {
+        let ledger = &ward.services.house.ledger;
+        let number = ledger.room(room).await.unwrap().unwrap();
+        let unread = ward.services.reading.unread(who, number, ledger.position()).await.unwrap();
+        let threads = unread.threads.values().map(|thread| thread.notifications).collect();
+        (unread.main.notifications, unread.main.highlights, threads)
+    }
+
+    async fn read(ward: &Ward, who: &Caller, room: &OwnedRoomId, (id, thread): (&str, &str)) {
+        let event_id: &EventId = id.try_into().unwrap();
+        let new = NewReceipt { kind: PUBLIC, event_id, thread };
+        ward.services.reading.receive(who, room, new).await.unwrap();
+    }
+
+    async fn send(
+        ward: &Ward,
+        who: &Caller,
+        room: &OwnedRoomId,
+        content: serde_json::Value,
+    ) -> String {
+        let txn = content.to_string().len().to_string() + &ward.services.house.dice.letters(8);
+        let request = event(room, ("m.room.message", &txn), content);
+        ward.services.rooms.send_event(who, &request).await.unwrap().to_string()
+    }
+
+    #[tokio::test]
+    async fn only_what_came_after_the_join_is_unread() {
+        let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+        let room = ward.room(&nurse).await;
+        ward.say(&nurse, &room, "long ago").await;
+        ward.set(&nurse, &room, &doctor.user_id, M::Invite).await;
+        assert_eq!(counts(&ward, &doctor, &room).await, (0, 0, vec![]), "not in the room");
+        ward.set(&doctor, &room, &doctor.user_id, M::Join).await;
+        assert_eq!(counts(&ward, &doctor, &room).await, (0, 0, vec![]));
+        let one = ward.say(&nurse, &room, "one").await;
+        ward.say(&nurse, &room, "two").await;
+        assert_eq!(counts(&ward, &doctor, &room).await, (2, 0, vec![]));
+        assert_eq!(counts(&ward, &nurse, &room).await, (0, 0, vec![]), "one's own words");
+        read(&ward, &doctor, &room, (&one, "")).await;
+        assert_eq!(counts(&ward, &doctor, &room).await, (1, 0, vec![]));
+        ward.say(&doctor, &room, "done").await;
+        assert_eq!(counts(&ward, &doctor, &room).await, (0, 0, vec![]), "who writes has read");
+        let ward = ward.power_cut_and_restart().await;
+        assert_eq!(counts(&ward, &doctor, &room).await, (0, 0, vec![]));
+    }
+
+    /// "Main-timeline receipts do not clear thread counts and the reverse", also for threads older
+    /// than the receipt in the main timeline.
+    #[tokio::test]
+    async fn threads_and_the_main_timeline_are_read_apart() {
+        let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+        let room = ward.room_of(&[&nurse, &doctor]).await;
+        let root = ward.say(&nurse, &room, "root").await;
+        let reply = json!({
+            "msgtype": "m.text", "body": "reply",
+            "m.relates_to": { "rel_type": "m.thread", "event_id": root },
+        });
+        let threaded = send(&ward, &nurse, &room, reply.clone()).await;
+        let last = ward.say(&nurse, &room, "last").await;
+        assert_eq!(counts(&ward, &doctor, &room).await, (2, 0, vec![1]));
+        read(&ward, &doctor, &room, (&last, "main")).await;
+        assert_eq!(counts(&ward, &doctor, &room).await, (0, 0, vec![1]));
+        // Nothing is remembered after a restart: the thread's event lies before the receipt.
+        let ward = ward.power_cut_and_restart().await;
+        assert_eq!(counts(&ward, &doctor, &room).await, (0, 0, vec![1]));
+        read(&ward, &doctor, &room, (&threaded, &root)).await;
+        assert_eq!(counts(&ward, &doctor, &room).await, (0, 0, vec![]));
+        send(&ward, &nurse, &room, reply.clone()).await;
+        send(&ward, &doctor, &room, reply).await;
+        assert_eq!(counts(&ward, &doctor, &room).await, (0, 0, vec![]), "who writes has read");
+    }
+
+    #[tokio::test]
+    async fn mentions_highlight_and_edits_reactions_and_what_is_taken_back_do_not_count() {
+        let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+        let aide = ward.member("aide").await;
+        let room = ward.room_of(&[&nurse, &doctor, &aide]).await;
+        let mention = json!({
+            "msgtype": "m.text", "body": "doctor!",
+            "m.mentions": { "user_ids": [doctor.user_id] },
+        });
+        let mentioned = send(&ward, &nurse, &room, mention).await;
+        assert_eq!(counts(&ward, &doctor, &room).await, (1, 1, vec![]));
+        assert_eq!(counts(&ward, &aide, &room).await, (1, 0, vec![]));
+        for (content, highlights) in [
+            (
+                json!({ "msgtype": "m.text", "body": "* x", "m.new_content": {},
+                "m.relates_to": { "rel_type": "m.replace", "event_id": mentioned } }),
+                1,
+            ),
+            (json!({ "msgtype": "m.notice", "body": "a bot" }), 1),
+        ] {
+            send(&ward, &nurse, &room, content).await;
+            assert_eq!(counts(&ward, &doctor, &room).await, (1, highlights, vec![]));
+        }
+        // Only those who may ring for all do.
+        let all = json!({ "msgtype": "m.text", "body": "all!", "m.mentions": { "room": true } });
+        send(&ward, &aide, &room, all.clone()).await;
+        assert_eq!(counts(&ward, &doctor, &room).await, (2, 1, vec![]));
+        send(&ward, &nurse, &room, all).await;
+        assert_eq!(counts(&ward, &doctor, &room).await, (3, 2, vec![]));
+
+        let redaction = crate::rooms::Redaction {
+            event_id: mentioned.as_str().try_into().unwrap(),
+            txn_id: "redact".into(),
+            reason: None,
+        };
+        ward.services.rooms.redact(&nurse, &room, redaction).await.unwrap();
+        assert_eq!(counts(&ward, &doctor, &room).await, (2, 1, vec![]));
+
+        let ignore = json!({ "ignored_users": { nurse.user_id.as_str(): {} } }).to_string();
+        let owner = (doctor.user, doctor.user_id.as_str());
+        let personal = &ward.services.personal;
+        personal.set_account_data(owner, None, "m.ignored_user_list", &ignore).await.unwrap();
+        ward.say(&nurse, &room, "not for the doctor").await;
+        assert_eq!(counts(&ward, &doctor, &room).await, (2, 1, vec![]));
+    }
+
+    #[tokio::test]
+    async fn many_unread_are_counted_up_to_what_anybody_shows() {
+        let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+        let room = ward.room_of(&[&nurse, &doctor]).await;
+        for number in 0..(RANG_MAX + 20) {
+            ward.say(&nurse, &room, &number.to_string()).await;
+        }
+        assert_eq!(counts(&ward, &doctor, &room).await.0, RANG_MAX as u64);
+        ward.say(&nurse, &room, "one more").await;
+        assert_eq!(counts(&ward, &doctor, &room).await.0, RANG_MAX as u64);
+    }
 }

@@ -15,6 +15,7 @@ use appliance_rules::Permit;
 use super::Rooms;
 use super::build::Draft;
 use super::room::OpenRoom;
+use crate::appservices::ask::alias_is_made;
 use crate::appservices::exclusive;
 
 /// "The length of a room alias … MUST NOT exceed 255 bytes".
@@ -29,7 +30,13 @@ impl Rooms {
     ///
     /// [`Kind::NotFound`] if there is no such alias here.
     pub async fn resolve_alias(&self, alias: &RoomAliasId) -> Result<OwnedRoomId, Error> {
-        let row = self.alias_row(alias).await?.ok_or_else(no_alias)?;
+        let mut row = self.alias_row(alias).await?;
+        // An application service may make the room now, before it answers.
+        let is_ours = alias.server_name() == self.house.server_name;
+        if row.is_none() && is_ours && alias_is_made(&self.house, alias).await {
+            row = self.alias_row(alias).await?;
+        }
+        let row = row.ok_or_else(no_alias)?;
         self.house.ledger.room_id(RoomNid(row.room)).await
     }
 

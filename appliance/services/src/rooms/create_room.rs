@@ -88,6 +88,7 @@ impl Rooms {
         let plan = self.plan(caller, request)?;
         // Asked before anything is built: an invite to nobody makes no room.
         for invitee in &request.invite {
+            self.summon(invitee).await?;
             self.invite_content(invitee).await?;
         }
         let inside = match &plan.alias {

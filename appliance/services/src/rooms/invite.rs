@@ -26,6 +26,8 @@ impl Rooms {
     ) -> Result<(), Error> {
         self.limits.room(caller.user)?;
         let reason = checked_reason(reason)?;
+        // Before the room's door: nobody waits there for the network.
+        self.summon(target).await?;
         let mut room = self.enter(room_id).await?;
         // The room's rules speak first: strangers learn nothing of who has an account.
         super::membership::check_inside(&room, &caller.user_id).await?;

@@ -7,6 +7,7 @@ use appliance_model::{Caller, Error};
 
 use super::Rooms;
 use super::room::OpenRoom;
+use crate::appservices::ask::user_is_made;
 
 /// A reason is a sentence, not a document; the event would be refused at 64 KB anyway.
 const REASON_BYTES_MAX: usize = 4_000;
@@ -47,6 +48,26 @@ impl Rooms {
         let content = self.joining_content(caller).await?;
         room.add_member(&caller.user_id, &caller.user_id, &content).await?;
         room.leave().await?;
+        Ok(())
+    }
+
+    /// A user of an application service may be made when first asked for.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub(super) async fn summon(&self, user_id: &UserId) -> Result<(), Error> {
+        let house = &self.house;
+        if !house.is_ours(user_id) || house.appservices.is_empty() {
+            return Ok(());
+        }
+        let known = match house.ledger.user(user_id).await? {
+            Some(user) => house.ledger.get(&ACCOUNTS, &user).await?.is_some(),
+            None => false,
+        };
+        if !known {
+            user_is_made(house, user_id).await;
+        }
         Ok(())
     }
 

@@ -36,6 +36,8 @@ pub(super) fn joined_rooms(memberships: &Memberships) -> Vec<RoomNid> {
 pub struct Waiters {
     inner: Mutex<Inner>,
     closing: watch::Sender<bool>,
+    /// Workers that follow the commits too.
+    followers: Mutex<Vec<Arc<dyn Observer>>>,
 }
 
 #[derive(Default)]
@@ -110,6 +112,11 @@ impl Waiters {
         let mut inner = self.lock();
         inner.marks.floor = position;
         inner.marks.device_lists = position;
+    }
+
+    /// Tells `follower` of every commit from now on.
+    pub(crate) fn also_tell(&self, follower: Arc<dyn Observer>) {
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner).push(follower);
     }
 
     /// Begins to listen for a user. Subscribe before reading the position: a change in between then
@@ -209,7 +216,10 @@ impl Observer for Waiters {
         }
     }
 
-    fn committed(&self, touched: &Touched, _: Position) {
+    fn committed(&self, touched: &Touched, position: Position) {
+        for follower in &*self.followers.lock().unwrap_or_else(PoisonError::into_inner) {
+            follower.committed(touched, position);
+        }
         let inner = self.lock();
         let woken: HashSet<UserNid> = (touched.timelines.iter().chain(&touched.receipts))
             .filter_map(|room| inner.rooms.get(room))

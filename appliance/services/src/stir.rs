@@ -1,0 +1,84 @@
+//! What stirred since a worker last looked: for work that follows the commits of others, such as
+//! telling application services and push gateways.
+//!
+//! Events need no note here, they are in the log of all events. What has no log of its own is noted
+//! in memory: after a restart the worker looks for itself where it matters.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use appliance_ledger::{Observer, Touched};
+use appliance_model::{DeviceNid, Position, RoomNid, UserNid};
+use tokio::sync::Notify;
+
+/// Of each kind. A worker that lags so far behind may miss a receipt, never an event.
+const NOTED_MAX: usize = 20_000;
+
+/// What stirred.
+#[derive(Debug, Default)]
+pub struct Stirred {
+    /// Rooms in which a receipt moved.
+    pub receipts: BTreeSet<RoomNid>,
+    /// Whose own receipts moved, and where.
+    pub own_receipts: BTreeSet<(UserNid, RoomNid)>,
+    /// Devices with new messages or changed key counts.
+    pub devices: BTreeSet<(UserNid, DeviceNid)>,
+}
+
+impl Stirred {
+    /// Adds what stirred besides.
+    pub fn add(&mut self, more: &Self) {
+        self.receipts.extend(&more.receipts);
+        self.own_receipts.extend(&more.own_receipts);
+        self.devices.extend(&more.devices);
+    }
+}
+
+/// Notes what stirs until somebody looks.
+#[derive(Default)]
+pub struct Stir {
+    noted: Mutex<Stirred>,
+    news: Notify,
+}
+
+impl Stir {
+    /// Takes what was noted.
+    pub fn take(&self) -> Stirred {
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// Waits until something stirs. What stirred since the last wait counts.
+    pub async fn stirred(&self) {
+        self.news.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Stirred> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for Stir {
+    fn committed(&self, touched: &Touched, _: Position) {
+        let something = !touched.timelines.is_empty()
+            || !touched.receipts.is_empty()
+            || !touched.own_receipts.is_empty()
+            || !touched.devices.is_empty()
+            || !touched.device_lists.is_empty();
+        if !something {
+            return;
+        }
+        {
+            let mut noted = self.lock();
+            note(&mut noted.receipts, &touched.receipts);
+            note(&mut noted.own_receipts, &touched.own_receipts);
+            note(&mut noted.devices, &touched.devices);
+        }
+        self.news.notify_one();
+    }
+}
+
+fn note<T: Ord + Copy>(noted: &mut BTreeSet<T>, more: &[T]) {
+    if noted.len() < NOTED_MAX {
+        noted.extend(more);
+    }
+}
