@@ -130,6 +130,8 @@ pub enum Kind {
     UnableToGrantJoin,
     /// The same reaction exists already.
     DuplicateAnnotation,
+    /// The person refuses all invites.
+    InviteBlocked,
     /// An event cannot relate to another in that way.
     BadRelation,
     /// An alias in the event does not point at the room.

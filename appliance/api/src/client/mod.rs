@@ -11,6 +11,7 @@ mod delayed;
 mod devices;
 mod discovery;
 mod keys;
+mod legacy;
 mod media;
 mod membership;
 mod messages;
@@ -59,6 +60,7 @@ pub(crate) fn add(routes: &mut Routes) {
     report::add(routes);
     rooms::add(routes);
     search::add(routes);
+    legacy::add(routes);
     spaces::add(routes);
     membership::add(routes);
     state::add(routes);

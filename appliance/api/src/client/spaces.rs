@@ -1,5 +1,6 @@
 //! Looking at rooms from outside: spaces, summaries, the directory of published rooms, people.
 
+use appliance_model::ruma::api::client::retention::get_retention_configuration;
 use appliance_model::ruma::api::client::space::get_hierarchy;
 use appliance_model::ruma::api::client::user_directory::search_users;
 use appliance_model::ruma::{OwnedRoomId, RoomOrAliasId, ServerName, UserId};
@@ -29,6 +30,8 @@ pub(crate) fn add(routes: &mut Routes) {
         routes.serve_raw(Method::POST, path, Access::SignedIn, filtered_directory);
     }
     routes.serve(people);
+    routes
+        .serve_at("/_matrix/client/unstable/org.matrix.msc1763/retention/configuration", retention);
     for path in [
         "/_matrix/client/v1/mutual_rooms",
         "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms",
@@ -165,6 +168,18 @@ async fn page(services: &Services, query: DirectoryQuery) -> Result<Response, Er
         }
     }
     answer(&body)
+}
+
+/// What limits this server sets to how long messages live ([MSC1763]): none beyond what rooms say. Files
+/// have a time of their own, which is not what this endpoint speaks of.
+///
+/// [MSC1763]: https://github.com/matrix-org/matrix-spec-proposals/pull/1763
+async fn retention(
+    visit: Visit<get_retention_configuration::unstable::Request>,
+) -> Result<get_retention_configuration::unstable::Response, Error> {
+    use get_retention_configuration::unstable::{Response, RetentionLimits};
+    visit.caller()?;
+    Ok(Response::new(std::collections::BTreeMap::new(), RetentionLimits::new(None, None)))
 }
 
 async fn people(

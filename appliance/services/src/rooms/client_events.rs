@@ -165,6 +165,13 @@ impl ClientEvents {
         json
     }
 
+    /// The same in the other order.
+    #[must_use]
+    pub fn reversed(mut self) -> Self {
+        self.shown.reverse();
+        self
+    }
+
     /// All of them, as a JSON array.
     pub fn to_json(&self, room_id: Option<&str>) -> String {
         let mut out = String::from("[");

@@ -3,7 +3,7 @@
 use appliance_ledger::keyspaces::ACCOUNTS;
 use appliance_model::ruma::events::room::member::{MembershipState, RoomMemberEventContent};
 use appliance_model::ruma::{RoomId, UserId};
-use appliance_model::{Caller, Error};
+use appliance_model::{Caller, Error, Kind};
 
 use super::Rooms;
 use super::room::OpenRoom;
@@ -81,7 +81,7 @@ impl Rooms {
     ///
     /// # Errors
     ///
-    /// [`appliance_model::Kind::NotFound`] if there is no such user.
+    /// [`Kind::NotFound`] if there is no such user, [`Kind::InviteBlocked`] if they take no invites.
     pub(super) async fn invite_content(
         &self,
         user_id: &UserId,
@@ -91,12 +91,18 @@ impl Rooms {
             return Ok(content);
         }
         let ledger = &self.house.ledger;
-        let account = match ledger.user(user_id).await? {
+        let user = ledger.user(user_id).await?;
+        let account = match user {
             Some(user) => ledger.get(&ACCOUNTS, &user).await?,
             None => None,
         };
         let nobody = || Error::not_found(format!("There is no user {user_id} on this server."));
         let account = account.filter(|account| !account.deactivated).ok_or_else(nobody)?;
+        if let Some(user) = user
+            && self.blocks_invites(user).await?
+        {
+            return Err(Error::new(Kind::InviteBlocked, format!("{user_id} takes no invites.")));
+        }
         content.displayname = account.displayname;
         content.avatar_url = account.avatar_url.map(Into::into);
         Ok(content)

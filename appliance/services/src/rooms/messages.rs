@@ -12,7 +12,7 @@ use appliance_ledger::{Direction, Event, Root, membership};
 use appliance_model::ruma::api::client::filter::{LazyLoadOptions, RoomEventFilter};
 use appliance_model::ruma::events::StateEventType;
 use appliance_model::ruma::events::room::member::MembershipState;
-use appliance_model::ruma::{EventId, RoomId};
+use appliance_model::ruma::{EventId, OwnedRoomId, RoomId};
 use appliance_model::{Caller, Error, EventNid, RoomNid};
 
 use super::{ClientEvents, Rooms};
@@ -238,6 +238,22 @@ impl Rooms {
         self.client_events(caller, room, vec![seen]).await
     }
 
+    /// One event, whatever room it is in, and the ID of that room.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rooms::one_event`].
+    pub async fn event_anywhere(
+        &self,
+        caller: &Caller,
+        event_id: &EventId,
+    ) -> Result<(OwnedRoomId, ClientEvents), Error> {
+        let event = self.house.ledger.event_by_id(event_id).await?.ok_or_else(no_event)?;
+        let room_id = self.house.ledger.room_id(event.room).await?;
+        let shown = self.one_event(caller, &room_id, event_id).await?;
+        Ok((room_id, shown))
+    }
+
     pub(super) async fn seen_event(
         &self,
         caller: &Caller,
@@ -279,6 +295,7 @@ impl Rooms {
         let start = if direction == Direction::Backward { high } else { low };
         let mut walked = Walked { seen: Vec::new(), next: start, more: false, newest: None };
         let view = self.house.ledger.view().await?;
+        let ignored = self.ignored(caller.user).await?;
         let (mut looked_at, mut page) = (0, limit);
         while walked.seen.len() < limit && looked_at < LOOKED_AT_MAX && low < high {
             let stretch = view.timeline(room, (low, high), direction, page).await?;
@@ -295,7 +312,7 @@ impl Rooms {
                     Direction::Backward => (high, walked.next) = (at, at),
                     Direction::Forward => (low, walked.next) = (at + 1, at + 1),
                 }
-                let wanted = wants_all(filter) || wants(filter, &event);
+                let wanted = (wants_all(filter) || wants(filter, &event)) && !ignored.hides(&event);
                 if let Some(reader) = reader.filter(|_| wanted) {
                     // Of what the reader sees only: later state is not theirs.
                     walked.newest = walked.newest.max(Some(Root(row.state_after)));

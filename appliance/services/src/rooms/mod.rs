@@ -11,6 +11,7 @@ mod face;
 mod hierarchy;
 mod ignored;
 mod invite;
+mod invite_permission;
 mod join;
 mod joined_rooms;
 mod kick;

@@ -108,7 +108,8 @@ impl Look<'_> {
         let start = first.as_ref().and_then(|event| event.position).unwrap_or(place(span.upto) + 1);
         let state_before = first.map_or(state_after, |event| event.state_before);
         let readers = self.sync.rooms.visible(self.caller.user, room, &events).await?;
-        let seen = events.into_iter().zip(readers);
+        let ignored = self.sync.rooms.ignored(self.caller.user).await?;
+        let seen = events.into_iter().zip(readers).filter(|((event, _), _)| !ignored.hides(event));
         let events = seen
             .filter_map(|((event, _), reader)| reader.map(|reader| (event, Some(reader))))
             .collect();

@@ -247,7 +247,9 @@ impl Round<'_> {
                 }
             }
             membership::INVITE | membership::KNOCK => {
-                if self.since().is_none_or(|since| row.position > since.0) {
+                if self.since().is_none_or(|since| row.position > since.0)
+                    && !self.sync.rooms.hides_invite(self.caller.user, row).await?
+                {
                     self.add_invited(room, row, answer).await?;
                 }
             }

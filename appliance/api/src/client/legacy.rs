@@ -1,0 +1,76 @@
+//! What clients of before `/sync` ask for, as far as the specification still has it: a room at a glance,
+//! and one event whatever its room.
+
+use appliance_model::ruma::EventId;
+use appliance_model::ruma::api::client::filter::RoomEventFilter;
+use appliance_model::ruma::api::client::peeking::get_current_state;
+use appliance_model::ruma::events::StateEventType;
+use appliance_model::{Error, Position};
+use appliance_services::Direction;
+use appliance_services::rooms::{HistoryQuery, StateForm};
+use appliance_services::sync::token::timeline_token;
+use axum::response::Response;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::route::{Access, RawRequest, Routes, Visit, json_response};
+
+/// The newest messages of a room: what old clients showed first.
+const MESSAGES: usize = 20;
+
+pub(crate) fn add(routes: &mut Routes) {
+    routes.serve_json(room);
+    for path in ["/_matrix/client/r0/events/{event_id}", "/_matrix/client/v3/events/{event_id}"] {
+        routes.serve_raw(Method::GET, path, Access::SignedIn, event);
+    }
+}
+
+async fn room(visit: Visit<get_current_state::v3::Request>) -> Result<String, Error> {
+    let (caller, room_id) = (visit.caller()?, &visit.request.room_id);
+    let (rooms, personal) = (&visit.services.rooms, &visit.services.personal);
+    let filter = RoomEventFilter::default();
+    let query = HistoryQuery {
+        from: None,
+        to: None,
+        direction: Direction::Backward,
+        limit: MESSAGES,
+        filter: &filter,
+    };
+    let page = rooms.history(caller, room_id, &query).await?;
+    let (start, end) = (page.end, page.start);
+    let chunk = page.chunk.reversed().to_json(Some(room_id.as_str()));
+    let state = rooms.full_state(caller, room_id).await?;
+    let key = (&StateEventType::RoomMember, caller.user_id.as_str());
+    // Who reads what the world may read is nothing in the room.
+    let member = rooms.state_event(caller, room_id, key, StateForm::Content).await.ok();
+    let member: Value =
+        member.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
+    let membership = member["membership"].as_str().unwrap_or("leave");
+    let visibility = if rooms.is_published(room_id).await? { "public" } else { "private" };
+    let number = visit.services.house.ledger.room(room_id).await?;
+    let upto = visit.services.house.ledger.position();
+    let own = personal.account_data_changes(caller.user, Position(0), upto).await?;
+    let own = own.into_iter().filter(|datum| datum.room.is_some() && datum.room == number);
+    let own: Vec<_> = own
+        .map(|datum| format!(r#"{{"content":{},"type":{}}}"#, datum.content, json!(datum.kind)))
+        .collect();
+    let start = start.map(|start| format!(r#","start":"{}""#, timeline_token(start)));
+    Ok(format!(
+        r#"{{"account_data":[{}],"membership":{},"messages":{{"chunk":{chunk},"end":"{}"{}}},"room_id":{},"state":{state},"visibility":"{visibility}"}}"#,
+        own.join(","),
+        json!(membership),
+        timeline_token(end),
+        start.unwrap_or_default(),
+        json!(room_id),
+    ))
+}
+
+async fn event(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let event_id = EventId::parse(visit.request.param(0)?)
+        .map_err(|_| Error::invalid_param("The path names an event by ID."))?;
+    let rooms = &visit.services.rooms;
+    let (room_id, found) = rooms.event_anywhere(visit.caller()?, &event_id).await?;
+    let mut body = String::new();
+    found.write(&mut body, 0, Some(room_id.as_str()));
+    Ok(json_response(StatusCode::OK, body))
+}
