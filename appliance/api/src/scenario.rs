@@ -13,7 +13,7 @@ use appliance_model::ruma::signatures::Ed25519KeyPair;
 use appliance_model::scenario::{SeededDice, StillClock};
 use appliance_services::accounts::NewAccount;
 use appliance_services::egress::NoWayOut;
-use appliance_services::peers::{NoRemote, Remote, Roll};
+use appliance_services::peers::{NoRemote, Outbox, Remote, Roll};
 use appliance_services::sync::Waiters;
 use appliance_services::{House, Options, Registration, Services};
 use axum::Router;
@@ -126,6 +126,7 @@ impl Desk {
             roll,
             egress: Arc::new(NoWayOut),
             remote,
+            outbox: Outbox::default(),
             server_name: OwnedServerName::try_from(server_name).unwrap(),
             signing_key: Ed25519KeyPair::from_der(&key, "a_1".to_owned()).unwrap(),
             options,

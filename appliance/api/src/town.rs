@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use appliance_model::ruma::api::federation::authentication::{XMatrix, XMatrixSigningInput};
 use appliance_model::ruma::{OwnedServerName, ServerName};
 use appliance_services::egress::{Failure, Limits, Opened};
-use appliance_services::peers::{Remote, Roll};
+use appliance_services::peers::{PeerChange, Remote, Roll};
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
@@ -151,5 +151,12 @@ impl Town {
         };
         let body = if body.is_null() { String::new() } else { body.to_string() };
         self.ring(to, self.signed(from, to, method, &path, &body)).await
+    }
+
+    /// A hospital exchanges files with another.
+    pub async fn allow_media(&self, index: usize, server: &str) {
+        let server = ServerName::parse(server).unwrap();
+        let change = PeerChange { media: Some(true), ..PeerChange::default() };
+        self.desks[index].services.peers.describe(&server, change, "uid 0").await.unwrap();
     }
 }

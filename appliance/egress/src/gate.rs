@@ -29,6 +29,7 @@ use tokio::time::Sleep;
 use crate::connect::{Connector, NotAllowed};
 use crate::judge::{Judge, Named, Terms, port};
 use crate::seen::SeenList;
+use crate::services::Services;
 
 /// Requests under way to one destination. More would be a burden for it, and wait here.
 const REQUESTS_PER_DESTINATION_MAX: usize = 16;
@@ -55,6 +56,7 @@ pub struct Gate {
     clock: Arc<dyn Clock>,
     seen: Arc<SeenList>,
     pools: Mutex<HashMap<PoolKey, Pool>>,
+    services: Services,
 }
 
 /// Connections are shared only by requests that would open the very same one.
@@ -82,6 +84,7 @@ impl Gate {
             clock,
             seen: Arc::default(),
             pools: Mutex::default(),
+            services: Services::default(),
         }
     }
 
@@ -187,15 +190,15 @@ impl Egress for Gate {
         name: &str,
     ) -> Result<Vec<ServiceRecord>, Failure> {
         self.judge.judge_name(purpose).map_err(|why| self.refuse(purpose, name, why))?;
-        Ok(Vec::new())
+        self.services.find(name).await
     }
 
     fn allow_app_service(&self, url: &Uri) {
         self.judge.allow_app_service(url);
     }
 
-    fn seen(&self) -> Vec<Destination> {
-        self.seen.list()
+    fn take_seen(&self) -> Vec<Destination> {
+        self.seen.take()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Every destination that was contacted or refused since the start.
+//! Every destination that was contacted or refused, until somebody writes it down.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ impl SeenList {
     pub fn connected(&self, purpose: &Purpose, host: &str, address: SocketAddr, now_ms: u64) {
         self.note(purpose, host, now_ms, |seen| {
             seen.connected += 1;
-            seen.address = Some(address);
+            seen.address = Some(address.to_string());
         });
     }
 
@@ -34,10 +34,10 @@ impl SeenList {
         is_news
     }
 
-    /// All, newest first.
-    pub fn list(&self) -> Vec<Destination> {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut list: Vec<_> = seen.values().cloned().collect();
+    /// All, newest first. The list is empty then.
+    pub fn take(&self) -> Vec<Destination> {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list: Vec<_> = std::mem::take(&mut *seen).into_values().collect();
         list.sort_by_key(|seen| std::cmp::Reverse(seen.last_ms));
         list
     }
@@ -87,7 +87,7 @@ mod tests {
             assert!(list.refused(&Purpose::PushGateway, &format!("h{number}:443"), "no", number));
         }
         assert!(!list.refused(&Purpose::PushGateway, "h1:443", "still no", 9_000));
-        let seen = list.list();
+        let seen = list.take();
         assert_eq!(seen.len(), DESTINATIONS_MAX);
         assert_eq!((seen[0].host.as_str(), seen[0].refused), ("h1:443", 2));
         assert!(seen.iter().all(|seen| seen.host != "h0:443"));

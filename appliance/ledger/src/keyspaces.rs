@@ -15,7 +15,7 @@ use crate::rows::keys::{
     SentRow, StockRow, ToDeviceRow, TrustRow,
 };
 use crate::rows::media::{LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow};
-use crate::rows::peers::PeerKeysRow;
+use crate::rows::peers::{DestinationRow, EduRow, OwedRow, PeerKeysRow, PeerRow, RemoteKeysRow};
 use crate::rows::push::PusherRow;
 use crate::rows::relations::{RelatedRow, RelationRow, ThreadRow};
 use crate::rows::reports::ReportRow;
@@ -136,8 +136,20 @@ keyspaces! {
     /// The aliases of a room; the row is the number of who made it.
     ROOM_ALIASES b'&' (RoomNid, String) => u64;
 
+    /// Other hospitals, as the administrator describes them, by digest of their server's name.
+    PEERS 0xD5 Digest => PeerRow;
+    /// Destinations that were contacted or refused, by digest of purpose and host.
+    DESTINATIONS 0xD6 Digest => DestinationRow;
     /// Signing keys of other servers, by digest of the server's name.
     PEER_KEYS 0xD0 Digest => PeerKeysRow;
+    /// Events that other servers are owed, by digest of the server's name; the row is the event.
+    OUTBOX 0xD1 (Digest, Position) => u64;
+    /// The same for messages that are no events.
+    OUTBOX_EDUS 0xD2 (Digest, Position) => EduRow;
+    /// The servers that were ever owed something.
+    OWED 0xD3 Digest => OwedRow;
+    /// Keys of other servers' users and their devices.
+    REMOTE_KEYS 0xD4 UserNid => RemoteKeysRow;
 
     /// Account data by owner, room (zero: global) and type.
     ACCOUNT_DATA b'D' (UserNid, RoomNid, String) => AccountDataRow;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use appliance_model::ruma::UserId;
+use appliance_model::ruma::{ServerName, UserId};
 use serde_json::{Map, Value};
 
 use crate::Permit;
@@ -155,6 +155,23 @@ pub fn may_deliver(
     }
     let object = format!("{uri} {form}");
     Some(Permit::audited("media.delivered", format!("{who} {device_id}"), object))
+}
+
+/// The same for another server, which asks for one of its users. Whether it gets files at all is the
+/// list of peers' to say.
+pub fn may_deliver_to_server(
+    server: &ServerName,
+    (uri, form): (&str, &str),
+    deadline_ms: Option<u64>,
+    now_ms: u64,
+) -> Option<Permit> {
+    let is_over = deadline_ms.is_some_and(|deadline_ms| now_ms >= deadline_ms);
+    (!is_over).then(|| Permit::audited("media.delivered", server, format!("{uri} {form}")))
+}
+
+/// A person here may see a file of another server; nothing of it stays on this one.
+pub fn may_fetch(who: &UserId, device_id: &str, uri: &str) -> Permit {
+    Permit::audited("media.fetched", format!("{who} {device_id}"), uri)
 }
 
 /// The house erases what is due, redacted, or purged by its administrator.

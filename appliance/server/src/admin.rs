@@ -6,14 +6,16 @@
 
 pub mod caller;
 pub mod door;
+mod peers;
 pub mod store;
 mod users;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use appliance_model::ruma::OwnedUserId;
+use appliance_model::ruma::{OwnedServerName, OwnedUserId};
 use appliance_model::{Error, Kind};
+use appliance_services::peers::PeerChange;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -51,6 +53,40 @@ pub enum Order {
         /// Leave the sessions that are open.
         keep_sessions: bool,
     },
+    /// Put a server on the list of peers, or change what it says of one.
+    DescribePeer {
+        /// Its name.
+        server_name: OwnedServerName,
+        /// Its name as an organisation.
+        legal_name: Option<String>,
+        /// Whom to call there.
+        contact: Option<String>,
+        /// Nothing is exchanged for now.
+        suspended: Option<bool>,
+        /// Files may be given to it.
+        media: Option<bool>,
+        /// Key IDs and public keys.
+        pinned_keys: Option<Vec<(String, String)>>,
+    },
+    /// All peers.
+    ListPeers,
+    /// How things stand with a server.
+    ShowPeer {
+        /// Its name.
+        server_name: OwnedServerName,
+    },
+    /// Take a server off the list.
+    RemovePeer {
+        /// Its name.
+        server_name: OwnedServerName,
+    },
+    /// Ask a server who it is.
+    CheckPeer {
+        /// Its name.
+        server_name: OwnedServerName,
+    },
+    /// Every destination that was contacted or refused.
+    ListEgress,
     /// Is every row as it was written?
     CheckStore,
     /// What takes how much room.
@@ -141,6 +177,22 @@ impl Admin {
             Order::ResetPassword { user_id, password, keep_sessions } => {
                 self.reset_password(&user_id, &password.0, keep_sessions, by).await
             }
+            Order::DescribePeer {
+                server_name,
+                legal_name,
+                contact,
+                suspended,
+                media,
+                pinned_keys,
+            } => {
+                let change = PeerChange { legal_name, contact, suspended, media, pinned_keys };
+                self.describe_peer(&server_name, change, by).await
+            }
+            Order::ListPeers => self.list_peers().await,
+            Order::ShowPeer { server_name } => self.show_peer(&server_name).await,
+            Order::RemovePeer { server_name } => self.remove_peer(&server_name, by).await,
+            Order::CheckPeer { server_name } => self.check_peer(&server_name).await,
+            Order::ListEgress => self.list_egress().await,
             Order::CheckStore => self.check_store().await,
             Order::StoreStats => self.store_stats().await,
             Order::ExportStore { to } => self.export_store(&to).await,

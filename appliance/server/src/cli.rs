@@ -1,11 +1,13 @@
 //! The command line: one file per command.
 
 mod config;
+mod egress;
 pub mod exit;
 mod init;
 mod order;
 pub mod out;
 mod password;
+mod peers;
 mod quickstart;
 mod serve;
 mod status;
@@ -46,6 +48,8 @@ enum Command {
     Config(config::Config),
     User(user::User),
     Store(store::Store),
+    Peers(peers::Peers),
+    Egress(egress::Egress),
     Status(status::Status),
     Version(version::Version),
 }
@@ -72,6 +76,8 @@ pub fn run() -> ExitCode {
         Command::Config(command) => command.run(),
         Command::User(command) => command.run(),
         Command::Store(command) => command.run(),
+        Command::Peers(command) => command.run(),
+        Command::Egress(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Version(command) => command.run(),
     }

@@ -34,6 +34,8 @@ pub struct Conformance {
     pub cheap_password_hash: bool,
     /// Federation with any host, at any address.
     pub any_peer: bool,
+    /// Other servers are tried again at once.
+    pub quick_retries: bool,
     /// Presence is on.
     pub presence: bool,
     /// Strangers may list the published rooms, and people are found by whom they can meet.
@@ -52,6 +54,7 @@ impl Conformance {
             no_rate_limits: true,
             cheap_password_hash: true,
             any_peer: true,
+            quick_retries: true,
             presence: true,
             open_directory: true,
             default_room_version: if room_version_is_set {

@@ -18,6 +18,20 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
         services.reading.expire_presence();
         Ok(())
     });
+    every(
+        tasks,
+        "presence_told",
+        Duration::from_secs(1),
+        services,
+        async |services: Arc<Services>| services.reading.tell_presence().await,
+    );
+    every(
+        tasks,
+        "destinations",
+        Duration::from_secs(60),
+        services,
+        async |services: Arc<Services>| services.peers.note_destinations().await,
+    );
     let hour = Duration::from_secs(60 * 60);
     every(tasks, "transactions", hour, services, async |services: Arc<Services>| {
         services.rooms.forget_old_txns().await.map(drop)

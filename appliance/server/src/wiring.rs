@@ -13,7 +13,7 @@ use appliance_ledger::{Blobs, Ledger, Openers};
 use appliance_model::ruma::{OwnedServerName, RoomVersionId, ServerName};
 use appliance_model::{OsDice, SystemClock};
 use appliance_services::media::MediaOptions;
-use appliance_services::peers::Roll;
+use appliance_services::peers::{Outbox, Roll};
 use appliance_services::sync::Waiters;
 use appliance_services::{
     Contact, DirectoryOptions, Options, Rate, RateLimits, Registration, Secret, Services, Support,
@@ -72,6 +72,7 @@ impl House {
             remote: Arc::new(Client::new(egress.clone(), Arc::new(SystemClock))),
             egress,
             roll,
+            outbox: Outbox::default(),
             server_name,
             signing_key,
             options: options(settings, conformance)?,
@@ -79,7 +80,13 @@ impl House {
         });
         let services = Arc::new(Services::new(house, waiters));
         register_appservices(&services, settings, conformance.is_some()).await?;
+        services.peers.load().await.map_err(|error| error.to_string())?;
         jobs::start(&services, tasks);
+        let outbox = appliance_federation::outbox::run(services.clone());
+        let stop = tasks.jobs().clone();
+        tasks.spawn_vital("outbox", async move {
+            stop.run_until_cancelled(outbox).await;
+        });
         let (client, _) = appliance_api::router(services.clone());
         let (federation, _) = appliance_api::peer_router(services.clone());
         Ok(Self { services, client, federation, lane_ended, _lock: lock })
@@ -223,6 +230,7 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
         shared_secret: secret.map(|secret| Secret::new(secret.reveal())),
         default_room_version,
         public_base_url: (!url.is_empty()).then(|| url.clone()),
+        quick_retries: conformance.is_some_and(|c| c.quick_retries),
         cheap_password_hash: conformance.is_some_and(|c| c.cheap_password_hash),
         presence: settings.presence.enabled || conformance.is_some_and(|c| c.presence),
         media: MediaOptions {

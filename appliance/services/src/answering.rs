@@ -90,7 +90,7 @@ impl Egress for Answering {
 
     fn allow_app_service(&self, _: &Uri) {}
 
-    fn seen(&self) -> Vec<Destination> {
+    fn take_seen(&self) -> Vec<Destination> {
         Vec::new()
     }
 }

@@ -5,7 +5,6 @@
 //! contacted or refused.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -156,7 +155,7 @@ pub struct Destination {
     /// Host and port.
     pub host: String,
     /// The address last connected to.
-    pub address: Option<SocketAddr>,
+    pub address: Option<String>,
     /// Connections opened.
     pub connected: u64,
     /// Requests and connections refused.
@@ -185,8 +184,8 @@ pub trait Egress: Send + Sync + 'static {
     /// The operator has registered an application service at this URL.
     fn allow_app_service(&self, url: &Uri);
 
-    /// What was contacted and refused since the start, newest first.
-    fn seen(&self) -> Vec<Destination>;
+    /// What was contacted and refused since the last call, newest first.
+    fn take_seen(&self) -> Vec<Destination>;
 
     /// Sends a request and reads the whole answer.
     async fn send(&self, request: Outgoing) -> Result<Answer, Failure> {
@@ -215,7 +214,7 @@ impl Egress for NoWayOut {
 
     fn allow_app_service(&self, _: &Uri) {}
 
-    fn seen(&self) -> Vec<Destination> {
+    fn take_seen(&self) -> Vec<Destination> {
         Vec::new()
     }
 }

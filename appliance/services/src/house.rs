@@ -13,7 +13,7 @@ use crate::calls::Turn;
 use crate::egress::Egress;
 use crate::limits::RateLimits;
 use crate::media::MediaOptions;
-use crate::peers::{Remote, Roll};
+use crate::peers::{Outbox, Remote, Roll};
 use crate::secret::Secret;
 
 /// The house.
@@ -32,6 +32,8 @@ pub struct House {
     pub egress: Arc<dyn Egress>,
     /// The way to other servers, through that door.
     pub remote: Arc<dyn Remote>,
+    /// What other servers are owed.
+    pub outbox: Outbox,
     /// The name of this server.
     pub server_name: OwnedServerName,
     /// The key that signs this server's events.
@@ -74,6 +76,8 @@ pub struct Options {
     pub rtc_livekit_url: Option<String>,
     /// Where the search index lies; `None` keeps it in memory: for tests.
     pub search_folder: Option<PathBuf>,
+    /// Try other servers again at once: for conformance suites only.
+    pub quick_retries: bool,
 }
 
 /// Who finds whom and what.
@@ -116,6 +120,7 @@ impl Default for Options {
             turn: None,
             rtc_livekit_url: None,
             search_folder: None,
+            quick_retries: false,
         }
     }
 }

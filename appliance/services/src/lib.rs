@@ -11,6 +11,7 @@ pub mod appservices;
 mod calls;
 pub mod client_event;
 mod doors;
+mod edus;
 pub mod egress;
 pub mod event_filter;
 mod house;

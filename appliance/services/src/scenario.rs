@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 
 use crate::accounts::{NewAccount, NewSession};
 use crate::egress::{Egress, NoWayOut};
+use crate::peers::{NoRemote, Outbox, Remote, Roll};
 use crate::rooms::Removal;
 use crate::sync::Waiters;
 use crate::{House, Options, Registration, Services};
@@ -55,6 +56,8 @@ struct Keys {
     signing: Vec<u8>,
     options: Options,
     egress: Arc<dyn Egress>,
+    roll: Arc<Roll>,
+    remote: Arc<dyn Remote>,
 }
 
 /// What the operator of most scenes chose.
@@ -79,17 +82,27 @@ impl Ward {
         Self::with_options(Options { default_room_version: room_version, ..options() }).await
     }
 
+    /// An empty ward with other servers to talk with.
+    pub async fn with_peers(roll: Roll, remote: Arc<dyn Remote>) -> Self {
+        Self::with(options(), Arc::new(NoWayOut), roll, remote).await
+    }
+
     /// An empty ward of an operator who chose otherwise.
     pub async fn with_options(options: Options) -> Self {
-        Self::with(options, Arc::new(NoWayOut)).await
+        Self::with(options, Arc::new(NoWayOut), Roll::default(), Arc::new(NoRemote)).await
     }
 
     /// An empty ward whose words to others go this way.
     pub async fn with_egress(egress: Arc<dyn Egress>) -> Self {
-        Self::with(options(), egress).await
+        Self::with(options(), egress, Roll::default(), Arc::new(NoRemote)).await
     }
 
-    async fn with(options: Options, egress: Arc<dyn Egress>) -> Self {
+    async fn with(
+        options: Options,
+        egress: Arc<dyn Egress>,
+        roll: Roll,
+        remote: Arc<dyn Remote>,
+    ) -> Self {
         let dice = Arc::new(SeededDice::new(1));
         let keys = Keys {
             master: SecretKey::random(&*dice),
@@ -97,6 +110,8 @@ impl Ward {
             signing: Ed25519KeyPair::generate().to_vec(),
             options,
             egress,
+            roll: Arc::new(roll),
+            remote,
         };
         let clock = Arc::new(StillClock::at_ms(1_700_000_000_000));
         let folder = Arc::new(tempfile::tempdir().unwrap());
@@ -160,9 +175,10 @@ impl Ward {
             blobs: Blobs::open(folder.path(), &keys.master, keys.dice.clone()).unwrap(),
             clock: clock.clone(),
             dice: keys.dice.clone(),
-            roll: Arc::default(),
+            roll: keys.roll.clone(),
             egress: keys.egress.clone(),
-            remote: Arc::new(crate::peers::NoRemote),
+            remote: keys.remote.clone(),
+            outbox: Outbox::default(),
             server_name: OwnedServerName::try_from(SERVER).unwrap(),
             signing_key: Ed25519KeyPair::from_der(&keys.signing, "a_1".to_owned()).unwrap(),
             appservices: Arc::default(),

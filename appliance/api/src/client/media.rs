@@ -10,6 +10,7 @@ mod tests;
 use std::str::FromStr;
 
 use appliance_model::ruma::http_headers::{ContentDisposition, ContentDispositionType};
+use appliance_model::ruma::{OwnedServerName, ServerName};
 use appliance_model::{Error, Kind};
 use appliance_services::media::serve::Delivery;
 use appliance_services::media::thumbnail::Wanted;
@@ -162,6 +163,9 @@ async fn download(visit: Visit<RawRequest>) -> Result<Response, Error> {
 }
 
 async fn try_download(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    if let Some(server) = elsewhere(&visit)? {
+        return pass_on(visit, server, None).await;
+    }
     let media = &visit.services.media;
     let (server_name, media_id) = media_id_of(&visit.request.params)?;
     let found = media.find(server_name, media_id, wait_ms(&visit.request)?).await?;
@@ -190,14 +194,47 @@ async fn try_download(visit: Visit<RawRequest>) -> Result<Response, Error> {
 
 /// A body that asks for the next chunk when the last one has left.
 fn stream(delivery: Delivery) -> Body {
-    Body::from_stream(futures_util::stream::unfold(Some(delivery), |delivery| async move {
+    Body::from_stream(pieces(delivery))
+}
+
+/// The chunks of a delivery.
+pub(crate) fn pieces(
+    delivery: Delivery,
+) -> impl futures_util::Stream<Item = Result<bytes::Bytes, Error>> + Send + 'static {
+    futures_util::stream::unfold(Some(delivery), |delivery| async move {
         let mut delivery = delivery?;
         match delivery.next().await {
             Ok(chunk) => chunk.map(|chunk| (Ok(chunk), Some(delivery))),
             // The connection breaks off: the client must not take what it has for the whole.
             Err(error) => Some((Err(error), None)),
         }
-    }))
+    })
+}
+
+/// The server of a file, if it is another one.
+fn elsewhere(visit: &Visit<RawRequest>) -> Result<Option<OwnedServerName>, Error> {
+    let (server_name, _) = media_id_of(&visit.request.params)?;
+    let server = ServerName::parse(server_name).ok();
+    Ok(server.filter(|server| *server != visit.services.house.server_name))
+}
+
+/// A file of another server, passed on.
+async fn pass_on(
+    visit: Visit<RawRequest>,
+    server: OwnedServerName,
+    wanted: Option<Wanted>,
+) -> Result<Response, Error> {
+    let (_, media_id) = media_id_of(&visit.request.params)?;
+    let wait_ms = wait_ms(&visit.request)?;
+    let caller = visit.caller()?;
+    let file = visit.services.media.fetch(caller, (&server, media_id), wanted, wait_ms).await?;
+    let named = file.disposition.and_then(|text| ContentDisposition::from_str(&text).ok());
+    let named = named.and_then(|disposition| disposition.filename);
+    let asked_for = visit.request.params.get(2).cloned();
+    let content_type = file.content_type.as_deref().unwrap_or("application/octet-stream");
+    let mut response = Response::new(Body::from_stream(file.body));
+    describe(response.headers_mut(), content_type, asked_for.or(named).as_deref())?;
+    Ok(response)
 }
 
 async fn thumbnail(visit: Visit<RawRequest>) -> Result<Response, Error> {
@@ -207,6 +244,9 @@ async fn thumbnail(visit: Visit<RawRequest>) -> Result<Response, Error> {
 async fn try_thumbnail(visit: Visit<RawRequest>) -> Result<Response, Error> {
     let media = &visit.services.media;
     let wanted = wanted_of(&visit.request)?;
+    if let Some(server) = elsewhere(&visit)? {
+        return pass_on(visit, server, Some(wanted)).await;
+    }
     let (server_name, media_id) = media_id_of(&visit.request.params)?;
     let found = media.find(server_name, media_id, wait_ms(&visit.request)?).await?;
     let made = media.thumbnail(visit.caller()?, &found, wanted).await?;
@@ -216,7 +256,7 @@ async fn try_thumbnail(visit: Visit<RawRequest>) -> Result<Response, Error> {
     Ok(response)
 }
 
-fn wanted_of(request: &RawRequest) -> Result<Wanted, Error> {
+pub(crate) fn wanted_of(request: &RawRequest) -> Result<Wanted, Error> {
     let pixels = |name: &str| -> Result<u32, Error> {
         let missing = || Error::new(Kind::MissingParam, format!("`{name}` is missing."));
         let text = query(request, name).ok_or_else(missing)?;
@@ -231,7 +271,7 @@ fn wanted_of(request: &RawRequest) -> Result<Wanted, Error> {
 }
 
 /// What the client is to do with the bytes: show or save them, run nothing, guess nothing.
-fn describe(
+pub(crate) fn describe(
     headers: &mut HeaderMap,
     content_type: &str,
     file_name: Option<&str>,
@@ -251,7 +291,7 @@ fn describe(
 }
 
 /// What every answer about media carries: nobody on the way keeps it, no browser runs it.
-fn unstored(answer: Result<Response, Error>) -> Response {
+pub(crate) fn unstored(answer: Result<Response, Error>) -> Response {
     const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName =
         HeaderName::from_static("cross-origin-resource-policy");
     let mut response = answer.unwrap_or_else(|error| refuse(&error));
@@ -278,7 +318,7 @@ fn media_id_of(params: &[String]) -> Result<(&str, &str), Error> {
     }
 }
 
-fn wait_ms(request: &RawRequest) -> Result<u64, Error> {
+pub(crate) fn wait_ms(request: &RawRequest) -> Result<u64, Error> {
     let Some(text) = query(request, "timeout_ms") else { return Ok(WAIT_MS_DEFAULT) };
     u64::from_str(&text)
         .map_err(|_| Error::invalid_param("`timeout_ms` is no number of milliseconds."))

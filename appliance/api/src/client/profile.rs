@@ -32,15 +32,9 @@ pub(crate) fn add(routes: &mut Routes) {
 
 async fn get(visit: Visit<get_profile::v3::Request>) -> Result<get_profile::v3::Response, Error> {
     let (personal, user_id) = (&visit.services.personal, &visit.request.user_id);
-    let account = personal.profile(user_id).await?;
     let mut response = get_profile::v3::Response::new();
-    for (name, value) in [(DISPLAYNAME, account.displayname), (AVATAR_URL, account.avatar_url)] {
-        if let Some(value) = value {
-            response.set(name.to_owned(), value.into());
-        }
-    }
-    for (name, json) in personal.profile_fields(user_id).await? {
-        response.set(name, serde_json::from_str(&json).map_err(Error::internal)?);
+    for (name, value) in personal.whole_profile(user_id).await? {
+        response.set(name, value);
     }
     Ok(response)
 }
@@ -55,9 +49,13 @@ async fn get_field(visit: Visit<RawRequest>) -> Result<Response, Error> {
     let json = match name {
         // Clients ask for these two of everybody; an empty answer says that there is none.
         DISPLAYNAME | AVATAR_URL => {
-            let account = personal.profile(&user_id).await?;
-            let value = if name == DISPLAYNAME { account.displayname } else { account.avatar_url };
+            let value = personal.whole_profile(&user_id).await?.remove(name);
             value.map_or_else(|| json!({}), |value| json!({ name: value })).to_string()
+        }
+        _ if !visit.services.house.is_ours(&user_id) => {
+            let none = || Error::not_found("The profile has no such field.");
+            let value = personal.whole_profile(&user_id).await?.remove(name).ok_or_else(none)?;
+            json!({ name: value }).to_string()
         }
         _ => {
             let value = personal.profile_field(&user_id, name).await?;

@@ -1,20 +1,25 @@
 //! Looking at rooms from outside: spaces, summaries, the directory of published rooms, people.
 
+use std::sync::Arc;
+
 use appliance_model::ruma::api::client::retention::get_retention_configuration;
 use appliance_model::ruma::api::client::space::get_hierarchy;
 use appliance_model::ruma::api::client::user_directory::search_users;
-use appliance_model::ruma::{OwnedRoomId, RoomOrAliasId, ServerName, UserId};
+use appliance_model::ruma::api::federation::directory::get_public_rooms_filtered;
+use appliance_model::ruma::directory::RoomTypeFilter;
+use appliance_model::ruma::{OwnedRoomId, OwnedServerName, RoomOrAliasId, ServerName, UserId};
 use appliance_model::{Error, Kind, RoomNid};
 use appliance_services::Services;
+use appliance_services::peers::ASK;
 use appliance_services::rooms::{DirectoryQuery, HierarchyQuery};
 use axum::response::Response;
-use http::Method;
+use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::membership::room_named;
 use crate::json::{answer, read_json};
-use crate::route::{Access, RawRequest, Routes, Visit};
+use crate::route::{Access, RawRequest, Routes, Visit, json_response};
 
 pub(crate) fn add(routes: &mut Routes) {
     routes.serve_json(hierarchy);
@@ -100,31 +105,48 @@ async fn summary(visit: Visit<RawRequest>) -> Result<Response, Error> {
 async fn directory(visit: Visit<RawRequest>) -> Result<Response, Error> {
     check_open(&visit)?;
     let request = &visit.request;
-    check_server(&visit.services, request)?;
+    if let Some(server) = other_server(&visit.services, request)? {
+        let asked = Asked {
+            limit: request.query("limit").and_then(|limit| limit.parse().ok()),
+            since: request.query("since"),
+            ..Asked::default()
+        };
+        return rooms_of(visit.services, server, asked).await;
+    }
     let limit = request.query("limit").map(|limit| limit.parse());
     let limit = limit.transpose().map_err(|_| Error::invalid_param("`limit` is a number."))?;
     let skip = skip_of(request.query("since").as_deref())?;
     page(&visit.services, DirectoryQuery { limit, skip, ..DirectoryQuery::default() }).await
 }
 
+/// What of the directory is asked for.
 #[derive(Default, Deserialize)]
-struct Asked {
-    limit: Option<usize>,
-    since: Option<String>,
+pub(crate) struct Asked {
+    pub limit: Option<usize>,
+    pub since: Option<String>,
     #[serde(default)]
-    filter: Filter,
-    third_party_instance_id: Option<String>,
+    pub filter: Filter,
+    pub third_party_instance_id: Option<String>,
 }
 
+/// Which rooms are asked for.
 #[derive(Default, Deserialize)]
-struct Filter {
+pub(crate) struct Filter {
     generic_search_term: Option<String>,
     room_types: Option<Vec<Option<String>>>,
 }
 
 async fn filtered_directory(mut visit: Visit<RawRequest>) -> Result<Response, Error> {
-    check_server(&visit.services, &visit.request)?;
+    let server = other_server(&visit.services, &visit.request)?;
     let asked: Asked = read_json(&mut visit.request).await?;
+    if let Some(server) = server {
+        return rooms_of(visit.services, server, asked).await;
+    }
+    answer_directory(&visit.services, asked).await
+}
+
+/// The rooms of this server, for people and for servers.
+pub(crate) async fn answer_directory(services: &Services, asked: Asked) -> Result<Response, Error> {
     if asked.third_party_instance_id.is_some_and(|network| !network.is_empty()) {
         // No third-party network is connected, so that none has rooms here.
         return answer(&json!({ "chunk": [], "total_room_count_estimate": 0 }));
@@ -135,20 +157,36 @@ async fn filtered_directory(mut visit: Visit<RawRequest>) -> Result<Response, Er
         limit: asked.limit,
         skip: skip_of(asked.since.as_deref())?,
     };
-    page(&visit.services, query).await
+    page(services, query).await
+}
+
+/// The rooms of another server, as it lists them.
+async fn rooms_of(
+    services: Arc<Services>,
+    server: OwnedServerName,
+    asked: Asked,
+) -> Result<Response, Error> {
+    let mut request = get_public_rooms_filtered::v1::Request::new();
+    request.limit = asked.limit.and_then(|limit| limit.try_into().ok());
+    request.since = asked.since.filter(|since| !since.is_empty());
+    request.filter.generic_search_term = asked.filter.generic_search_term;
+    let types = asked.filter.room_types.unwrap_or_default();
+    request.filter.room_types = types.into_iter().map(RoomTypeFilter::from).collect();
+    let page = services.house.call_raw(&server, request, ASK).await?;
+    Ok(json_response(StatusCode::OK, page.into_body()))
 }
 
 /// "server: The server to fetch the published room directory from."
-fn check_server(services: &Services, request: &RawRequest) -> Result<(), Error> {
+fn other_server(
+    services: &Services,
+    request: &RawRequest,
+) -> Result<Option<OwnedServerName>, Error> {
     let Some(server) = request.query("server").filter(|server| !server.is_empty()) else {
-        return Ok(());
+        return Ok(None);
     };
     let server = ServerName::parse(server)
         .map_err(|_| Error::invalid_param("`server` is the name of a server."))?;
-    if server == services.house.server_name {
-        return Ok(());
-    }
-    Err(Error::new(Kind::RemoteUnavailable, "The rooms of that server cannot be listed from here."))
+    Ok((server != services.house.server_name).then_some(server))
 }
 
 fn skip_of(token: Option<&str>) -> Result<usize, Error> {
@@ -308,7 +346,7 @@ mod tests {
             let own = "/v3/publicRooms?server=hospital.example";
             assert_eq!(desk.post(own, &nurse, word.clone()).await.status, 200);
             let other = "/v3/publicRooms?server=other.example";
-            assert_eq!(desk.post(other, &nurse, word).await.status, 502);
+            assert_eq!(desk.post(other, &nurse, word).await.status, 403, "not on the list");
             for odd in ["limit=x", "since=x", "server=a%20b"] {
                 let odd = desk.get(&format!("/v3/publicRooms?{odd}"), &nurse).await;
                 assert_eq!(odd.error(), (400, "M_INVALID_PARAM"));

@@ -1,7 +1,12 @@
 //! The server-server API: one file per endpoint or family of endpoints. Handlers ask
 //! `visit.origin()?` which server it is; the adapter has verified that.
 
+mod devices;
+mod directory;
+mod hierarchy;
 mod keys;
+mod media;
+mod openid;
 mod query;
 mod version;
 
@@ -12,6 +17,11 @@ pub(crate) fn add(routes: &mut Routes) {
     version::add(routes);
     keys::add(routes);
     query::add(routes);
+    devices::add(routes);
+    media::add(routes);
+    directory::add(routes);
+    openid::add(routes);
+    hierarchy::add(routes);
 }
 
 #[cfg(test)]

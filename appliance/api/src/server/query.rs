@@ -6,7 +6,7 @@ use appliance_model::ruma::api::federation::query::{
 };
 use appliance_model::ruma::{RoomAliasId, UserId};
 use axum::response::Response;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::json::answer;
 use crate::route::{RawRequest, Routes, Visit};
@@ -20,17 +20,15 @@ async fn get_profile(visit: Visit<RawRequest>) -> Result<Response, Error> {
     let user_id = visit.request.query("user_id").unwrap_or_default();
     let user_id = UserId::parse(user_id)
         .map_err(|_| Error::invalid_param("The parameter user_id is no user ID."))?;
-    let profile = visit.services.personal.profile(&user_id).await?;
-    let mut fields = Map::new();
-    for (name, value) in [("displayname", profile.displayname), ("avatar_url", profile.avatar_url)]
-    {
-        // "The field to query. If specified, the server will only return the given field".
-        let is_wanted = visit.request.query("field").is_none_or(|field| field == name);
-        if let Some(value) = value.filter(|_| is_wanted) {
-            fields.insert(name.to_owned(), value.into());
-        }
+    if !visit.services.house.is_ours(&user_id) {
+        return Err(Error::not_found("This user is not this server's."));
     }
-    answer(&Value::Object(fields))
+    let mut fields = visit.services.personal.whole_profile(&user_id).await?;
+    // "The field to query. If specified, the server will only return the given field".
+    if let Some(field) = visit.request.query("field") {
+        fields.retain(|name, _| *name == field);
+    }
+    answer(&fields)
 }
 
 async fn get_directory(visit: Visit<RawRequest>) -> Result<Response, Error> {

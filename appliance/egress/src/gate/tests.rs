@@ -117,7 +117,7 @@ async fn a_connection_serves_many_requests_and_is_remembered() {
             assert_eq!(text, format!("{version} localhost:{}", other.port));
         }
         assert_eq!(other.connections(), 1);
-        let seen = other.gate.seen();
+        let seen = other.gate.take_seen();
         assert_eq!((seen.len(), seen[0].connected, seen[0].refused), (1, 1, 0));
         assert_eq!(seen[0].purpose, "peer b.example");
         assert_eq!(seen[0].host, format!("127.0.0.1:{}", other.port));
@@ -139,7 +139,7 @@ async fn nobody_is_contacted_whom_the_operator_did_not_name() {
     stranger.purpose = Purpose::Peer(server_name!("c.example").to_owned());
     assert!(matches!(other.gate.send(stranger).await, Err(Failure::Refused(_))));
     assert_eq!(other.connections(), 0);
-    let refused: u64 = other.gate.seen().iter().map(|seen| seen.refused).sum();
+    let refused: u64 = other.gate.take_seen().iter().map(|seen| seen.refused).sum();
     assert_eq!(refused, 3);
 }
 
@@ -180,5 +180,5 @@ async fn nothing_follows_a_redirect() {
     let other = other(loopback(), b"http/1.1").await;
     let answer = other.gate.send(other.request("/away")).await.unwrap();
     assert_eq!(answer.status, StatusCode::FOUND);
-    assert_eq!(other.gate.seen().len(), 1);
+    assert_eq!(other.gate.take_seen().len(), 1);
 }

@@ -36,3 +36,112 @@ pub struct PeerKey {
     #[n(2)]
     pub expired_ms: Option<u64>,
 }
+
+/// A message to another server that is no event.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct EduRow {
+    /// `edu_type` and `content` as JSON, if that was known when it was owed.
+    #[n(0)]
+    pub json: Option<String>,
+    /// Otherwise: which device changed. What there is to say of it is said when it is sent.
+    #[n(1)]
+    pub device: Option<DeviceNews>,
+    /// Otherwise: whose cross-signing keys changed.
+    #[n(2)]
+    pub signing_keys: Option<u64>,
+}
+
+/// A device that came, changed or went.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct DeviceNews {
+    /// Whose.
+    #[n(0)]
+    pub user: u64,
+    /// Its ID.
+    #[n(1)]
+    pub device_id: String,
+    /// The position of the change before it, if there was one.
+    #[n(2)]
+    pub previous: Option<u64>,
+}
+
+/// The keys of another server's user and their devices, as that server told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct RemoteKeysRow {
+    /// When, in milliseconds since the Unix epoch; zero once it was told that they changed.
+    #[n(0)]
+    pub fetched_ms: u64,
+    /// Devices to keys, as JSON.
+    #[n(1)]
+    pub device_keys: String,
+    /// The master key, as JSON.
+    #[n(2)]
+    pub master_key: Option<String>,
+    /// The self-signing key, as JSON.
+    #[n(3)]
+    pub self_signing_key: Option<String>,
+}
+
+/// Another server that is owed something, or was.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct OwedRow {
+    /// Its name.
+    #[n(0)]
+    pub server_name: String,
+}
+
+/// Another hospital, as the administrator describes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct PeerRow {
+    /// The name of its server.
+    #[n(0)]
+    pub server_name: String,
+    /// Its name as an organisation.
+    #[n(1)]
+    pub legal_name: String,
+    /// Whom to call there.
+    #[n(2)]
+    pub contact: String,
+    /// Nothing is exchanged for now.
+    #[n(3)]
+    pub suspended: bool,
+    /// Files may be given to it.
+    #[n(4)]
+    pub media: bool,
+    /// Signing keys that count: one of them must vouch for all others. Key ID and public key in
+    /// unpadded Base64. Empty: whatever the server says.
+    #[n(5)]
+    pub pinned_keys: Vec<(String, String)>,
+    /// When this was last changed, in milliseconds since the Unix epoch.
+    #[n(6)]
+    pub changed_ms: u64,
+}
+
+/// A destination that was contacted or refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct DestinationRow {
+    /// What for.
+    #[n(0)]
+    pub purpose: String,
+    /// Host and port.
+    #[n(1)]
+    pub host: String,
+    /// The address last connected to.
+    #[n(2)]
+    pub address: Option<String>,
+    /// Connections opened.
+    #[n(3)]
+    pub connected: u64,
+    /// Requests and connections refused.
+    #[n(4)]
+    pub refused: u64,
+    /// Why the last one was refused.
+    #[n(5)]
+    pub why_refused: Option<String>,
+    /// When it was first seen, in milliseconds since the Unix epoch.
+    #[n(6)]
+    pub first_ms: u64,
+    /// When it was last seen, in milliseconds since the Unix epoch.
+    #[n(7)]
+    pub last_ms: u64,
+}

@@ -8,6 +8,7 @@ use appliance_rules::Permit;
 
 use super::session::{DEVICES_MAX, DISPLAY_NAME_CHARS_MAX, check_device_id};
 use super::{Accounts, OWN_PASSWORD, Proof};
+use crate::keys::KeyNews;
 
 /// A device as its owner sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +112,8 @@ impl Accounts {
         let mut commit = ledger.begin(Permit::own("device.named", &caller.user_id, device_id));
         commit.put(&DEVICES, &key, &device);
         // Others see the name beside the keys of the device.
-        self.keys.device_list_changed(caller.user, &mut commit).await?;
+        let news = KeyNews::device(device_id);
+        self.keys.device_list_changed(caller.user, news, &mut commit).await?;
         commit.hold(inside);
         ledger.commit(commit).await.map(drop)
     }

@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use appliance_ledger::keyspaces::{CLAIMED_KEYS, DEVICES, ONE_TIME_KEY_IDS, ONE_TIME_KEYS, STOCKS};
 use appliance_ledger::rows::keys::{ClaimedKeyRow, OneTimeKeyRow, StockRow};
 use appliance_ledger::{Commit, Direction};
-use appliance_model::ruma::{OwnedServerName, OwnedUserId};
+use appliance_model::ruma::{OwnedServerName, OwnedUserId, ServerName};
 use appliance_model::{Caller, DeviceNid, Error, UserNid};
-use appliance_rules::keys::may_claim;
+use appliance_rules::Permit;
+use appliance_rules::keys::{may_claim, server_may_claim};
 
 use super::upload::algorithm_index;
 use super::{Keys, RawJson, raw};
@@ -52,13 +53,40 @@ impl Keys {
     ///
     /// [`appliance_model::Kind::TooLarge`] for more than 20,000 devices at once.
     pub async fn claim(&self, caller: &Caller, claims: Claims) -> Result<ClaimedKeys, Error> {
+        let (own, others): (Claims, Claims) =
+            claims.into_iter().partition(|(user_id, _)| self.house.is_ours(user_id));
+        let mut elsewhere: BTreeMap<OwnedServerName, Claims> = BTreeMap::new();
+        for (user_id, devices) in others {
+            let of_server = elsewhere.entry(user_id.server_name().to_owned()).or_default();
+            of_server.insert(user_id, devices);
+        }
+        let mut claimed = self.claim_own(may_claim(caller), own).await?;
+        self.claim_remote(elsewhere, &mut claimed).await;
+        Ok(claimed)
+    }
+
+    /// The same for another server, of local users only.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keys::claim`].
+    pub async fn claim_for_server(
+        &self,
+        server: &ServerName,
+        mut claims: Claims,
+    ) -> Result<ClaimedKeys, Error> {
+        claims.retain(|user_id, _| self.house.is_ours(user_id));
+        self.claim_own(server_may_claim(server), claims).await
+    }
+
+    async fn claim_own(&self, permit: Permit, claims: Claims) -> Result<ClaimedKeys, Error> {
         if claims.values().map(BTreeMap::len).sum::<usize>() > DEVICES_CLAIMED_MAX {
             return Err(Error::too_large("These are too many devices for one request."));
         }
         let mut claimed = ClaimedKeys::default();
         let staying = self.stay().await;
-        let wanted = self.find_devices(claims, &mut claimed.failures).await?;
-        let mut commit = self.house.ledger.begin(may_claim(caller));
+        let wanted = self.find_devices(claims).await?;
+        let mut commit = self.house.ledger.begin(permit);
         commit.hold(staying);
         let mut is_changed = false;
         // In the order of their numbers: two who want the same devices do not wait for each other
@@ -83,18 +111,10 @@ impl Keys {
     }
 
     /// The devices that exist, each once, in the order of their numbers.
-    async fn find_devices(
-        &self,
-        claims: Claims,
-        failures: &mut BTreeSet<OwnedServerName>,
-    ) -> Result<Vec<Wanted>, Error> {
+    async fn find_devices(&self, claims: Claims) -> Result<Vec<Wanted>, Error> {
         let ledger = &self.house.ledger;
         let mut wanted = Vec::new();
         for (user_id, devices) in claims {
-            if !self.house.is_ours(&user_id) {
-                failures.insert(user_id.server_name().to_owned());
-                continue;
-            }
             let Some(user) = ledger.user(&user_id).await? else { continue };
             let keys: Vec<_> = devices.keys().map(|id| (user, id.clone())).collect();
             let rows = ledger.newest().get_many(&DEVICES, &keys).await?;

@@ -7,7 +7,7 @@ use appliance_ledger::keyspaces::{DEVICE_LIST_CHANGES, DEVICE_LISTS};
 use appliance_ledger::{Commit, Direction};
 use appliance_model::{Error, Position, UserNid};
 
-use super::Keys;
+use super::{KeyNews, Keys};
 
 /// Users per page of the index.
 const PAGE: usize = 1_000;
@@ -15,8 +15,8 @@ const PAGE: usize = 1_000;
 const CHANGES_KEPT_MAX: usize = 4_096;
 
 impl Keys {
-    /// Records in `commit` that a user's device list changes with it. The user's earlier change is
-    /// forgotten, so that there are never more changes than users.
+    /// Records in `commit` that a local user's device list changes with it, and owes the news to the
+    /// servers that share a room with them.
     ///
     /// # Errors
     ///
@@ -24,8 +24,16 @@ impl Keys {
     pub async fn device_list_changed(
         &self,
         user: UserNid,
+        news: KeyNews,
         commit: &mut Commit,
     ) -> Result<(), Error> {
+        self.tell_servers(user, news, commit).await?;
+        self.list_moved(user, commit).await
+    }
+
+    /// Records in `commit` that a device list changes with it, for those who sync. The user's earlier
+    /// change is forgotten, so that there are never more changes than users.
+    pub(super) async fn list_moved(&self, user: UserNid, commit: &mut Commit) -> Result<(), Error> {
         commit.touched().device_lists.push(user);
         let stored = self.house.ledger.get(&DEVICE_LISTS, &user).await?.map(Position);
         let (changed, published) = (self.changed.clone(), self.house.ledger.position());
@@ -84,7 +92,7 @@ mod tests {
     async fn change(keys: &Keys, users: &[UserNid]) -> Position {
         let mut commit = keys.house.ledger.begin(Permit::housekeeping());
         for user in users {
-            keys.device_list_changed(*user, &mut commit).await.unwrap();
+            keys.list_moved(*user, &mut commit).await.unwrap();
         }
         keys.house.ledger.commit(commit).await.unwrap()
     }

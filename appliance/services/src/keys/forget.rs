@@ -7,7 +7,7 @@ use appliance_ledger::keyspaces::{
 use appliance_ledger::{Commit, Direction, KeyPart, Row};
 use appliance_model::{DeviceNid, Error, UserNid};
 
-use super::Keys;
+use super::{KeyNews, Keys};
 
 /// Rows per page while collecting what goes.
 const PAGE: usize = 1_000;
@@ -28,7 +28,9 @@ impl Keys {
         commit: &mut Commit,
     ) -> Result<(), Error> {
         commit.hold(self.leave().await);
-        if self.house.ledger.get(&DEVICE_KEYS, &(user, device)).await?.is_some() {
+        let keys = self.house.ledger.get(&DEVICE_KEYS, &(user, device)).await?;
+        let news = keys.map(|keys| KeyNews::device(keys.device_id)).unwrap_or_default();
+        if !news.devices.is_empty() {
             commit.delete(&DEVICE_KEYS, &(user, device));
         }
         self.delete_all(&ONE_TIME_KEYS, device, commit).await?;
@@ -37,7 +39,7 @@ impl Keys {
         self.delete_all(&TO_DEVICE, device, commit).await?;
         commit.delete(&STOCKS, &device);
         commit.delete(&SENT_TO_DEVICE, &device);
-        self.device_list_changed(user, commit).await
+        self.device_list_changed(user, news, commit).await
     }
 
     /// Adds to `commit` that an account is closed: nobody signs or is signed in its name any more, and
@@ -55,7 +57,7 @@ impl Keys {
         }
         self.withdraw_trust(user, commit).await?;
         self.give_up_backups(user, commit).await?;
-        self.device_list_changed(user, commit).await
+        self.device_list_changed(user, KeyNews::signing_keys(), commit).await
     }
 
     async fn delete_all<K: KeyPart, V: Row>(

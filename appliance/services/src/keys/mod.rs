@@ -10,10 +10,11 @@ pub mod backup;
 mod claim;
 mod device_lists;
 mod forget;
+mod peers;
 mod query;
 mod receive;
 #[cfg(test)]
-mod scene;
+pub(crate) mod scene;
 mod send_to_device;
 mod signatures;
 mod signed;
@@ -24,10 +25,14 @@ mod upload;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
+use appliance_ledger::Digest;
 use appliance_ledger::keyspaces::DEVICES;
 use appliance_model::{Caller, Error, Kind, Position, UserNid};
 pub use claim::{ClaimedKeys, Claims};
+pub use peers::KeyNews;
+pub(crate) use peers::write_out;
 pub use query::{QueriedKeys, Queries};
+pub use send_to_device::FromAfar;
 use serde_json::value::RawValue;
 pub use signatures::{Failures, SignedKeys};
 pub use signing_keys::NewSigningKeys;
@@ -35,6 +40,9 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::doors::Doors;
 use crate::house::House;
+
+/// A server that got no answer sends again what came before; 32 bytes each.
+const RECEIVED_MAX: usize = 8_192;
 
 /// JSON that is passed on as it is.
 pub type RawJson = Box<RawValue>;
@@ -46,6 +54,8 @@ pub struct Keys {
     staying: Arc<RwLock<()>>,
     leaving: tokio::sync::Mutex<Weak<OwnedRwLockWriteGuard<()>>>,
     changed: Arc<Mutex<HashMap<UserNid, Position>>>,
+    /// Messages of other servers that came a moment ago.
+    received: quick_cache::sync::Cache<Digest, ()>,
 }
 
 impl Keys {
@@ -56,6 +66,7 @@ impl Keys {
             staying: Arc::default(),
             leaving: tokio::sync::Mutex::default(),
             changed: Arc::default(),
+            received: quick_cache::sync::Cache::new(RECEIVED_MAX),
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use appliance_ledger::Direction;
 use appliance_ledger::keyspaces::{ACCOUNTS, CROSS_SIGNING, DEVICE_KEYS, DEVICES, TRUST};
 use appliance_ledger::rows::keys::{CrossSigningRow, DeviceKeysRow, TrustRow};
-use appliance_model::ruma::{OwnedServerName, OwnedUserId};
+use appliance_model::ruma::{OwnedServerName, OwnedUserId, UserId};
 use appliance_model::{Caller, Error, UserNid};
 
 use super::signed::{assemble, push_text};
@@ -53,24 +53,30 @@ impl Keys {
             return Err(Error::too_large("These are too many users for one request."));
         }
         let mut found = QueriedKeys::default();
+        let mut elsewhere: BTreeMap<OwnedServerName, Queries> = BTreeMap::new();
         for (user_id, devices) in queries {
             if !self.house.is_ours(&user_id) {
-                found.failures.insert(user_id.server_name().to_owned());
+                let of_server = elsewhere.entry(user_id.server_name().to_owned()).or_default();
+                of_server.insert(user_id, devices);
                 continue;
             }
-            let Some(user) = self.house.ledger.user(&user_id).await? else { continue };
-            // Users of ours whose account is yet to be made are known by their invites.
-            if self.house.ledger.get(&ACCOUNTS, &user).await?.is_none() {
-                continue;
-            }
+            let Some(user) = self.known_account(&user_id).await? else { continue };
             self.add_cross_signing(caller, (user, &user_id), &mut found).await?;
             let devices = self.device_keys_of(user, &devices).await?;
             found.device_keys.insert(user_id, devices);
         }
+        self.add_remote(elsewhere, &mut found).await?;
         Ok(found)
     }
 
-    async fn device_keys_of(
+    /// A local user with an account. Those whose account is yet to be made are known by their invites.
+    pub(super) async fn known_account(&self, user_id: &UserId) -> Result<Option<UserNid>, Error> {
+        let Some(user) = self.house.ledger.user(user_id).await? else { return Ok(None) };
+        let account = self.house.ledger.get(&ACCOUNTS, &user).await?;
+        Ok(account.map(|_| user))
+    }
+
+    pub(super) async fn device_keys_of(
         &self,
         user: UserNid,
         asked_for: &[String],
@@ -123,7 +129,7 @@ impl Keys {
 }
 
 /// "The same as uploaded via `/keys/upload`, with the addition of an `unsigned` property".
-fn show_device(row: &DeviceKeysRow, name: Option<&str>) -> Result<RawJson, Error> {
+pub(super) fn show_device(row: &DeviceKeysRow, name: Option<&str>) -> Result<RawJson, Error> {
     let mut unsigned = "{".to_owned();
     if let Some(name) = name {
         unsigned.push_str("\"device_display_name\":");
@@ -134,7 +140,10 @@ fn show_device(row: &DeviceKeysRow, name: Option<&str>) -> Result<RawJson, Error
 }
 
 /// "Along with the signatures … that the requesting user is allowed to see".
-fn show_cross_signing(row: &CrossSigningRow, trust: Option<&TrustRow>) -> Result<RawJson, Error> {
+pub(super) fn show_cross_signing(
+    row: &CrossSigningRow,
+    trust: Option<&TrustRow>,
+) -> Result<RawJson, Error> {
     let trust = trust.filter(|trust| trust.public_key == row.public_key);
     let mut signatures: Vec<_> = row.signatures.iter().collect();
     signatures.extend(trust.map(|trust| &trust.signature));

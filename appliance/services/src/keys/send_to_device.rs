@@ -7,11 +7,15 @@ use std::collections::BTreeMap;
 use appliance_ledger::keyspaces::{DEVICES, SENT_TO_DEVICE, TO_DEVICE};
 use appliance_ledger::rows::keys::ToDeviceRow;
 use appliance_ledger::{Commit, Direction};
-use appliance_model::ruma::UserId;
 use appliance_model::ruma::api::client::to_device::send_event_to_device::v3::Request;
+use appliance_model::ruma::events::AnyToDeviceEventContent;
+use appliance_model::ruma::serde::Raw;
 use appliance_model::ruma::to_device::DeviceIdOrAllDevices;
+use appliance_model::ruma::{OwnedUserId, ServerName, UserId};
 use appliance_model::{Caller, DeviceNid, EVENT_BYTES_MAX, Error, UserNid};
-use appliance_rules::keys::may_send_to_devices;
+use appliance_rules::keys::{may_send_to_devices, server_may_send_to_devices};
+use serde::Deserialize;
+use serde_json::json;
 
 use super::Keys;
 use super::signed::push_text;
@@ -27,13 +31,31 @@ const WRITTEN_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Devices of one user that `*` reaches.
 const DEVICES_REACHED_MAX: usize = 1_000;
 
+/// 178 bits: two messages never have the same.
+const MESSAGE_ID_LETTERS: usize = 30;
+
+/// Users, devices, contents.
+type ByUser = BTreeMap<OwnedUserId, BTreeMap<DeviceIdOrAllDevices, Raw<AnyToDeviceEventContent>>>;
+
+/// The content of `m.direct_to_device` ([spec]).
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#send-to-device-messaging
+#[derive(Debug, Deserialize)]
+pub struct FromAfar {
+    sender: OwnedUserId,
+    #[serde(rename = "type")]
+    kind: String,
+    message_id: String,
+    messages: ByUser,
+}
+
 type Messages<'a> = BTreeMap<(UserNid, DeviceNid), &'a str>;
 
 impl Keys {
     /// Puts messages into the queues of devices; returns when they would survive a power cut. All
-    /// recipients get theirs in one commit. Repeating `txn_id` from the same device and for the
-    /// same type sends nothing. Users of other servers and devices that do not exist are passed
-    /// over: the sender cannot know who is signed in.
+    /// recipients get theirs in one commit, or are owed it if they are another server's. Repeating
+    /// `txn_id` from the same device and for the same type sends nothing. Devices that do not exist
+    /// are passed over: the sender cannot know who is signed in.
     ///
     /// # Errors
     ///
@@ -45,7 +67,7 @@ impl Keys {
         if kind.len() > TYPE_BYTES_MAX {
             return Err(Error::too_large("The event type is longer than 255 bytes."));
         }
-        check_messages(request)?;
+        check_messages(&request.messages)?;
         let ledger = &self.house.ledger;
         // One at a time per sender: so a repeated request finds the first, and what one device sends
         // arrives in the order it was sent.
@@ -60,21 +82,82 @@ impl Keys {
         let beyond = (sent.digests.len() / txn.len() + 1).saturating_sub(TXNS_KEPT_MAX);
         sent.digests.drain(..beyond * txn.len());
         sent.digests.extend(txn);
-        let messages = self.addressed(request).await?;
+        let messages = self.addressed(&request.messages).await?;
         let mut commit = ledger.begin(may_send_to_devices(caller));
         commit.hold((door, staying));
         let at_ms = self.house.clock.now_ms();
         commit.put(&SENT_TO_DEVICE, &caller.device, &sent);
         deliver(&mut commit, (&caller.user_id, &kind), messages, at_ms)?;
+        self.owe_others((&caller.user_id, &kind), &request.messages, &mut commit)?;
         ledger.commit(commit).await?;
         Ok(())
     }
 
+    /// Puts messages of another server's user into the queues of devices here. A message that came
+    /// before is passed over.
+    ///
+    /// # Errors
+    ///
+    /// * [`appliance_model::Kind::Forbidden`]: the sender is not the server's.
+    /// * [`appliance_model::Kind::BadJson`], [`appliance_model::Kind::TooLarge`]: as in
+    ///   [`Keys::send_to_device`].
+    pub async fn receive_to_device(
+        &self,
+        origin: &ServerName,
+        message: FromAfar,
+    ) -> Result<(), Error> {
+        let permit = server_may_send_to_devices(origin, &message.sender)
+            .ok_or_else(|| Error::forbidden("A server sends in the name of its own users."))?;
+        if message.kind.len() > TYPE_BYTES_MAX || message.message_id.len() > TYPE_BYTES_MAX {
+            return Err(Error::too_large("The type or the ID is longer than 255 bytes."));
+        }
+        check_messages(&message.messages)?;
+        let parts = [b"message", origin.as_bytes(), message.message_id.as_bytes()];
+        let digest = self.house.ledger.digest(&parts);
+        let staying = self.stay().await;
+        if self.received.get(&digest).is_some() {
+            return Ok(());
+        }
+        let messages = self.addressed(&message.messages).await?;
+        if !messages.is_empty() {
+            let mut commit = self.house.ledger.begin(permit);
+            commit.hold(staying);
+            let at_ms = self.house.clock.now_ms();
+            deliver(&mut commit, (&message.sender, &message.kind), messages, at_ms)?;
+            self.house.ledger.commit(commit).await?;
+        }
+        self.received.insert(digest, ());
+        Ok(())
+    }
+
+    /// Owes other servers what is for their users: one message for each user, so that none is large.
+    fn owe_others(
+        &self,
+        (sender, kind): (&UserId, &str),
+        messages: &ByUser,
+        commit: &mut Commit,
+    ) -> Result<(), Error> {
+        for (user_id, by_device) in messages {
+            if self.house.is_ours(user_id) {
+                continue;
+            }
+            let content = json!({
+                "sender": sender,
+                "type": kind,
+                "message_id": self.house.dice.letters(MESSAGE_ID_LETTERS),
+                "messages": { user_id.as_str(): by_device },
+            });
+            let servers = vec![user_id.server_name().to_owned()];
+            self.house.owe_edu(servers, "m.direct_to_device", &content, commit);
+        }
+        Ok(())
+    }
+
     /// What goes to which device.
-    async fn addressed<'a>(&self, request: &'a Request) -> Result<Messages<'a>, Error> {
+    async fn addressed<'a>(&self, by_user: &'a ByUser) -> Result<Messages<'a>, Error> {
         let mut messages = Messages::new();
         let (mut recipients, mut bytes) = (0, 0);
-        for (user_id, by_device) in &request.messages {
+        for (user_id, by_device) in by_user {
             if !self.house.is_ours(user_id) {
                 continue;
             }
@@ -120,8 +203,8 @@ impl Keys {
     }
 }
 
-fn check_messages(request: &Request) -> Result<(), Error> {
-    for content in request.messages.values().flat_map(BTreeMap::values) {
+fn check_messages(messages: &ByUser) -> Result<(), Error> {
+    for content in messages.values().flat_map(BTreeMap::values) {
         let json = content.json().get();
         if !json.starts_with('{') {
             return Err(Error::bad_json("A message to a device must be a JSON object."));

@@ -15,7 +15,7 @@ use appliance_rules::Permit;
 use super::query::{MASTER, SELF_SIGNING, USER_SIGNING};
 use super::signed::{Signed, canonical, is_signed, merge_signatures, not_signed};
 use super::signing_keys::find;
-use super::{Keys, RawJson};
+use super::{KeyNews, Keys, RawJson};
 
 /// Keys signed in one request: everyone in a large ward.
 const KEYS_SIGNED_MAX: usize = 1_000;
@@ -34,7 +34,7 @@ pub type Failures = BTreeMap<OwnedUserId, BTreeMap<String, Error>>;
 /// What one request changes.
 struct Changes {
     commit: Commit,
-    own_keys: bool,
+    own_keys: KeyNews,
     trust: bool,
 }
 
@@ -60,7 +60,7 @@ impl Keys {
         let permit = Permit::own("signatures.published", &caller.user_id, &caller.device_id);
         let mut commit = self.house.ledger.begin(permit);
         commit.hold((door, staying));
-        let mut changes = Changes { commit, own_keys: false, trust: false };
+        let mut changes = Changes { commit, own_keys: KeyNews::default(), trust: false };
         let mut own_master = None;
         let known = self.signing_keys(caller.user).await?;
         let mut failures = Failures::new();
@@ -93,13 +93,14 @@ impl Keys {
             }
         }
         let Changes { mut commit, own_keys, trust } = changes;
-        if own_keys {
-            self.device_list_changed(caller.user, &mut commit).await?;
+        let is_own = own_keys != KeyNews::default();
+        if is_own {
+            self.device_list_changed(caller.user, own_keys, &mut commit).await?;
         }
         if trust {
             commit.touched().users.push(caller.user);
         }
-        if own_keys || trust {
+        if is_own || trust {
             self.house.ledger.commit(commit).await?;
         }
         Ok(failures)
@@ -121,7 +122,7 @@ impl Keys {
         let signature = vouched_for(caller, find(known, SELF_SIGNING), &row.json, signed)?;
         if merge_signatures(&mut row.signatures, &[signature]) {
             changes.commit.put(&DEVICE_KEYS, &place, &row);
-            changes.own_keys = true;
+            changes.own_keys.devices.insert(device_id.to_owned());
         }
         Ok(())
     }
@@ -155,7 +156,7 @@ impl Keys {
                 return Err(Error::too_large("This key has too many signatures."));
             }
             changes.commit.put(&CROSS_SIGNING, &(caller.user, MASTER), master);
-            changes.own_keys = true;
+            changes.own_keys.signing_keys = true;
         }
         Ok(())
     }

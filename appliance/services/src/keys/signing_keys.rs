@@ -13,7 +13,7 @@ use appliance_rules::Permit;
 
 use super::query::{DEVICES_SHOWN_MAX, MASTER, SELF_SIGNING, USER_SIGNING};
 use super::signed::{Signed, canonical, is_public_key, is_signed, merge_signatures, not_signed};
-use super::{Keys, RawJson};
+use super::{KeyNews, Keys, RawJson};
 
 /// A cross-signing key is about 400 bytes, with the signatures of many devices some thousand.
 const SIGNING_KEY_BYTES_MAX: usize = 16 * 1024;
@@ -87,7 +87,8 @@ impl Keys {
         let mut commit = self.house.ledger.begin(permit);
         commit.hold((door, staying));
         if self.put_signing_keys(caller, &known, checked, &mut commit).await? {
-            self.device_list_changed(caller.user, &mut commit).await?;
+            let news = KeyNews::signing_keys();
+            self.device_list_changed(caller.user, news, &mut commit).await?;
             self.house.ledger.commit(commit).await?;
         }
         Ok(())

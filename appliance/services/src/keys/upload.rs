@@ -20,10 +20,10 @@ use appliance_model::ruma::{CanonicalJsonObject, CanonicalJsonValue};
 use appliance_model::{Caller, DeviceNid, Error};
 use appliance_rules::Permit;
 
-use super::Keys;
 use super::claim::CLAIMED_KEPT_MAX;
 use super::signed::{Signed, canonical, merge_signatures};
 use super::stock::counts_of;
+use super::{KeyNews, Keys};
 
 /// Identity keys of a device are about 800 bytes, with signatures 1,200.
 const DEVICE_KEYS_BYTES_MAX: usize = 16 * 1024;
@@ -113,7 +113,8 @@ impl Keys {
             },
         };
         commit.put(&DEVICE_KEYS, &key, &row);
-        self.device_list_changed(caller.user, commit).await?;
+        let news = KeyNews::device(&caller.device_id);
+        self.device_list_changed(caller.user, news, commit).await?;
         Ok(true)
     }
 

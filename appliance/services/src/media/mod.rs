@@ -10,8 +10,10 @@
 //! undo each other's deadline.
 
 pub mod create;
+mod elsewhere;
 pub mod expire;
 pub mod link;
+mod multipart;
 pub mod purge;
 pub mod serve;
 pub mod thumbnail;

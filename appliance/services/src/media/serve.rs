@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use appliance_ledger::blobs::BlobReader;
 use appliance_ledger::rows::media::Stage;
+use appliance_model::ruma::ServerName;
 use appliance_model::{Caller, Error, Kind, MediaNid};
 use appliance_rules::policy;
 use bytes::Bytes;
@@ -26,6 +27,21 @@ pub const WAIT_MS_MAX: u64 = 60_000;
 pub(crate) enum Form {
     Original,
     Thumbnail,
+}
+
+/// To whom something is given out.
+#[derive(Clone, Copy, Debug)]
+pub enum Reader<'a> {
+    /// A person on a device.
+    Person(&'a Caller),
+    /// Another server, for whoever asked there.
+    Server(&'a ServerName),
+}
+
+impl<'a> From<&'a Caller> for Reader<'a> {
+    fn from(caller: &'a Caller) -> Self {
+        Self::Person(caller)
+    }
 }
 
 /// A file that may be given out.
@@ -112,12 +128,12 @@ impl Media {
     /// [`Kind::NotFound`] if the deadline has come meanwhile.
     pub async fn open(
         &self,
-        caller: &Caller,
+        reader: impl Into<Reader<'_>>,
         found: &Found,
         range: (u64, u64),
     ) -> Result<Delivery, Error> {
         let living = &found.living;
-        self.record(caller, living, Form::Original).await?;
+        self.record(reader.into(), living, Form::Original).await?;
         let (blob, key) =
             self.open_key(living.number, &living.row).await?.ok_or_else(no_such_media)?;
         let opened = self.blobs().read(&blob, &key, living.row.bytes, range).await?;
@@ -128,7 +144,7 @@ impl Media {
     /// Judges a delivery and puts it into the audit trail.
     pub(super) async fn record(
         &self,
-        caller: &Caller,
+        reader: Reader<'_>,
         living: &Living,
         form: Form,
     ) -> Result<(), Error> {
@@ -137,24 +153,35 @@ impl Media {
             Form::Thumbnail => "thumbnail",
         };
         let uri = self.uri(&living.row.media_id);
-        let permit = policy::may_deliver(
-            &caller.user_id,
-            caller.device_id.as_str(),
-            (&uri, name),
-            living.deadline_ms,
-            self.now_ms(),
-        );
+        let clock = (living.deadline_ms, self.now_ms());
+        let (permit, device) = match reader {
+            Reader::Person(caller) => {
+                let device_id = caller.device_id.as_str();
+                let permit =
+                    policy::may_deliver(&caller.user_id, device_id, (&uri, name), clock.0, clock.1);
+                (permit, Some(caller.device))
+            }
+            Reader::Server(server) if !self.0.house.roll.allows_media(server) => {
+                return Err(Error::forbidden("This server gives yours no files."));
+            }
+            Reader::Server(server) => {
+                (policy::may_deliver_to_server(server, (&uri, name), clock.0, clock.1), None)
+            }
+        };
         let Some(permit) = permit else {
             self.overdue().insert(living.number);
             return Err(no_such_media());
         };
         // Avatars are outside the policy: everyone's client fetches everyone's.
-        let delivery = (living.number, caller.device, form as u8);
-        if living.deadline_ms.is_none() || self.0.delivered.get(&delivery).is_some() {
+        let delivery = device.map(|device| (living.number, device, form as u8));
+        let is_known = delivery.is_some_and(|delivery| self.0.delivered.get(&delivery).is_some());
+        if living.deadline_ms.is_none() || is_known {
             return Ok(());
         }
         self.ledger().commit(self.ledger().begin(permit)).await?;
-        self.0.delivered.insert(delivery, ());
+        if let Some(delivery) = delivery {
+            self.0.delivered.insert(delivery, ());
+        }
         Ok(())
     }
 }

@@ -9,14 +9,14 @@
 
 use std::io::Cursor;
 
-use appliance_model::{Caller, Error, Kind};
+use appliance_model::{Error, Kind};
 use bytes::Bytes;
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use super::serve::{Form, Found};
+use super::serve::{Form, Found, Reader};
 use super::{Media, no_such_media};
 
 /// Decoding takes up to about 200 MB and a core for a second: more at once would let a few people
@@ -113,16 +113,17 @@ impl Media {
     /// * [`Kind::InvalidParam`]: a size of zero.
     pub async fn thumbnail(
         &self,
-        caller: &Caller,
+        reader: impl Into<Reader<'_>>,
         found: &Found,
         wanted: Wanted,
     ) -> Result<Thumbnail, Error> {
         if wanted.width == 0 || wanted.height == 0 {
             return Err(Error::invalid_param("A thumbnail has at least one pixel."));
         }
+        let reader = reader.into();
         let size = size_for(wanted);
         let bytes = self.rendering(found, size).await?;
-        self.record(caller, found.living(), Form::Thumbnail).await?;
+        self.record(reader, found.living(), Form::Thumbnail).await?;
         // Making it took time: the deadline may have come.
         self.living(found.living().number).await?.ok_or_else(no_such_media)?;
         let is_png = bytes.starts_with(b"\x89PNG");

@@ -102,6 +102,13 @@ impl Peers {
         Ok(fetched.and_then(|row| valid_at(&row, key_id, at_ms)))
     }
 
+    /// The keys that the administrator pinned.
+    fn pinned(&self, server: &ServerName) -> Pinned {
+        let peer = self.house.roll.described(server).unwrap_or_default();
+        let key = |(key_id, public): (String, String)| Some((key_id, decode(&public).ok()?));
+        peer.pinned_keys.into_iter().filter_map(key).collect()
+    }
+
     fn own_key(&self, key_id: &str) -> Option<Vec<u8>> {
         let key = &self.house.signing_key;
         let is_it = key_id.strip_prefix("ed25519:") == Some(key.version());
@@ -114,7 +121,7 @@ impl Peers {
     ///
     /// If the store fails.
     pub async fn known_keys(&self, server: &ServerName) -> Result<Option<PeerKeysRow>, Error> {
-        self.house.ledger.get(&PEER_KEYS, &self.server_digest(server)).await
+        self.house.ledger.get(&PEER_KEYS, &self.house.server_digest(server)).await
     }
 
     /// Asks a server for its keys, unless it was asked a moment ago. Returns what is known then.
@@ -122,7 +129,7 @@ impl Peers {
         &self,
         server: &ServerName,
     ) -> Result<Option<PeerKeysRow>, Error> {
-        let digest = self.server_digest(server);
+        let digest = self.house.server_digest(server);
         // Those who wait here find what the first one fetched.
         let _inside = self.doors.enter(door(&digest)).await;
         let now_ms = self.house.clock.now_ms();
@@ -133,11 +140,11 @@ impl Peers {
         }
         let answer = self.house.call_raw(server, get_server_keys::v2::Request::new(), LIMITS).await;
         self.asked.insert(digest, now_ms);
-        let read = answer.map_err(|error| error.to_string()).and_then(|answer| {
-            read_keys(server, answer.body(), now_ms).map(|row| (row, answer.into_body()))
-        });
+        let read = answer
+            .map_err(|error| error.to_string())
+            .and_then(|answer| read_keys((server, &self.pinned(server)), answer.body(), now_ms));
         match read {
-            Ok((row, _)) => {
+            Ok(row) => {
                 let row = keep_old_keys(row, known);
                 let mut commit = self.house.ledger.begin(Permit::housekeeping());
                 commit.put(&PEER_KEYS, &digest, &row);
@@ -150,14 +157,13 @@ impl Peers {
             }
         }
     }
-
-    pub(super) fn server_digest(&self, server: &ServerName) -> Digest {
-        self.house.ledger.digest(&[b"server", server.as_bytes()])
-    }
 }
 
+/// Key IDs and public keys.
+type Pinned = Vec<(String, Vec<u8>)>;
+
 /// A number for a door; two servers behind one only wait for each other.
-fn door(digest: &Digest) -> u64 {
+pub(super) fn door(digest: &Digest) -> u64 {
     digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
@@ -182,7 +188,11 @@ fn keep_old_keys(mut row: PeerKeysRow, known: Option<PeerKeysRow>) -> PeerKeysRo
 }
 
 /// Reads and verifies what a server says about its keys.
-fn read_keys(server: &ServerName, json: &[u8], now_ms: u64) -> Result<PeerKeysRow, String> {
+fn read_keys(
+    (server, pinned): (&ServerName, &Pinned),
+    json: &[u8],
+    now_ms: u64,
+) -> Result<PeerKeysRow, String> {
     let mut said: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
     if said["server_name"].as_str() != Some(server.as_str()) {
         return Err(format!("these are the keys of {}", said["server_name"]));
@@ -195,17 +205,20 @@ fn read_keys(server: &ServerName, json: &[u8], now_ms: u64) -> Result<PeerKeysRo
     object.remove("signatures");
     object.remove("unsigned");
     let signed = canonical(&said);
-    let mut vouched = 0;
+    let mut vouched = Vec::new();
     for (key_id, (public, _)) in &in_use {
         let Some(signature) = signatures[key_id.as_str()].as_str() else { continue };
         let signature = decode(signature)?;
         UnparsedPublicKey::new(&ED25519, public)
             .verify(signed.as_bytes(), &signature)
             .map_err(|_| format!("the signature by {key_id} is wrong"))?;
-        vouched += 1;
+        vouched.push((key_id.clone(), public.clone()));
     }
-    if vouched == 0 {
+    if vouched.is_empty() {
         return Err("no key of its own has signed them".to_owned());
+    }
+    if !pinned.is_empty() && !vouched.iter().any(|key| pinned.contains(key)) {
+        return Err("none of its pinned keys has signed them".to_owned());
     }
     let mut keys = public_keys(&said["old_verify_keys"])?;
     keys.extend(in_use);
@@ -247,4 +260,9 @@ pub(super) fn decode(text: &str) -> Result<Vec<u8>, String> {
     Base64::<appliance_model::ruma::serde::base64::Standard>::parse(text)
         .map(Base64::into_inner)
         .map_err(|error| error.to_string())
+}
+
+/// Unpadded Base64 of a public key.
+pub fn base64(bytes: &[u8]) -> String {
+    Base64::<appliance_model::ruma::serde::base64::Standard, _>::new(bytes).encode()
 }

@@ -2,9 +2,14 @@
 
 mod authenticate;
 mod canonical;
+mod company;
+mod destinations;
+mod drain;
 mod keys;
 mod notary;
+mod outbox;
 mod own_keys;
+mod records;
 mod remote;
 mod roll;
 
@@ -13,6 +18,10 @@ use std::sync::Arc;
 use appliance_model::ruma::ServerName;
 
 pub use authenticate::Claim;
+pub(crate) use canonical::canonical;
+pub use keys::base64;
+pub use outbox::{Outbox, QueueState};
+pub use records::{BACKLOG_COUNTED_MAX, PeerChange, PeerCheck, PeerReport};
 pub use remote::{ASK, JOIN, NoRemote, Remote, RemoteError};
 pub use roll::Roll;
 
@@ -26,17 +35,25 @@ const ASKED_MAX: usize = 4_096;
 pub struct Peers {
     house: Arc<House>,
     doors: Doors,
+    /// One transaction at a time to each server.
+    turns: Doors,
     asked: keys::Asked,
 }
 
 impl Peers {
     /// Of a house.
     pub fn new(house: Arc<House>) -> Self {
-        Self { house, doors: Doors::default(), asked: keys::Asked::new(ASKED_MAX) }
+        Self {
+            house,
+            doors: Doors::default(),
+            turns: Doors::default(),
+            asked: keys::Asked::new(ASKED_MAX),
+        }
     }
 
     /// A request of this server was authentic: it is up.
     fn heard_from(&self, server: &ServerName) {
         self.house.remote.look_again(server);
+        self.house.outbox.heard_from(server);
     }
 }

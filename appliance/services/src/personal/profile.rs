@@ -2,14 +2,20 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#profiles
 
+use std::time::Duration;
+
 use appliance_ledger::keyspaces::{ACCOUNTS, USER_ROOMS};
 use appliance_ledger::rows::AccountRow;
 use appliance_ledger::{Direction, membership};
 use appliance_model::ruma::UserId;
-use appliance_model::{Caller, Error};
+use appliance_model::ruma::api::federation::query::get_profile_information;
+use appliance_model::{Caller, Error, Kind};
 use appliance_rules::Permit;
 
+use serde_json::{Map, Value};
+
 use super::Personal;
+use crate::egress::Limits;
 use crate::media::link::avatar_changed;
 
 /// Longer names do not fit on a phone; 256 bytes is what other servers allow.
@@ -17,6 +23,9 @@ const DISPLAYNAME_BYTES_MAX: usize = 256;
 const AVATAR_URL_BYTES_MAX: usize = 1_000;
 /// Rooms that hear of a new name.
 const ROOMS_MAX: usize = 20_000;
+
+/// "Profile … 64 KiB"; somebody waits for it.
+const PROFILE: Limits = Limits { total: Duration::from_secs(20), answer_bytes_max: 256 * 1024 };
 
 /// What may be changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +49,34 @@ impl Personal {
         }
         let user = self.house.ledger.user(user_id).await?.ok_or_else(unknown)?;
         self.house.ledger.get(&ACCOUNTS, &user).await?.ok_or_else(unknown)
+    }
+
+    /// All that is known of someone's profile, wherever their account is: other servers are asked.
+    ///
+    /// # Errors
+    ///
+    /// * [`appliance_model::Kind::NotFound`]: there is no such user.
+    /// * [`appliance_model::Kind::Forbidden`], [`appliance_model::Kind::RemoteUnavailable`]: their
+    ///   server may not be asked, or does not answer.
+    pub async fn whole_profile(&self, user_id: &UserId) -> Result<Map<String, Value>, Error> {
+        if !self.house.is_ours(user_id) {
+            let request = get_profile_information::v1::Request::new(user_id.to_owned());
+            let answer = self.house.call_raw(user_id.server_name(), request, PROFILE).await?;
+            let unreadable = |_| {
+                Error::new(Kind::RemoteUnavailable, "The other server's answer has the wrong form.")
+            };
+            return serde_json::from_slice(answer.body()).map_err(unreadable);
+        }
+        let account = self.profile(user_id).await?;
+        let mut fields = Map::new();
+        let own = [("displayname", account.displayname), ("avatar_url", account.avatar_url)];
+        for (name, value) in own {
+            fields.extend(value.map(|value| (name.to_owned(), value.into())));
+        }
+        for (name, json) in self.profile_fields(user_id).await? {
+            fields.insert(name, serde_json::from_str(&json).map_err(Error::internal)?);
+        }
+        Ok(fields)
     }
 
     /// Changes the caller's profile, here and in the caller's rooms.

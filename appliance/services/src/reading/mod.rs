@@ -7,6 +7,7 @@ mod typing;
 mod unread;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 pub use receipts::{NewReceipt, PRIVATE, PUBLIC, Receipt};
 pub(crate) use ring::Scene;
@@ -30,6 +31,8 @@ pub struct Reading {
     everyone: presence::Everyone,
     tallies: unread::Tallies,
     flat: ring::FlatEvents,
+    /// Up to which serial number other servers were told of presence.
+    presence_told: AtomicU64,
 }
 
 impl Reading {
@@ -51,6 +54,7 @@ impl Reading {
             serial,
             tallies: unread::Tallies::new(),
             flat: ring::FlatEvents::new(),
+            presence_told: AtomicU64::new(0),
         }
     }
 }

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use appliance_model::ruma::UserId;
 use appliance_model::ruma::presence::PresenceState;
+use appliance_model::ruma::{ServerName, UserId};
 use appliance_model::{Caller, Error, UserNid};
 use serde_json::{Value, json};
 
@@ -105,6 +105,53 @@ impl Reading {
             && self.everyone.set(caller.user, state, Some(status), self.house.clock.now_ms())
         {
             self.waiters.wake_sharing(caller.user);
+        }
+        Ok(())
+    }
+
+    /// Another server says how one of its users is.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn heard_presence(
+        &self,
+        origin: &ServerName,
+        user_id: &UserId,
+        (state, status): (PresenceState, Option<String>),
+    ) -> Result<(), Error> {
+        let is_short = status.as_ref().is_none_or(|status| status.len() <= STATUS_BYTES_MAX);
+        if !self.house.options.presence || user_id.server_name() != origin || !is_short {
+            return Ok(());
+        }
+        // Whoever is unknown shares no room with anyone here.
+        let Some(user) = self.house.ledger.user(user_id).await? else { return Ok(()) };
+        if self.everyone.set(user, state, Some(status), self.house.clock.now_ms()) {
+            self.waiters.wake_sharing(user);
+        }
+        Ok(())
+    }
+
+    /// Tells other servers whose presence changed since this was last called. A job calls this.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn tell_presence(&self) -> Result<(), Error> {
+        if !self.house.options.presence || self.house.roll.is_empty() {
+            return Ok(());
+        }
+        let now = self.serial.now();
+        let after = self.presence_told.swap(now, Ordering::SeqCst);
+        for (user, mut content) in self.presence_changes(after) {
+            let user_id = self.house.ledger.user_id(user).await?;
+            if !self.house.is_ours(&user_id) {
+                continue;
+            }
+            let servers = self.house.servers_with(user).await?;
+            content["user_id"] = user_id.as_str().into();
+            let news = json!({ "push": [content] });
+            self.house.outbox.tell(&servers, &format!("presence {user_id}"), "m.presence", &news);
         }
         Ok(())
     }

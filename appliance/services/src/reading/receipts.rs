@@ -4,12 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use appliance_ledger::Direction;
-use appliance_ledger::keyspaces::{RECEIPT_CHANGES, RECEIPTS};
+use appliance_ledger::keyspaces::{MEMBERS, RECEIPT_CHANGES, RECEIPTS};
 use appliance_ledger::rows::{MovedReceiptRow, ReceiptRow};
-use appliance_model::ruma::{EventId, RoomId};
+use appliance_ledger::{Direction, membership};
+use appliance_model::ruma::{EventId, RoomId, ServerName, UserId};
 use appliance_model::{Caller, Error, Position, RoomNid, UserNid};
 use appliance_rules::Permit;
+use appliance_rules::keys::may_be_told_of_receipts;
 use serde_json::{Map, Value, json};
 
 use super::Reading;
@@ -64,20 +65,96 @@ impl Reading {
         if new.thread.len() > THREAD_BYTES_MAX {
             return Err(Error::invalid_param("`thread_id` is too long."));
         }
+        let object = format!("{room_id} {}", new.event_id);
+        let permit = Permit::own("event.read", &caller.user_id, object);
+        let at_ms = self.house.clock.now_ms();
+        if self.move_receipt(permit, (room, caller.user), &new, at_ms).await? && new.kind == PUBLIC
+        {
+            self.tell_receipt((room, room_id), &caller.user_id, &new, at_ms).await?;
+        }
+        Ok(())
+    }
+
+    /// Another server says how far one of its users has read.
+    ///
+    /// # Errors
+    ///
+    /// * [`appliance_model::Kind::Forbidden`]: the user is not the server's, or not in the room.
+    /// * [`appliance_model::Kind::NotFound`]: this server does not have the event.
+    pub async fn heard_receipt(
+        &self,
+        origin: &ServerName,
+        (room_id, user_id): (&RoomId, &UserId),
+        new: NewReceipt<'_>,
+        at_ms: u64,
+    ) -> Result<(), Error> {
+        let (room, user) = self.member_there(origin, (room_id, user_id)).await?;
+        if new.thread.len() > THREAD_BYTES_MAX {
+            return Err(Error::invalid_param("`thread_id` is too long."));
+        }
+        let permit = may_be_told_of_receipts(origin, user_id)
+            .ok_or_else(|| Error::forbidden("A server speaks for its own users."))?;
+        let at_ms = at_ms.min(self.house.clock.now_ms());
+        self.move_receipt(permit, (room, user), &new, at_ms).await.map(drop)
+    }
+
+    /// Another server's user who is in a room.
+    pub(super) async fn member_there(
+        &self,
+        origin: &ServerName,
+        (room_id, user_id): (&RoomId, &UserId),
+    ) -> Result<(RoomNid, UserNid), Error> {
+        let not_in = || Error::forbidden("That server has no such user in this room.");
+        if user_id.server_name() != origin {
+            return Err(not_in());
+        }
+        let ledger = &self.house.ledger;
+        let room = ledger.room(room_id).await?.ok_or_else(not_in)?;
+        let user = ledger.user(user_id).await?.ok_or_else(not_in)?;
+        let member = ledger.get(&MEMBERS, &(room, membership::JOIN, user)).await?;
+        member.map(|_| (room, user)).ok_or_else(not_in)
+    }
+
+    async fn tell_receipt(
+        &self,
+        (room, room_id): (RoomNid, &RoomId),
+        user_id: &UserId,
+        new: &NewReceipt<'_>,
+        at_ms: u64,
+    ) -> Result<(), Error> {
+        let servers = self.house.servers_in(room).await?;
+        let mut data = json!({ "ts": at_ms });
+        if !new.thread.is_empty() {
+            data["thread_id"] = new.thread.into();
+        }
+        let receipt = json!({ "event_ids": [new.event_id], "data": data });
+        let content = json!({ room_id.as_str(): { "m.read": { user_id.as_str(): receipt } } });
+        let name = format!("receipt {room_id} {user_id} {}", new.thread);
+        self.house.outbox.tell(&servers, &name, "m.receipt", &content);
+        Ok(())
+    }
+
+    /// Whether it moved.
+    async fn move_receipt(
+        &self,
+        permit: Permit,
+        (room, user): (RoomNid, UserNid),
+        new: &NewReceipt<'_>,
+        at_ms: u64,
+    ) -> Result<bool, Error> {
         let place = self.place_of(room, new.event_id).await?;
         let ledger = &self.house.ledger;
-        let key = (room, caller.user, new.kind, new.thread.to_owned());
-        let inside = self.doors.enter(caller.user.0).await;
+        let key = (room, user, new.kind, new.thread.to_owned());
+        let inside = self.doors.enter(user.0).await;
         let old = ledger.get(&RECEIPTS, &key).await?;
         if old.as_ref().is_some_and(|old| old.place >= place) {
-            return Ok(());
+            return Ok(false);
         }
-        let object = format!("{room_id} {}", new.event_id);
-        let mut commit = ledger.begin(Permit::own("event.read", &caller.user_id, object));
+        let mut commit = ledger.begin(permit);
         if let Some(old) = old {
             commit.delete(&RECEIPT_CHANGES, &(room, Position(old.position)));
         }
-        let (event_id, at_ms) = (new.event_id.to_string(), self.house.clock.now_ms());
+        let event_id = new.event_id.to_string();
         commit.stamp(move |position, rows| {
             let moved = MovedReceiptRow { user: key.1.0, kind: key.2, thread: key.3.clone() };
             rows.put(&RECEIPT_CHANGES, &(room, position), &moved);
@@ -89,9 +166,9 @@ impl Reading {
             commit.touched().receipts.push(room);
         }
         // The reader's own counts change with either.
-        commit.touched().own_receipts.push((caller.user, room));
+        commit.touched().own_receipts.push((user, room));
         ledger.commit(commit).await?;
-        Ok(())
+        Ok(true)
     }
 
     /// Moves the caller's `m.fully_read` marker.

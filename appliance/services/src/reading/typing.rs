@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use appliance_model::ruma::RoomId;
+use appliance_model::ruma::{RoomId, ServerName, UserId};
 use appliance_model::{Caller, Error, RoomNid, UserNid};
 use serde_json::json;
 
@@ -14,6 +14,8 @@ use super::presence::Serial;
 
 /// A client that went away stops typing by itself after this.
 const TYPING_MS_MAX: u64 = 120_000;
+/// A server that went away: its user stops typing by itself after this.
+const TYPING_THERE_MS: u64 = 60_000;
 /// Rooms with typists; beyond it the notices of the quietest are dropped.
 const ROOMS_MAX: usize = 10_000;
 
@@ -67,6 +69,35 @@ impl Reading {
             )
         };
         if changed {
+            self.waiters.wake_room(room);
+        }
+        // Said again while it lasts: other servers forget it after a minute or less.
+        if changed || timeout_ms.is_some() {
+            let user_id = &caller.user_id;
+            let content =
+                json!({ "room_id": room_id, "user_id": user_id, "typing": timeout_ms.is_some() });
+            let servers = self.house.servers_in(room).await?;
+            let name = format!("typing {room_id} {user_id}");
+            self.house.outbox.tell(&servers, &name, "m.typing", &content);
+        }
+        Ok(())
+    }
+
+    /// Another server says that one of its users is typing, or no more.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::Forbidden`]: the user is not the server's, or not in the room.
+    pub async fn heard_typing(
+        &self,
+        origin: &ServerName,
+        (room_id, user_id): (&RoomId, &UserId),
+        is_typing: bool,
+    ) -> Result<(), Error> {
+        let (room, user) = self.member_there(origin, (room_id, user_id)).await?;
+        let now_ms = self.house.clock.now_ms();
+        let until_ms = is_typing.then(|| now_ms + TYPING_THERE_MS);
+        if self.typists.lock().set(room, user, until_ms, now_ms) {
             self.waiters.wake_room(room);
         }
         Ok(())

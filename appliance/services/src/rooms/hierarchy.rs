@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use appliance_ledger::Event;
-use appliance_model::ruma::{OwnedRoomId, RoomId};
+use appliance_model::ruma::{OwnedRoomId, RoomId, ServerName};
 use appliance_model::{Caller, Error, RoomNid};
 use serde::Deserialize;
 
@@ -17,6 +17,8 @@ use crate::sync::write::{List, Object};
 const LIMIT_MAX: usize = 50;
 /// Rooms walked through for all pages of one tree.
 const ROOMS_MAX: usize = 2_000;
+/// Children shown to another server at once.
+const CHILDREN_FOR_SERVERS_MAX: usize = 100;
 /// Children of one space.
 const CHILDREN_MAX: usize = 1_000;
 
@@ -82,6 +84,71 @@ impl Rooms {
             }
         }
         Ok(Hierarchy { rooms, next: None })
+    }
+
+    /// A space and its children, for another server, as far as its users may look at them ([spec]). As
+    /// JSON.
+    ///
+    /// [spec]: https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1hierarchyroomid
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::NotFound`]: there is no such room, or it is not for them.
+    pub async fn hierarchy_for_server(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        suggested_only: bool,
+    ) -> Result<String, Error> {
+        let closed = || Error::not_found("There is no such space, or it is not for you to see.");
+        let (face, children) = self.shown_to(origin, room_id).await?.ok_or_else(closed)?;
+        let wanted = |child: &Child| child.suggested || !suggested_only;
+        let children: Vec<_> =
+            children.into_iter().filter(wanted).take(CHILDREN_FOR_SERVERS_MAX).collect();
+        let (mut shown, mut hidden) = (Vec::new(), Vec::new());
+        for child in &children {
+            match self.shown_to(origin, &child.room_id).await? {
+                Some((face, _)) => {
+                    shown.push(serde_json::to_string(&face).map_err(Error::internal)?);
+                }
+                // "inaccessible_children … room IDs … which … the requesting server … cannot access":
+                // only of rooms that this server knows.
+                None if self.house.ledger.room(&child.room_id).await?.is_some() => {
+                    hidden.push(&child.room_id);
+                }
+                None => {}
+            }
+        }
+        let hidden = serde_json::to_string(&hidden).map_err(Error::internal)?;
+        let room = entry(&face, &children)?;
+        let shown = shown.join(",");
+        Ok(format!(r#"{{"room":{room},"children":[{shown}],"inaccessible_children":{hidden}}}"#))
+    }
+
+    /// What a server may be shown: rooms that are open, rooms that it is in, rooms that its users may
+    /// join because they are in another one.
+    async fn shown_to(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+    ) -> Result<Option<(Face, Vec<Child>)>, Error> {
+        let Some(room) = self.house.ledger.room(room_id).await? else { return Ok(None) };
+        let Some(face) = self.face(room).await? else { return Ok(None) };
+        let mut rooms = vec![room];
+        for allowed in &face.allowed_room_ids {
+            rooms.extend(self.house.ledger.room(allowed).await?);
+        }
+        let mut may_look = self.may_look(None, room, &face).await?;
+        for room in rooms {
+            may_look = may_look
+                || self.house.servers_in(room).await?.iter().any(|server| server == origin);
+        }
+        if !may_look {
+            return Ok(None);
+        }
+        let is_space = face.room_type.as_deref() == Some("m.space");
+        let children = if is_space { self.children(room).await? } else { Vec::new() };
+        Ok(Some((face, children)))
     }
 
     async fn looked_at(

@@ -1,0 +1,145 @@
+//! `/_matrix/federation/v1/media/…`: files for the users of other servers, if this server gives theirs
+//! any.
+
+use appliance_model::Error;
+use appliance_model::ruma::api::federation::authenticated_media::{
+    get_content, get_content_thumbnail,
+};
+use appliance_services::Services;
+use appliance_services::media::serve::Reader;
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::HeaderMap;
+use http::header::{CONTENT_TYPE, HeaderValue};
+
+use crate::client::media::{describe, pieces, unstored, wait_ms, wanted_of};
+use crate::route::{RawRequest, Routes, Visit};
+
+/// No file has these letters in a row but by a chance of 1 in 10^50.
+const BOUNDARY_LETTERS: usize = 30;
+
+pub(crate) fn add(routes: &mut Routes) {
+    routes.serve_raw_as::<get_content::v1::Request, _, _>(download);
+    routes.serve_raw_as::<get_content_thumbnail::v1::Request, _, _>(thumbnail);
+}
+
+async fn download(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    Ok(unstored(try_download(visit).await))
+}
+
+async fn try_download(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let media = &visit.services.media;
+    let own = visit.services.house.server_name.as_str();
+    let media_id = visit.request.param(0)?;
+    let found = media.find(own, media_id, wait_ms(&visit.request)?).await?;
+    let reader = Reader::Server(visit.origin()?);
+    let delivery = media.open(reader, &found, (0, found.bytes())).await?;
+    let mut headers = HeaderMap::new();
+    describe(&mut headers, found.content_type(), found.filename())?;
+    let file = pieces(delivery);
+    multipart(&visit.services, &headers, file)
+}
+
+async fn thumbnail(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    Ok(unstored(try_thumbnail(visit).await))
+}
+
+async fn try_thumbnail(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let media = &visit.services.media;
+    let own = visit.services.house.server_name.as_str();
+    let wanted = wanted_of(&visit.request)?;
+    let found = media.find(own, visit.request.param(0)?, wait_ms(&visit.request)?).await?;
+    let made = media.thumbnail(Reader::Server(visit.origin()?), &found, wanted).await?;
+    let mut headers = HeaderMap::new();
+    describe(&mut headers, made.content_type, Some(&format!("thumbnail.{}", made.extension)))?;
+    multipart(&visit.services, &headers, stream::iter([Ok(made.bytes)]))
+}
+
+/// "`multipart/mixed` … two parts: a metadata object … and the media itself". The object is empty.
+fn multipart(
+    services: &Services,
+    headers: &HeaderMap,
+    file: impl futures_util::Stream<Item = Result<Bytes, Error>> + Send + 'static,
+) -> Result<Response, Error> {
+    let boundary = services.house.dice.letters(BOUNDARY_LETTERS);
+    let mut head =
+        format!("--{boundary}\r\nContent-Type: application/json\r\n\r\n{{}}\r\n--{boundary}\r\n")
+            .into_bytes();
+    for (name, value) in headers {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    let tail = format!("\r\n--{boundary}--\r\n");
+    let whole = stream::iter([Ok(Bytes::from(head))])
+        .chain(file)
+        .chain(stream::iter([Ok(Bytes::from(tail))]));
+    // A file whose deadline comes in the middle breaks off: the tail must not make it look whole.
+    let whole = whole.scan(false, |has_failed, piece: Result<Bytes, Error>| {
+        let ended = *has_failed;
+        *has_failed |= piece.is_err();
+        std::future::ready((!ended).then_some(piece))
+    });
+    let mut response = Response::new(Body::from_stream(whole));
+    let content_type = format!("multipart/mixed; boundary={boundary}");
+    let content_type = HeaderValue::from_str(&content_type).map_err(Error::internal)?;
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use http::Request;
+    use http::header::AUTHORIZATION;
+
+    use crate::town::Town;
+
+    const PHOTO: &[u8] = b"\x89PNG not really \r\n--x";
+
+    async fn upload(town: &Town, token: &str) -> String {
+        let request = Request::post("/_matrix/media/v3/upload?filename=wound.png")
+            .header(AUTHORIZATION, format!("Bearer {token}"))
+            .header("content-type", "image/png")
+            .body(Body::from(PHOTO))
+            .unwrap();
+        let (status, _, body) = town.desk(0).ring(request).await;
+        assert_eq!(status, 200);
+        let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        answer["content_uri"].as_str().unwrap().trim_start_matches("mxc://").to_owned()
+    }
+
+    async fn download(town: &Town, token: &str, file: &str) -> (u16, bytes::Bytes) {
+        let request = Request::get(format!("/_matrix/client/v1/media/download/{file}"))
+            .header(AUTHORIZATION, format!("Bearer {token}"))
+            .body(Body::empty())
+            .unwrap();
+        let (status, headers, body) = town.desk(1).ring(request).await;
+        if status == 200 {
+            assert_eq!(headers["content-type"], "image/png");
+            assert_eq!(headers["content-disposition"], "inline; filename=wound.png");
+        }
+        (status, body)
+    }
+
+    #[tokio::test]
+    async fn a_photo_crosses_the_line_if_both_sides_agree_and_dies_with_its_deadline() {
+        let town = Town::of(&["a.example", "b.example"]).await;
+        let nurse = town.desk(0).sign_up("nurse").await;
+        let doctor = town.desk(1).sign_up("doctor").await;
+        let file = upload(&town, &nurse).await;
+        assert_eq!(download(&town, &doctor, &file).await.0, 404, "b takes no files of a");
+        town.allow_media(1, "a.example").await;
+        assert_eq!(download(&town, &doctor, &file).await.0, 403, "a gives b no files");
+        town.allow_media(0, "b.example").await;
+        let (status, photo) = download(&town, &doctor, &file).await;
+        assert_eq!((status, photo.as_ref()), (200, PHOTO));
+        let week_ms = 7 * 24 * 60 * 60 * 1_000;
+        town.desk(0).clock.pass_ms(week_ms);
+        assert_eq!(download(&town, &doctor, &file).await.0, 404, "and nothing of it stayed");
+    }
+}

@@ -1,0 +1,84 @@
+//! Which servers are in a room, or in any room with a user.
+
+use std::collections::BTreeSet;
+
+use appliance_ledger::keyspaces::{MEMBERS, USER_ROOMS};
+use appliance_ledger::{Direction, membership};
+use appliance_model::ruma::OwnedServerName;
+use appliance_model::{Error, RoomNid, UserNid};
+
+use crate::house::House;
+
+/// Members and rooms read at once.
+const PAGE: usize = 1_000;
+
+impl House {
+    /// The other servers with a joined member, as far as this server talks with them.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub(crate) async fn servers_in(&self, room: RoomNid) -> Result<Vec<OwnedServerName>, Error> {
+        let mut servers = BTreeSet::new();
+        self.add_servers_in(room, &mut servers).await?;
+        Ok(servers.into_iter().collect())
+    }
+
+    /// The other servers that share a room with a user, as far as this server talks with them.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub(crate) async fn servers_with(&self, user: UserNid) -> Result<Vec<OwnedServerName>, Error> {
+        let mut servers = BTreeSet::new();
+        if self.roll.is_empty() {
+            return Ok(Vec::new());
+        }
+        let view = self.ledger.newest();
+        let mut from = (user, RoomNid(0));
+        loop {
+            let range = (&from, &(UserNid(user.0 + 1), RoomNid(0)));
+            let (rows, more) =
+                view.scan_between(&USER_ROOMS, range, Direction::Forward, PAGE).await?;
+            for ((_, room), row) in &rows {
+                if row.membership == membership::JOIN {
+                    self.add_servers_in(*room, &mut servers).await?;
+                }
+            }
+            match rows.last() {
+                Some(((_, room), _)) if more => from = (user, RoomNid(room.0 + 1)),
+                _ => return Ok(servers.into_iter().collect()),
+            }
+        }
+    }
+
+    async fn add_servers_in(
+        &self,
+        room: RoomNid,
+        servers: &mut BTreeSet<OwnedServerName>,
+    ) -> Result<(), Error> {
+        if self.roll.is_empty() {
+            return Ok(());
+        }
+        let view = self.ledger.newest();
+        let mut from = (room, membership::JOIN, UserNid(0));
+        let end = (room, membership::JOIN + 1, UserNid(0));
+        loop {
+            let (rows, more) =
+                view.scan_between(&MEMBERS, (&from, &end), Direction::Forward, PAGE).await?;
+            for ((_, _, user), _) in &rows {
+                let user_id = self.ledger.user_id(*user).await?;
+                let server = user_id.server_name();
+                if *server != *self.server_name && self.roll.allows(server) {
+                    servers.insert(server.to_owned());
+                }
+            }
+            match rows.last() {
+                Some(((_, _, user), _)) if more => {
+                    from = (room, membership::JOIN, UserNid(user.0 + 1));
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+}
