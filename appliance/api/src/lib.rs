@@ -2,6 +2,7 @@
 //!
 //! A file under `client/` names the use case and shapes the answer; it decides nothing.
 
+mod administration;
 mod client;
 mod cors;
 #[cfg(test)]
@@ -43,5 +44,6 @@ pub fn peer_router(services: Arc<Services>) -> (Router, Vec<Route>) {
 pub fn router(services: Arc<Services>) -> (Router, Vec<Route>) {
     let mut routes = route::Routes::new(services);
     client::add(&mut routes);
+    administration::add(&mut routes);
     routes.finish()
 }

@@ -45,6 +45,9 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
     every(tasks, "delayed", Duration::from_secs(1), services, async |services: Arc<Services>| {
         services.rooms.send_due().await.map(drop)
     });
+    every(tasks, "orders", Duration::from_secs(1), services, async |services: Arc<Services>| {
+        services.administration.carry_out().await.map(drop)
+    });
     every(tasks, "openid", hour, services, async |services: Arc<Services>| {
         services.accounts.forget_openid_tokens().await.map(drop)
     });

@@ -5,6 +5,7 @@
 //! other servers) comes in through [`House`].
 
 pub mod accounts;
+pub mod administration;
 #[cfg(test)]
 mod answering;
 pub mod appservices;
@@ -46,6 +47,8 @@ pub struct Services {
     pub house: Arc<House>,
     /// How often things may be done.
     pub limits: Arc<Limits>,
+    /// What administrators do.
+    pub administration: administration::Administration,
     /// Accounts, sessions, devices.
     pub accounts: Arc<accounts::Accounts>,
     /// End-to-end encryption: keys and messages between devices.
@@ -112,6 +115,12 @@ impl Services {
             stir,
         };
         let appservices = Arc::new(appservices::Appservices::new(house.clone(), parts));
+        let administration = administration::Administration::new(
+            house.clone(),
+            accounts.clone(),
+            rooms.clone(),
+            personal.clone(),
+        );
         let parts = sync::Parts {
             keys: keys.clone(),
             waiters,
@@ -125,6 +134,7 @@ impl Services {
             search: search::Search::new(house.clone(), rooms.clone()),
             media: media::Media::new(house.clone(), rooms.clone(), limits.clone()),
             peers: Arc::new(peers::Peers::new(house.clone())),
+            administration,
             limits,
             appservices,
             push,

@@ -15,7 +15,7 @@ mod legacy;
 pub(crate) mod media;
 mod membership;
 mod messages;
-mod moderation;
+pub(crate) mod moderation;
 mod personal;
 mod profile;
 mod push_rules;

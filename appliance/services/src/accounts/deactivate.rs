@@ -28,7 +28,7 @@ impl Accounts {
         self.close(caller.user, erase, permit).await
     }
 
-    pub(super) async fn close(
+    pub(crate) async fn close(
         &self,
         user: UserNid,
         erase: bool,

@@ -24,6 +24,7 @@ mod register;
 mod session;
 mod shared_secret;
 mod standing;
+mod steward;
 mod uia;
 
 use std::sync::{Arc, Mutex};

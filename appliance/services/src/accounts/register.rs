@@ -117,6 +117,15 @@ impl Accounts {
         Ok(valid)
     }
 
+    /// Whether a name is free, for an administrator who wants to give it to somebody.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::UserInUse`], [`Kind::InvalidUsername`].
+    pub async fn check_available(&self, localpart: &str) -> Result<(), Error> {
+        self.check_free(&self.new_user_id(Some(localpart))?).await
+    }
+
     fn registration_flows(&self) -> Result<Flows, Error> {
         match &self.house.options.registration {
             Registration::Closed => {

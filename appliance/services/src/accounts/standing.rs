@@ -111,7 +111,7 @@ impl Accounts {
     }
 
     /// Changes an account's row, and lets nobody go on with what it said before.
-    pub(super) async fn change_account(
+    pub(crate) async fn change_account(
         &self,
         user: UserNid,
         permit: Permit,

@@ -9,6 +9,7 @@
 //! an avatar is a row of its own, and [`Media::life`] is the earliest of them. So no two commits can
 //! undo each other's deadline.
 
+pub mod administer;
 pub mod create;
 mod elsewhere;
 pub mod expire;
@@ -179,6 +180,10 @@ impl Media {
         let deadline_ms = self.life(number, &row).await?;
         if deadline_ms.is_some_and(|deadline_ms| self.now_ms() >= deadline_ms) {
             self.overdue().insert(number);
+            return Ok(None);
+        }
+        // An administrator's word is judged here, too: before every chunk.
+        if self.mark(number).await?.quarantined_by.is_some() {
             return Ok(None);
         }
         Ok(Some(Living { number, row, deadline_ms }))

@@ -7,8 +7,8 @@
 
 use appliance_ledger::Commit;
 use appliance_ledger::keyspaces::{
-    MEDIA, MEDIA_DUE, MEDIA_IDS, MEDIA_KEPT, MEDIA_PENDING, MEDIA_PURGES, MEDIA_REDACTIONS,
-    MEDIA_UNBOUND,
+    MEDIA, MEDIA_DUE, MEDIA_IDS, MEDIA_KEPT, MEDIA_MARKS, MEDIA_PENDING, MEDIA_PURGES,
+    MEDIA_REDACTIONS, MEDIA_UNBOUND,
 };
 use appliance_ledger::rows::media::{MediaRow, PurgeRow, RedactionRow, Stage};
 use appliance_model::{DeviceNid, Error, MediaNid, UserNid};
@@ -118,6 +118,7 @@ impl Media {
         commit.delete(&MEDIA, &number);
         commit.delete(&MEDIA_IDS, &media_digest(self.ledger(), &row.media_id));
         commit.delete(&MEDIA_PURGES, &number);
+        commit.delete(&MEDIA_MARKS, &number);
         commit.delete(&MEDIA_DUE, &(row.deadline_ms, number));
         commit.delete(&MEDIA_PENDING, &(UserNid(row.uploader), number));
         commit.delete(&MEDIA_UNBOUND, &(DeviceNid(row.device), number));

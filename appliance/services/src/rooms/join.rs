@@ -36,6 +36,7 @@ impl Rooms {
     ) -> Result<(), Error> {
         self.limits.room(caller.user)?;
         let reason = checked_reason(reason)?;
+        self.check_not_blocked(room_id).await?;
         let mut room = self.enter(room_id).await?;
         if room.membership(&caller.user_id).await? == Some(MembershipState::Join) {
             return Ok(());

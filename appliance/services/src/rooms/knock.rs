@@ -25,6 +25,7 @@ impl Rooms {
     ) -> Result<(), Error> {
         self.limits.room(caller.user)?;
         let reason = checked_reason(reason)?;
+        self.check_not_blocked(room_id).await?;
         let mut room = self.enter(room_id).await?;
         let mut content = self.own_content(caller, MembershipState::Knock).await?;
         content.reason = reason;

@@ -30,6 +30,7 @@ mod report;
 mod room;
 mod send_event;
 mod state;
+mod steward;
 mod summary;
 mod timestamp;
 mod txns;

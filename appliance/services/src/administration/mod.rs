@@ -1,0 +1,74 @@
+//! What administrators do through the endpoints that Synapse's tools know.
+//!
+//! Every call passes [`Administration::admit`] first: only administrators come in, and each call is in
+//! the audit trail before anything is done or shown.
+
+mod accounts;
+mod closing;
+mod notices;
+mod rooms;
+mod tasks;
+
+use std::sync::Arc;
+
+use appliance_model::{Caller, Error};
+use appliance_rules::administration::{may_administer, may_take_over};
+
+pub use accounts::{AccountChange, AccountView};
+pub use closing::Closing;
+pub use notices::Notice;
+pub use rooms::RoomView;
+pub use tasks::{Task, TaskState};
+
+use crate::accounts::Accounts;
+use crate::house::House;
+use crate::personal::Personal;
+use crate::rooms::Rooms;
+
+/// The administrators' desk.
+pub struct Administration {
+    house: Arc<House>,
+    accounts: Arc<Accounts>,
+    rooms: Arc<Rooms>,
+    personal: Arc<Personal>,
+}
+
+impl Administration {
+    pub(crate) fn new(
+        house: Arc<House>,
+        accounts: Arc<Accounts>,
+        rooms: Arc<Rooms>,
+        personal: Arc<Personal>,
+    ) -> Self {
+        Self { house, accounts, rooms, personal }
+    }
+
+    /// Lets an administrator in and writes down what for.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::Forbidden`] for everybody else; that is written down, too.
+    pub async fn admit(&self, by: &Caller, verb: &'static str, object: &str) -> Result<(), Error> {
+        match may_administer(by, verb, object) {
+            Ok(permit) => self.house.ledger.commit(self.house.ledger.begin(permit)).await.map(drop),
+            Err(denial) => Err(self.house.ledger.refuse(denial).await),
+        }
+    }
+
+    /// Lets an administrator in who takes what is another's, and says why.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::Forbidden`] without a reason.
+    pub async fn admit_to_take_over(
+        &self,
+        by: &Caller,
+        (verb, object): (&'static str, &str),
+        reason: Option<&str>,
+    ) -> Result<(), Error> {
+        match may_take_over(by, verb, object, reason) {
+            Ok(permit) => self.house.ledger.commit(self.house.ledger.begin(permit)).await.map(drop),
+            Err(denial) => Err(self.house.ledger.refuse(denial).await),
+        }
+    }
+}
