@@ -42,6 +42,7 @@ pub fn code(kind: &Kind) -> (StatusCode, &'static str) {
         Kind::RoomInUse => (S::BAD_REQUEST, "M_ROOM_IN_USE"),
         Kind::InvalidRoomState => (S::BAD_REQUEST, "M_INVALID_ROOM_STATE"),
         Kind::UnsupportedRoomVersion => (S::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION"),
+        Kind::IncompatibleRoomVersion { .. } => (S::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION"),
         Kind::UserDeactivated => (S::FORBIDDEN, "M_USER_DEACTIVATED"),
         Kind::UserLocked => (S::UNAUTHORIZED, "M_USER_LOCKED"),
         Kind::UserSuspended => (S::FORBIDDEN, "M_USER_SUSPENDED"),
@@ -95,6 +96,9 @@ pub(crate) fn refuse(error: &Error) -> Response {
         Kind::BadStatus { status, body: text } => {
             body.insert("status".to_owned(), (*status).into());
             body.insert("body".to_owned(), text.as_str().into());
+        }
+        Kind::IncompatibleRoomVersion { room_version } => {
+            body.insert("room_version".to_owned(), room_version.as_str().into());
         }
         Kind::WrongRoomKeysVersion { current_version } => {
             body.insert("current_version".to_owned(), current_version.as_str().into());

@@ -7,10 +7,10 @@ use appliance_model::ruma::{EventId, OwnedEventId};
 use appliance_model::{DeviceNid, Error, EventNid, Pdu, RoomNid, Spans};
 use bytes::Bytes;
 
-use crate::keyspaces::{Digest, EVENT_IDS, EVENT_LOG, EVENTS, TIMELINE};
+use crate::keyspaces::{Digest, EVENT_IDS, EVENT_LOG, EVENTS, GAPS, TIMELINE};
 use crate::lane::{Commit, Rows};
 use crate::ledger::Ledger;
-use crate::rows::{EventRow, LoggedRow, TimelineRow, spans_from_row, spans_to_row};
+use crate::rows::{EventRow, GapRow, LoggedRow, TimelineRow, spans_from_row, spans_to_row};
 use crate::state::Root;
 use crate::view::View;
 
@@ -39,9 +39,31 @@ pub struct Event {
     pub txn: Option<(DeviceNid, String)>,
     /// The state event it replaced.
     pub replaces: Option<EventNid>,
+    /// The state with it; as before it for what sets no state, or was rejected.
+    pub state_after: Root,
+    /// Allowed where it was sent, but not by the room's state when it came.
+    pub soft_failed: bool,
+    /// The state before it is not known.
+    pub outlier: bool,
 }
 
-/// An event to be added to a room's timeline.
+/// Places left free below an event whose predecessors are not known: more history than a room has.
+/// Positions are 63 bits, enough for half a million million such events.
+pub const GAP_PLACES: u64 = 1 << 24;
+
+/// Where an event goes in its room's timeline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placing {
+    /// At the end.
+    #[default]
+    End,
+    /// At a place that was left free for it.
+    At(i64),
+    /// Not in the timeline at all.
+    Nowhere,
+}
+
+/// An event to be kept.
 pub struct NewEvent<'a> {
     /// Its number, from [`Ledger::next_number`].
     pub number: EventNid,
@@ -51,12 +73,27 @@ pub struct NewEvent<'a> {
     pub room: RoomNid,
     /// The state before it.
     pub state_before: Root,
-    /// The room's current state with it.
+    /// The state with it.
     pub state_after: Root,
+    /// The room's current state once it is in.
+    pub room_state: Root,
+    /// The current state changed by more than the event says.
+    pub resolved: bool,
     /// The device that sent it, and its transaction ID.
     pub txn: Option<(DeviceNid, String)>,
     /// The state event it replaces.
     pub replaces: Option<EventNid>,
+    /// Allowed where it was sent, but not by the room's state when it came.
+    pub soft_failed: bool,
+    /// The state before it is not known.
+    pub outlier: bool,
+    /// Where it goes.
+    pub placing: Placing,
+    /// The event that took it back before it came.
+    pub redacted_by: Option<EventNid>,
+    /// The events before it that this server has not. Only for the first event of a commit: the free
+    /// places lie below the commit.
+    pub missing: Vec<String>,
 }
 
 impl Event {
@@ -73,6 +110,9 @@ impl Event {
             redacted_by: row.redacted_by.map(EventNid),
             txn: row.txn.map(|(device, txn_id)| (DeviceNid(device), txn_id)),
             replaces: row.replaces.map(EventNid),
+            state_after: Root(row.state_after.unwrap_or(row.state_before)),
+            soft_failed: row.soft_failed.unwrap_or_default(),
+            outlier: row.outlier.unwrap_or_default(),
         })
     }
 
@@ -89,6 +129,9 @@ impl Event {
             redacted_by: self.redacted_by.map(|event| event.0),
             txn: self.txn.as_ref().map(|(device, txn_id)| (device.0, txn_id.clone())),
             replaces: self.replaces.map(|event| event.0),
+            state_after: (self.state_after != self.state_before).then_some(self.state_after.0),
+            soft_failed: self.soft_failed.then_some(true),
+            outlier: self.outlier.then_some(true),
         }
     }
 
@@ -115,19 +158,15 @@ impl Event {
 }
 
 impl Commit {
-    /// Adds an event at the end of its room's timeline: the event, its ID, its place.
-    pub fn append(&mut self, ledger: &Ledger, new: NewEvent<'_>) {
-        self.append_with(ledger, new, |_, _| {});
-    }
-
-    /// The same, with rows that carry the event's place.
-    pub fn append_with(
+    /// Keeps an event: the event, its ID, and its place in the timeline if it has one; then `more`, rows
+    /// that carry its place.
+    pub fn keep(
         &mut self,
         ledger: &Ledger,
         new: NewEvent<'_>,
         more: impl FnOnce(i64, &mut Rows) + Send + Sync + 'static,
     ) {
-        let NewEvent { number, pdu, room, state_before, state_after, txn, replaces } = new;
+        let NewEvent { number, pdu, room, state_before, state_after, txn, replaces, .. } = new;
         let digest = ledger.event_digest(&pdu.event_id);
         let mut event = Event {
             number,
@@ -137,23 +176,50 @@ impl Commit {
             json: pdu.json.clone(),
             spans: pdu.spans,
             state_before,
-            rejected: false,
-            redacted_by: None,
+            rejected: pdu.rejected,
+            redacted_by: new.redacted_by,
             txn,
             replaces,
+            state_after,
+            soft_failed: new.soft_failed,
+            outlier: new.outlier,
         };
-        self.touched().timelines.push(room);
         self.put(&EVENT_IDS, &digest, &number.0);
-        let place = TimelineRow { state_after: state_after.0, is_state: pdu.state_key.is_some() };
-        self.stamp(move |position, rows| {
-            let logged = LoggedRow { room: room.0, event: number.0 };
-            rows.put(&EVENT_LOG, &position, &logged);
-            let position = position.0.cast_signed();
-            event.position = Some(position);
-            rows.put(&EVENTS, &number, &event.to_row());
-            rows.put(&TIMELINE, &(room, position, number), &place);
-            more(position, rows);
-        });
+        let place = TimelineRow {
+            state_after: new.room_state.0,
+            is_state: pdu.state_key.is_some(),
+            resolved: new.resolved.then_some(true),
+        };
+        match new.placing {
+            Placing::Nowhere => self.put(&EVENTS, &number, &event.to_row()),
+            Placing::At(position) => {
+                event.position = Some(position);
+                self.put(&EVENTS, &number, &event.to_row());
+                self.put(&TIMELINE, &(room, position, number), &place);
+                more(position, self.rows());
+            }
+            Placing::End => {
+                self.touched().timelines.push(room);
+                let missing = new.missing;
+                if !missing.is_empty() {
+                    self.leave_places_below(GAP_PLACES);
+                }
+                self.stamp(move |position, rows| {
+                    let logged = LoggedRow { room: room.0, event: number.0 };
+                    rows.put(&EVENT_LOG, &position, &logged);
+                    let position = position.0.cast_signed();
+                    event.position = Some(position);
+                    if !missing.is_empty() {
+                        let (next, lowest) = (position - 1, position - GAP_PLACES.cast_signed());
+                        let gap = GapRow { missing, next, lowest: lowest + 1 };
+                        rows.put(&GAPS, &(room, position, number), &gap);
+                    }
+                    rows.put(&EVENTS, &number, &event.to_row());
+                    rows.put(&TIMELINE, &(room, position, number), &place);
+                    more(position, rows);
+                });
+            }
+        }
     }
 }
 

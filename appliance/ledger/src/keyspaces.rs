@@ -20,9 +20,10 @@ use crate::rows::push::PusherRow;
 use crate::rows::relations::{RelatedRow, RelationRow, ThreadRow};
 use crate::rows::reports::ReportRow;
 use crate::rows::{
-    AccountDataRow, AccountRow, AliasRow, AuditRow, ChangedDataRow, DeviceRow, EventRow, FilterRow,
-    HeadRow, LoggedRow, MembershipRow, MovedReceiptRow, PublishedRow, ReceiptRow, RefreshRow,
-    RoomRow, SeenRow, StateKeyRow, StateNode, StoreRow, TimelineRow, TokenRow, TxnRow, UserRow,
+    AccountDataRow, AccountRow, AliasRow, AuditRow, AuthRow, CallRow, ChangedDataRow, DeviceRow,
+    EventRow, FilterRow, GapRow, HeadRow, InboundTxnRow, LoggedRow, MembershipRow, MovedReceiptRow,
+    PublishedRow, ReceiptRow, RefreshRow, RoomRow, SeenRow, StateKeyRow, StateNode, StoreRow,
+    TimelineRow, TokenRow, TxnRow, UserRow,
 };
 
 /// The schema's version. Raised with every change that an older binary would not understand.
@@ -246,6 +247,18 @@ keyspaces! {
     MEDIA_MARKS 0xBC MediaNid => MediaMarkRow;
     /// The files of a user; the row is their length in bytes.
     USER_MEDIA 0xBD (UserNid, MediaNid) => u64;
+    /// What allowed each state event.
+    AUTH_EDGES 0xC0 EventNid => AuthRow;
+    /// Holes in the history of rooms: the place and number of the event above.
+    GAPS 0xC1 (RoomNid, i64, EventNid) => GapRow;
+    /// Invites and knocks to rooms that this server is not in.
+    CALLS 0xC2 (RoomNid, UserNid) => CallRow;
+    /// Transactions of other servers, by digest of origin and ID.
+    INBOUND_TXNS 0xC3 Digest => InboundTxnRow;
+    /// The same by the millisecond of their coming, to be forgotten.
+    INBOUND_TXN_TIMES 0xC4 (u64, Digest) => ();
+    /// Redactions that came before what they redact, by digest of the target's event ID.
+    WAITING_REDACTIONS 0xC5 Digest => u64;
 }
 
 #[cfg(test)]

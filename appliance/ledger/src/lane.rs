@@ -53,6 +53,7 @@ pub struct Commit {
     rows: Rows,
     stamps: Vec<Stamp>,
     positions: u64,
+    places_below: u64,
     audit: Vec<Audit>,
     touched: Touched,
     held: Vec<Box<dyn Any + Send + Sync>>,
@@ -64,6 +65,7 @@ impl Commit {
             rows: Rows { vault, writes: Vec::new() },
             stamps: Vec::new(),
             positions: 0,
+            places_below: 0,
             audit: permit.into_audit().into_iter().collect(),
             touched: Touched::default(),
             held: Vec::new(),
@@ -90,6 +92,17 @@ impl Commit {
     pub fn stamp(&mut self, stamp: impl FnOnce(Position, &mut Rows) + Send + Sync + 'static) {
         self.positions += 1;
         self.stamps.push(Box::new(stamp));
+    }
+
+    /// The rows that carry no position.
+    pub(crate) fn rows(&mut self) -> &mut Rows {
+        &mut self.rows
+    }
+
+    /// Leaves `places` positions unused below those of this commit: history that is found later takes
+    /// its place there.
+    pub fn leave_places_below(&mut self, places: u64) {
+        self.places_below = self.places_below.max(places);
     }
 
     /// Whom this concerns.
@@ -211,9 +224,9 @@ impl Lane {
         let mut writes = Vec::new();
         let mut waiting = Vec::with_capacity(group.len());
         for (commit, answer) in group {
-            let Commit { mut rows, stamps, positions, audit, touched, held } = commit;
-            let first = Position(store.position + 1);
-            store.position += positions.max(1);
+            let Commit { mut rows, stamps, positions, places_below, audit, touched, held } = commit;
+            let first = Position(store.position + 1 + places_below);
+            store.position += places_below + positions.max(1);
             for (offset, stamp) in (0..).zip(stamps) {
                 stamp(Position(first.0 + offset), &mut rows);
             }

@@ -37,7 +37,7 @@ mod view;
 pub use appliance_engine::Direction;
 pub use blobs::Blobs;
 pub use codec::{KeyPart, Row};
-pub use events::{Event, NewEvent, Rewriting, Stretch};
+pub use events::{Event, NewEvent, Placing, Rewriting, Stretch};
 pub use export::{Exported, ImportError, import};
 pub use keyspaces::Digest;
 pub use lane::{Commit, Lane, LaneStopped, Rows};

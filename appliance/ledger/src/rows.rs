@@ -101,6 +101,9 @@ pub struct HeadRow {
     /// How many are invited.
     #[n(4)]
     pub invited: u64,
+    /// Other servers with joined users, and how many each has: so that a send never counts members.
+    #[n(5)]
+    pub servers: Option<Vec<(String, u64)>>,
 }
 
 /// An event.
@@ -136,6 +139,64 @@ pub struct EventRow {
     /// The state event it replaced.
     #[n(9)]
     pub replaces: Option<u64>,
+    /// The state with it, where that is not the state before it.
+    #[n(10)]
+    pub state_after: Option<u64>,
+    /// Allowed where it was sent, but not by the room's state when it came: in the graph, not shown.
+    #[n(11)]
+    pub soft_failed: Option<bool>,
+    /// Only known because others name it: the state before it is not known.
+    #[n(12)]
+    pub outlier: Option<bool>,
+}
+
+/// What allowed a state event: the edges of the authorization graph by short numbers, so that chains
+/// are walked without parsing events.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct AuthRow {
+    /// The events it names as allowing it.
+    #[n(0)]
+    pub events: Vec<u64>,
+    /// One more than the largest of theirs; one for a create event. An event's number in this order is
+    /// above all numbers in its chain.
+    #[n(1)]
+    pub generation: u64,
+}
+
+/// A hole in what this server knows of a room's history, below an event.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct GapRow {
+    /// The events before it that this server has not.
+    #[n(0)]
+    pub missing: Vec<String>,
+    /// The highest place that is free for what is found.
+    #[n(1)]
+    pub next: i64,
+    /// The lowest place that is free.
+    #[n(2)]
+    pub lowest: i64,
+}
+
+/// An invite or a knock to a room that this server is not in.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct CallRow {
+    /// What the room shows of itself: events as JSON, in the form for clients.
+    #[n(0)]
+    pub stripped: Vec<String>,
+    /// The server to answer through.
+    #[n(1)]
+    pub via: String,
+}
+
+/// What was answered to a transaction of another server.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InboundTxnRow {
+    /// JSON.
+    #[n(0)]
+    pub answer: String,
+    /// Milliseconds since the Unix epoch.
+    #[n(1)]
+    pub at_ms: u64,
 }
 
 /// An event of the log of all events.
@@ -158,6 +219,9 @@ pub struct TimelineRow {
     /// Whether it set state.
     #[n(1)]
     pub is_state: bool,
+    /// The state changed by more than this event says: branches of the room met.
+    #[n(2)]
+    pub resolved: Option<bool>,
 }
 
 /// A state event type and state key.

@@ -112,6 +112,49 @@ impl States<'_> {
         Ok(Root(below))
     }
 
+    /// The state `root` without `key`. The new nodes go into `commit`.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails or is damaged.
+    pub async fn unset(
+        &mut self,
+        root: Root,
+        key: StateKeyNid,
+        commit: &mut Commit,
+    ) -> Result<Root, Error> {
+        let mut path = Vec::new();
+        let (mut at, mut depth) = (root.0, 0);
+        let mut entries = loop {
+            if at == 0 {
+                return Ok(root);
+            }
+            match &*self.node(at).await? {
+                StateNode::Leaf(entries) => break entries.clone(),
+                StateNode::Branch(children) => {
+                    path.push(children.clone());
+                    at = children[slot(key, depth)];
+                    depth += 1;
+                }
+            }
+        };
+        let Ok(index) = entries.binary_search_by_key(&key.0, |entry| entry.0) else {
+            return Ok(root);
+        };
+        entries.remove(index);
+        let mut below = match entries.is_empty() {
+            true => 0,
+            false => self.add(StateNode::Leaf(entries), commit),
+        };
+        while let Some(mut children) = path.pop() {
+            depth -= 1;
+            children[slot(key, depth)] = below;
+            let is_empty = children.iter().all(|child| *child == 0);
+            below = if is_empty { 0 } else { self.add(StateNode::Branch(children), commit) };
+        }
+        Ok(Root(below))
+    }
+
     /// A state with exactly these entries, built afresh.
     pub fn build(&mut self, mut entries: Entries, commit: &mut Commit) -> Root {
         if entries.is_empty() {
@@ -290,8 +333,16 @@ mod tests {
         let mut states = store.ledger.states(room);
         for (number, event) in sets {
             let (root, mut map) = history.last().unwrap().clone();
-            let root = states.set(root, key(*number), EventNid(*event), &mut commit).await.unwrap();
-            map.insert(key(*number), EventNid(*event));
+            let (key, event) = (key(*number), EventNid(*event));
+            // Every fourth takes the key away instead.
+            let root = match event.0 % 4 {
+                0 => states.unset(root, key, &mut commit).await.unwrap(),
+                _ => states.set(root, key, event, &mut commit).await.unwrap(),
+            };
+            match event.0 % 4 {
+                0 => map.remove(&key),
+                _ => map.insert(key, event),
+            };
             history.push((root, map));
         }
         store.ledger.commit(commit).await.unwrap();

@@ -86,6 +86,11 @@ pub enum Kind {
     InvalidRoomState,
     /// This server does not create rooms of that version.
     UnsupportedRoomVersion,
+    /// The room's version is not among those that the asking server speaks.
+    IncompatibleRoomVersion {
+        /// The room's version.
+        room_version: String,
+    },
     /// The account is deactivated.
     UserDeactivated,
     /// The account is locked by an administrator.

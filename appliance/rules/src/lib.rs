@@ -4,6 +4,7 @@
 //! * [`permit`]: the receipts. Only this crate makes a [`Permit`]; only a permit opens a commit.
 //! * [`policy`]: how long uploaded files live, and what refers to them.
 //! * [`event_auth`]: Matrix' authorization rules on the named state.
+//! * [`inbound`]: what becomes of other servers' events.
 //! * [`restricted`]: rooms that members of other rooms may join.
 //! * [`visibility`]: who may see an event.
 //! * [`keys`]: encryption between devices.
@@ -11,6 +12,7 @@
 
 pub mod administration;
 pub mod event_auth;
+pub mod inbound;
 pub mod keys;
 pub mod permit;
 mod plain_words;

@@ -15,6 +15,7 @@ mod doors;
 mod edus;
 pub mod egress;
 pub mod event_filter;
+pub mod federation;
 mod house;
 pub mod keys;
 pub mod limits;
@@ -121,6 +122,8 @@ impl Services {
             rooms.clone(),
             personal.clone(),
         );
+        let peers = Arc::new(peers::Peers::new(house.clone()));
+        rooms.line.connect(peers.clone());
         let parts = sync::Parts {
             keys: keys.clone(),
             waiters,
@@ -133,7 +136,7 @@ impl Services {
             sync: sync::Sync::new(house.clone(), parts),
             search: search::Search::new(house.clone(), rooms.clone()),
             media: media::Media::new(house.clone(), rooms.clone(), limits.clone()),
-            peers: Arc::new(peers::Peers::new(house.clone())),
+            peers,
             administration,
             limits,
             appservices,

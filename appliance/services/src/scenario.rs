@@ -58,6 +58,7 @@ struct Keys {
     egress: Arc<dyn Egress>,
     roll: Arc<Roll>,
     remote: Arc<dyn Remote>,
+    server: String,
 }
 
 /// What the operator of most scenes chose.
@@ -84,26 +85,34 @@ impl Ward {
 
     /// An empty ward with other servers to talk with.
     pub async fn with_peers(roll: Roll, remote: Arc<dyn Remote>) -> Self {
-        Self::with(options(), Arc::new(NoWayOut), roll, remote).await
+        Self::with(SERVER, (options(), 1), Arc::new(NoWayOut), roll, remote).await
     }
 
     /// An empty ward of an operator who chose otherwise.
     pub async fn with_options(options: Options) -> Self {
-        Self::with(options, Arc::new(NoWayOut), Roll::default(), Arc::new(NoRemote)).await
+        Self::with(SERVER, (options, 1), Arc::new(NoWayOut), Roll::default(), Arc::new(NoRemote))
+            .await
     }
 
     /// An empty ward whose words to others go this way.
     pub async fn with_egress(egress: Arc<dyn Egress>) -> Self {
-        Self::with(options(), egress, Roll::default(), Arc::new(NoRemote)).await
+        Self::with(SERVER, (options(), 1), egress, Roll::default(), Arc::new(NoRemote)).await
+    }
+
+    /// An empty ward of a server of that name; `seed` is what its dice fall by.
+    pub async fn of_server(server: &str, options: Options, seed: u64) -> Self {
+        let (roll, remote) = (Roll::default(), Arc::new(NoRemote));
+        Self::with(server, (options, seed), Arc::new(NoWayOut), roll, remote).await
     }
 
     async fn with(
-        options: Options,
+        server: &str,
+        (options, seed): (Options, u64),
         egress: Arc<dyn Egress>,
         roll: Roll,
         remote: Arc<dyn Remote>,
     ) -> Self {
-        let dice = Arc::new(SeededDice::new(1));
+        let dice = Arc::new(SeededDice::new(seed));
         let keys = Keys {
             master: SecretKey::random(&*dice),
             dice,
@@ -112,6 +121,7 @@ impl Ward {
             egress,
             roll: Arc::new(roll),
             remote,
+            server: server.to_owned(),
         };
         let clock = Arc::new(StillClock::at_ms(1_700_000_000_000));
         let folder = Arc::new(tempfile::tempdir().unwrap());
@@ -157,7 +167,7 @@ impl Ward {
     ) -> Self {
         let waiters = Arc::new(Waiters::default());
         let openers = Openers {
-            server_name: SERVER,
+            server_name: &keys.server,
             master_key: &keys.master,
             clock: clock.clone(),
             dice: keys.dice.clone(),
@@ -179,7 +189,7 @@ impl Ward {
             egress: keys.egress.clone(),
             remote: keys.remote.clone(),
             outbox: Outbox::default(),
-            server_name: OwnedServerName::try_from(SERVER).unwrap(),
+            server_name: OwnedServerName::try_from(keys.server.as_str()).unwrap(),
             signing_key: Ed25519KeyPair::from_der(&keys.signing, "a_1".to_owned()).unwrap(),
             appservices: Arc::default(),
             options: keys.options.clone(),

@@ -33,8 +33,10 @@ async fn create(
 
 async fn resolve(visit: Visit<get_alias::v3::Request>) -> Result<get_alias::v3::Response, Error> {
     let services = &visit.services;
-    let room_id = services.rooms.resolve_alias(&visit.request.room_alias).await?;
-    let servers = vec![services.house.server_name.clone()];
+    let (room_id, mut servers) = services.rooms.find_alias(&visit.request.room_alias).await?;
+    if servers.is_empty() {
+        servers.push(services.house.server_name.clone());
+    }
     Ok(get_alias::v3::Response::new(room_id, servers))
 }
 

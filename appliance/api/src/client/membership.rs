@@ -6,7 +6,7 @@ use appliance_model::ruma::api::client::membership::{
     ban_user, forget_room, invite_user, join_room_by_id, join_room_by_id_or_alias, joined_rooms,
     kick_user, leave_room, unban_user,
 };
-use appliance_model::ruma::{OwnedRoomId, RoomOrAliasId};
+use appliance_model::ruma::{OwnedRoomId, OwnedServerName, RoomOrAliasId};
 use appliance_services::Services;
 use appliance_services::rooms::Removal;
 
@@ -43,18 +43,20 @@ async fn join_by_name(
         return Err(no_third_party_invites());
     }
     let (caller, request) = (visit.caller()?, &visit.request);
-    let room_id = room_named(&visit.services, &request.room_id_or_alias).await?;
-    visit.services.rooms.join(caller, &room_id, request.reason.clone()).await?;
+    let (room_id, mut via) = room_named(&visit.services, &request.room_id_or_alias).await?;
+    via.splice(0..0, request.via.iter().cloned());
+    visit.services.rooms.join_via(caller, &room_id, &via, request.reason.clone()).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
 }
 
+/// A room, and the servers that are said to know it.
 pub(super) async fn room_named(
     services: &Services,
     name: &RoomOrAliasId,
-) -> Result<OwnedRoomId, Error> {
+) -> Result<(OwnedRoomId, Vec<OwnedServerName>), Error> {
     match <&appliance_model::ruma::RoomId>::try_from(name) {
-        Ok(room_id) => Ok(room_id.to_owned()),
-        Err(alias) => services.rooms.resolve_alias(alias).await,
+        Ok(room_id) => Ok((room_id.to_owned(), Vec::new())),
+        Err(alias) => services.rooms.find_alias(alias).await,
     }
 }
 
@@ -114,8 +116,9 @@ async fn forget(
 
 async fn knock(visit: Visit<knock_room::v3::Request>) -> Result<knock_room::v3::Response, Error> {
     let (caller, request) = (visit.caller()?, &visit.request);
-    let room_id = room_named(&visit.services, &request.room_id_or_alias).await?;
-    visit.services.rooms.knock(caller, &room_id, request.reason.clone()).await?;
+    let (room_id, mut via) = room_named(&visit.services, &request.room_id_or_alias).await?;
+    via.splice(0..0, request.via.iter().cloned());
+    visit.services.rooms.knock_via(caller, &room_id, &via, request.reason.clone()).await?;
     Ok(knock_room::v3::Response::new(room_id))
 }
 

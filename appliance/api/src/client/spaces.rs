@@ -87,7 +87,7 @@ async fn summary(visit: Visit<RawRequest>) -> Result<Response, Error> {
     check_open(&visit)?;
     let name = <&RoomOrAliasId>::try_from(visit.request.param(0)?)
         .map_err(|_| Error::invalid_param("A room is named by its ID or an alias."))?;
-    let room_id: OwnedRoomId = room_named(&visit.services, name).await?;
+    let (room_id, _): (OwnedRoomId, _) = room_named(&visit.services, name).await?;
     let summary = visit.services.rooms.face_for(visit.visitor.as_ref(), &room_id).await?;
     let mut body = serde_json::to_value(summary).map_err(Error::internal)?;
     // What clients of before the acceptance read.

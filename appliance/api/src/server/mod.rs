@@ -8,6 +8,7 @@ mod keys;
 mod media;
 mod openid;
 mod query;
+mod rooms;
 mod version;
 
 use crate::route::Routes;
@@ -22,6 +23,7 @@ pub(crate) fn add(routes: &mut Routes) {
     directory::add(routes);
     openid::add(routes);
     hierarchy::add(routes);
+    rooms::add(routes);
 }
 
 #[cfg(test)]

@@ -51,6 +51,11 @@ impl Peers {
         }
     }
 
+    /// The house that it is done for.
+    pub(crate) fn house(&self) -> &House {
+        &self.house
+    }
+
     /// A request of this server was authentic: it is up.
     fn heard_from(&self, server: &ServerName) {
         self.house.remote.look_again(server);

@@ -221,6 +221,31 @@ impl House {
         self.send_to(server, request.map(Bytes::from), limits).await
     }
 
+    /// Sends a request whose path (with its query) and body are written already, signed here.
+    ///
+    /// # Errors
+    ///
+    /// [`RemoteError`]
+    pub async fn ask_json(
+        &self,
+        server: &ServerName,
+        (method, path): (&str, &str),
+        body: Option<&str>,
+        limits: Limits,
+    ) -> Result<Response<Bytes>, RemoteError> {
+        let nonsense = |error: &dyn fmt::Display| RemoteError::Nonsense(error.to_string());
+        let mut request = Request::builder().method(method).uri(path);
+        if body.is_some() {
+            request = request.header(http::header::CONTENT_TYPE, "application/json");
+        }
+        let body = body.unwrap_or_default().as_bytes().to_vec();
+        let mut request = request.body(body).map_err(|error| nonsense(&error))?;
+        let auth = ServerSignatures::of(self, server);
+        ServerSignatures::add_authentication(&mut request, auth)
+            .map_err(|error| nonsense(&error))?;
+        read(self.send_to(server, request.map(Bytes::from), limits).await?).await
+    }
+
     /// Sends a `PUT` whose body is canonical JSON already. `path` has no character that JSON escapes.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use appliance_ledger::rows::AliasRow;
 use appliance_ledger::{Commit, Direction, membership};
 use appliance_model::ruma::events::StateEventType;
 use appliance_model::ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, RoomAliasId, RoomId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId,
 };
 use appliance_model::{Caller, Error, Kind, Role, RoomNid};
 use appliance_rules::Permit;
@@ -38,6 +38,36 @@ impl Rooms {
         }
         let row = row.ok_or_else(no_alias)?;
         self.house.ledger.room_id(RoomNid(row.room)).await
+    }
+
+    /// The room an alias of any server points at, and servers that know the room.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::NotFound`] if there is no such alias; [`Kind::Forbidden`] if it is of a server that this
+    /// one has nothing to do with; [`Kind::RemoteUnavailable`] if that server cannot be reached.
+    pub async fn find_alias(
+        &self,
+        alias: &RoomAliasId,
+    ) -> Result<(OwnedRoomId, Vec<OwnedServerName>), Error> {
+        #[derive(serde::Deserialize)]
+        struct Found {
+            room_id: OwnedRoomId,
+            #[serde(default)]
+            servers: Vec<OwnedServerName>,
+        }
+        let server = alias.server_name();
+        if *server == self.house.server_name {
+            return Ok((self.resolve_alias(alias).await?, Vec::new()));
+        }
+        if !self.line.allows(server) {
+            let unknown = format!("This server does not exchange rooms with {server}.");
+            return Err(Error::forbidden(unknown));
+        }
+        let ask = crate::federation::Ask::Alias { alias: alias.to_owned() };
+        let Found { room_id, mut servers } = self.ask(server, ask).await?;
+        servers.insert(0, server.to_owned());
+        Ok((room_id, servers))
     }
 
     async fn alias_row(&self, alias: &RoomAliasId) -> Result<Option<AliasRow>, Error> {

@@ -72,6 +72,17 @@ impl Draft {
         rules: &RoomVersionRules,
         place: &Place<'_>,
     ) -> Result<Pdu, Error> {
+        let object = self.object(house, rules, place)?;
+        finish(object, house, rules, place.room_id)
+    }
+
+    /// The event before it is hashed and signed.
+    pub(crate) fn object(
+        self,
+        house: &House,
+        rules: &RoomVersionRules,
+        place: &Place<'_>,
+    ) -> Result<CanonicalJsonObject, Error> {
         self.check_names()?;
         let at = self.at.unwrap_or_else(|| house.clock.now());
         let ids = |ids: &[OwnedEventId]| {
@@ -98,7 +109,7 @@ impl Draft {
             object.extend(content.remove_entry("redacts"));
         }
         object.insert("content".to_owned(), content.into());
-        finish(object, house, rules, place.room_id)
+        Ok(object)
     }
 
     fn check_names(&self) -> Result<(), Error> {

@@ -8,11 +8,12 @@ use appliance_ledger::keyspaces::{PUBLISHED, ROOM_IDS, ROOMS};
 use appliance_ledger::rows::{HeadRow, PublishedRow, RoomRow};
 use appliance_model::ruma::api::client::room::Visibility;
 use appliance_model::ruma::api::client::room::create_room::v3::{Request, RoomPreset};
+use appliance_model::ruma::events::room::member::{MembershipState, RoomMemberEventContent};
 use appliance_model::ruma::events::{StateEventType, TimelineEventType};
 use appliance_model::ruma::room_version_rules::RoomVersionRules;
 use appliance_model::ruma::{
     CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedRoomAliasId,
-    OwnedRoomId, OwnedUserId, RoomVersionId, UInt,
+    OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UInt,
 };
 use appliance_model::{Caller, Error, Kind, Pdu, RoomNid};
 use appliance_rules::event_auth::NamedState;
@@ -119,7 +120,22 @@ impl Rooms {
             }
         }
         room.leave().await?;
+        self.invite_others(&plan, &room_id).await;
         Ok(room_id)
+    }
+
+    /// Those of other servers are invited once the room is there. One who cannot be reached makes the
+    /// room no less a room: the creator sees who is not in the list, and invites again.
+    async fn invite_others(&self, plan: &Plan<'_>, room_id: &RoomId) {
+        for invitee in plan.request.invite.iter().filter(|id| !self.house.is_ours(id)) {
+            let mut content = RoomMemberEventContent::new(MembershipState::Invite);
+            content.is_direct = plan.request.is_direct.then_some(true);
+            let invited = self.invite_elsewhere(plan.caller, room_id, invitee, &content).await;
+            if let Err(error) = invited {
+                tracing::warn!(kind = "federation.invite", room.id = %room_id, user.id = %invitee,
+                    %error, "somebody of another server could not be invited to a new room");
+            }
+        }
     }
 
     /// "room_alias_name: the desired room alias local part".
@@ -281,7 +297,7 @@ impl Rooms {
             });
             set(plan, room, StateEventType::RoomTopic, content_from(&content)?).await?;
         }
-        for invitee in &plan.request.invite {
+        for invitee in plan.request.invite.iter().filter(|id| self.house.is_ours(id)) {
             let mut content = self.invite_content(invitee).await?;
             content.is_direct = plan.request.is_direct.then_some(true);
             room.add_member(creator, invitee, &content).await?;
@@ -406,7 +422,6 @@ fn preset_state(preset: &RoomPreset) -> Vec<(StateEventType, serde_json::Value)>
 
 #[cfg(test)]
 mod tests {
-    use appliance_model::ruma::RoomId;
     use appliance_model::ruma::events::room::member::MembershipState as M;
     use serde_json::Value;
 

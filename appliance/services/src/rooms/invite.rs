@@ -33,6 +33,10 @@ impl Rooms {
         super::membership::check_inside(&room, &caller.user_id).await?;
         let mut content = self.invite_content(target).await?;
         content.reason = reason;
+        if !self.house.is_ours(target) {
+            drop(room);
+            return self.invite_elsewhere(caller, room_id, target, &content).await;
+        }
         room.add_member(&caller.user_id, target, &content).await?;
         room.leave().await?;
         Ok(())

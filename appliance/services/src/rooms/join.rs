@@ -6,8 +6,8 @@ use appliance_ledger::keyspaces::{MEMBERS, USER_ROOMS};
 use appliance_ledger::{Direction, membership};
 use appliance_model::ruma::events::StateEventType;
 use appliance_model::ruma::events::room::member::MembershipState;
-use appliance_model::ruma::{OwnedRoomId, OwnedUserId, RoomId};
-use appliance_model::{Caller, Error};
+use appliance_model::ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId};
+use appliance_model::{Caller, Error, Kind};
 use appliance_rules::restricted::rooms_that_open;
 
 use super::Rooms;
@@ -34,9 +34,62 @@ impl Rooms {
         room_id: &RoomId,
         reason: Option<String>,
     ) -> Result<(), Error> {
+        self.join_via(caller, room_id, &[], reason).await
+    }
+
+    /// The same, where the caller says which other servers may know the room.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rooms::join`]; also what the other servers say, and
+    /// [`appliance_model::Kind::RemoteUnavailable`] if none of them can be reached.
+    pub async fn join_via(
+        &self,
+        caller: &Caller,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+        reason: Option<String>,
+    ) -> Result<(), Error> {
         self.limits.room(caller.user)?;
         let reason = checked_reason(reason)?;
         self.check_not_blocked(room_id).await?;
+        let here = match self.house.ledger.room(room_id).await? {
+            Some(room) => self.is_resident(room).await?,
+            None => false,
+        };
+        if !here {
+            return self.join_elsewhere(caller, room_id, via, reason).await;
+        }
+        match self.join_here(caller, room_id, reason.clone()).await {
+            // Nobody of ours may let the caller in: somebody of another server in the room may.
+            Err(refused) if refused.kind == Kind::Forbidden => {
+                match self.others_may_vouch(caller, room_id).await? {
+                    true => self.join_elsewhere(caller, room_id, via, reason).await,
+                    false => Err(refused),
+                }
+            }
+            joined => joined,
+        }
+    }
+
+    /// Whether a restricted room has other servers in it, and the caller needs somebody to vouch.
+    async fn others_may_vouch(&self, caller: &Caller, room_id: &RoomId) -> Result<bool, Error> {
+        let room = self.enter(room_id).await?;
+        if room.servers().next().is_none()
+            || room.membership(&caller.user_id).await? == Some(MembershipState::Ban)
+        {
+            return Ok(false);
+        }
+        let rule = room.state(&StateEventType::RoomJoinRules, "").await?;
+        Ok(rule.is_some_and(|rule| rooms_that_open(&rule, &room.rules.authorization).is_some()))
+    }
+
+    async fn join_here(
+        &self,
+        caller: &Caller,
+        room_id: &RoomId,
+        reason: Option<String>,
+    ) -> Result<(), Error> {
         let mut room = self.enter(room_id).await?;
         if room.membership(&caller.user_id).await? == Some(MembershipState::Join) {
             return Ok(());
@@ -97,7 +150,7 @@ impl Rooms {
         Ok(false)
     }
 
-    async fn member_who_may_invite(
+    pub(crate) async fn member_who_may_invite(
         &self,
         room: &OpenRoom<'_>,
     ) -> Result<Option<OwnedUserId>, Error> {
@@ -135,7 +188,6 @@ impl Rooms {
 
 #[cfg(test)]
 mod tests {
-    use appliance_model::Kind;
     use appliance_model::ruma::RoomVersionId as V;
     use serde_json::json;
 

@@ -2,8 +2,8 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#knocking-on-rooms
 
-use appliance_model::ruma::RoomId;
 use appliance_model::ruma::events::room::member::MembershipState;
+use appliance_model::ruma::{OwnedServerName, RoomId};
 use appliance_model::{Caller, Error};
 
 use super::Rooms;
@@ -23,12 +23,35 @@ impl Rooms {
         room_id: &RoomId,
         reason: Option<String>,
     ) -> Result<(), Error> {
+        self.knock_via(caller, room_id, &[], reason).await
+    }
+
+    /// The same, where the caller says which other servers may know the room.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rooms::knock`]; also what the other servers say, and
+    /// [`appliance_model::Kind::RemoteUnavailable`] if none of them can be reached.
+    pub async fn knock_via(
+        &self,
+        caller: &Caller,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+        reason: Option<String>,
+    ) -> Result<(), Error> {
         self.limits.room(caller.user)?;
         let reason = checked_reason(reason)?;
         self.check_not_blocked(room_id).await?;
-        let mut room = self.enter(room_id).await?;
         let mut content = self.own_content(caller, MembershipState::Knock).await?;
         content.reason = reason;
+        let here = match self.house.ledger.room(room_id).await? {
+            Some(room) => self.is_resident(room).await?,
+            None => false,
+        };
+        if !here {
+            return self.knock_elsewhere(caller, room_id, via, content).await;
+        }
+        let mut room = self.enter(room_id).await?;
         room.add_member(&caller.user_id, &caller.user_id, &content).await?;
         room.leave().await?;
         Ok(())

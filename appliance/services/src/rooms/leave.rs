@@ -28,6 +28,10 @@ impl Rooms {
     ) -> Result<(), Error> {
         let reason = checked_reason(reason)?;
         let mut room = self.enter(room_id).await?;
+        if !room.is_resident() {
+            drop(room);
+            return self.leave_elsewhere(caller, room_id, reason).await;
+        }
         if room.membership(&caller.user_id).await? == Some(MembershipState::Leave) {
             return Ok(());
         }

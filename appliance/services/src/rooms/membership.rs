@@ -14,7 +14,7 @@ const REASON_BYTES_MAX: usize = 4_000;
 
 impl Rooms {
     /// What a local user's own member event says: membership and, if set, name and picture.
-    pub(super) async fn joining_content(
+    pub(crate) async fn joining_content(
         &self,
         caller: &Caller,
     ) -> Result<RoomMemberEventContent, Error> {
@@ -22,7 +22,7 @@ impl Rooms {
     }
 
     /// The same with another membership.
-    pub(super) async fn own_content(
+    pub(crate) async fn own_content(
         &self,
         caller: &Caller,
         membership: MembershipState,
@@ -120,7 +120,7 @@ pub(super) fn checked_reason(reason: Option<String>) -> Result<Option<String>, E
 }
 
 /// Checks that the caller is in the room: those who are not learn nothing of who is.
-pub(super) async fn check_inside(room: &OpenRoom<'_>, who: &UserId) -> Result<(), Error> {
+pub(crate) async fn check_inside(room: &OpenRoom<'_>, who: &UserId) -> Result<(), Error> {
     match room.membership(who).await? {
         Some(MembershipState::Join) => Ok(()),
         _ => Err(room.refuse(who, "You are not in this room.").await),

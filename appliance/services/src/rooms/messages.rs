@@ -294,12 +294,17 @@ impl Rooms {
     ) -> Result<Walked, Error> {
         let start = if direction == Direction::Backward { high } else { low };
         let mut walked = Walked { seen: Vec::new(), next: start, more: false, newest: None };
-        let view = self.house.ledger.view().await?;
+        let mut view = self.house.ledger.view().await?;
         let ignored = self.ignored(caller.user).await?;
         let (mut looked_at, mut page) = (0, limit);
         while walked.seen.len() < limit && looked_at < LOOKED_AT_MAX && low < high {
             let stretch = view.timeline(room, (low, high), direction, page).await?;
             looked_at += stretch.events.len();
+            if direction == Direction::Backward && self.filled(room, &stretch, high).await? {
+                // What other servers had is there now: look again.
+                view = self.house.ledger.view().await?;
+                continue;
+            }
             walked.more = stretch.more;
             let readers = self.visible(caller.user, room, &stretch.events).await?;
             for ((event, row), reader) in stretch.events.into_iter().zip(readers) {
@@ -326,6 +331,20 @@ impl Rooms {
             page = (page * 2).min(STRIDE_MAX).max(limit);
         }
         Ok(walked)
+    }
+
+    /// Fills a gap that lies in a stretch, or at its beginning, from other servers. The gap belongs to
+    /// the event above it, which may be the last of the page before.
+    async fn filled(
+        &self,
+        room: RoomNid,
+        stretch: &appliance_ledger::Stretch,
+        high: i64,
+    ) -> Result<bool, Error> {
+        let oldest = stretch.events.last().and_then(|(event, _)| event.position);
+        let low = if stretch.more { oldest.unwrap_or(high) } else { i64::MIN };
+        let room_id = self.house.ledger.room_id(room).await?;
+        self.fill_gap(room, &room_id, (low, high)).await
     }
 
     /// The state once an event was in.

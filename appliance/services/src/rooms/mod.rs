@@ -1,7 +1,8 @@
 //! Rooms: entering one, building an event, judging it, adding it.
 
 mod aliases;
-mod build;
+pub(crate) mod arrive;
+pub(crate) mod build;
 mod client_events;
 mod company;
 mod create_room;
@@ -18,8 +19,9 @@ mod kick;
 mod knock;
 mod leave;
 mod members;
-mod membership;
+pub(crate) mod membership;
 mod messages;
+mod moved;
 mod mutual_rooms;
 mod power;
 mod publish;
@@ -27,7 +29,7 @@ mod read_state;
 mod redact_event;
 mod relations;
 mod report;
-mod room;
+pub(crate) mod room;
 mod send_event;
 mod state;
 mod steward;
@@ -41,6 +43,7 @@ mod visible;
 use std::sync::Arc;
 
 use appliance_ledger::keyspaces::{HEADS, ROOMS};
+use appliance_ledger::rows::AuthRow;
 use appliance_model::ruma::room_version_rules::RoomVersionRules;
 use appliance_model::ruma::{RoomId, RoomVersionId};
 use appliance_model::{Error, EventNid, Pdu, RoomNid};
@@ -64,10 +67,11 @@ pub use redact_event::Redaction;
 pub use relations::{Related, RelationsQuery, ThreadsPage, ThreadsQuery};
 pub use report::Reported;
 pub use room::OpenRoom;
-pub use summary::RoomSummary;
+pub use summary::{FACE, RoomSummary};
+pub(crate) use timestamp::closest;
 pub use upgrade::Upgrade;
 pub use user_directory::FoundUser;
-pub(crate) use visible::membership_set_by;
+pub(crate) use visible::{membership_set_by, visibility_set_by};
 
 use crate::doors::Doors;
 use crate::house::House;
@@ -77,19 +81,38 @@ use crate::limits::Limits;
 /// 3 KB each.
 const PDUS_CACHED_MAX: usize = 2_000;
 
+/// Edges of the authorization graph kept in memory: the state of a room of ten thousand, about 100
+/// bytes each.
+const EDGES_CACHED_MAX: usize = 20_000;
+
 /// The rooms of the house.
 pub struct Rooms {
     pub(crate) house: Arc<House>,
     pub(crate) limits: Arc<Limits>,
-    doors: Doors,
+    pub(crate) doors: Doors,
     delayed_doors: Doors,
     pub(crate) pdus: Arc<Cache<EventNid, Arc<Pdu>>>,
+    /// The edges of the authorization graph.
+    pub(crate) edges: Cache<EventNid, Arc<AuthRow>>,
+    /// Other servers, once there is a way to reach them.
+    pub line: crate::federation::Line,
+    /// One walk through another server's part of a room at a time.
+    pub(crate) receiving: Doors,
 }
 
 impl Rooms {
     pub(crate) fn new(house: Arc<House>, limits: Arc<Limits>) -> Self {
         let pdus = Arc::new(Cache::new(PDUS_CACHED_MAX));
-        Self { house, limits, doors: Doors::default(), delayed_doors: Doors::default(), pdus }
+        Self {
+            house,
+            limits,
+            doors: Doors::default(),
+            delayed_doors: Doors::default(),
+            pdus,
+            edges: Cache::new(EDGES_CACHED_MAX),
+            line: crate::federation::Line::default(),
+            receiving: Doors::default(),
+        }
     }
 
     /// Enters a room to write in it. One writer is inside at a time, so what it reads there stays
@@ -104,6 +127,28 @@ impl Rooms {
         let head = self.house.ledger.get(&HEADS, &room).await?.unwrap_or_default();
         let rules = rules_of(&version)?;
         Ok(OpenRoom::new(self, room, room_id.to_owned(), rules, head, guard))
+    }
+
+    /// Enters a room that is about to become known.
+    pub(crate) async fn enter_unknown(
+        &self,
+        room: RoomNid,
+        room_id: &RoomId,
+        version: &RoomVersionId,
+    ) -> Result<OpenRoom<'_>, Error> {
+        let guard = self.doors.enter(room.0).await;
+        let head = appliance_ledger::rows::HeadRow::default();
+        Ok(OpenRoom::new(self, room, room_id.to_owned(), rules_of(version)?, head, guard))
+    }
+
+    /// Whether one of our users is in a room: only then is what we know of it current.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn is_resident(&self, room: RoomNid) -> Result<bool, Error> {
+        let head = self.house.ledger.get(&HEADS, &room).await?.unwrap_or_default();
+        Ok(room::is_resident(&head))
     }
 
     /// The number and version of a room this server knows.

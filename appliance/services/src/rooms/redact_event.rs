@@ -9,12 +9,12 @@
 
 use std::sync::Arc;
 
-use appliance_ledger::keyspaces::EVENTS;
+use appliance_ledger::keyspaces::{EVENTS, WAITING_REDACTIONS};
 use appliance_ledger::{Commit, Event};
 use appliance_model::ruma::canonical_json::redact_in_place;
 use appliance_model::ruma::events::TimelineEventType;
 use appliance_model::ruma::{
-    CanonicalJsonObject, EventId, OwnedEventId, RoomId, TransactionId, UserId,
+    CanonicalJsonObject, EventId, OwnedEventId, OwnedUserId, RoomId, TransactionId, UserId,
 };
 use appliance_model::{Caller, Error, EventNid, Kind, Pdu, Role};
 use appliance_rules::Denial;
@@ -130,6 +130,70 @@ impl OpenRoom<'_> {
         Ok(event.filter(|event| event.room == self.room))
     }
 
+    /// Whether another server's redaction counts: "the power level of the redaction event's sender is
+    /// greater than or equal to the redact level", or "the domain of the redaction event's sender
+    /// matches that of the original event's sender" ([redactions]).
+    ///
+    /// [redactions]: https://spec.matrix.org/v1.19/rooms/v11/#handling-redactions
+    pub(crate) async fn redaction_counts(
+        &self,
+        redaction: &Pdu,
+        author: &UserId,
+    ) -> Result<bool, Error> {
+        Ok(author.server_name() == redaction.sender.server_name()
+            || self.has_power(&redaction.sender).await?)
+    }
+
+    /// The author of what a redaction takes back, if this server has it.
+    pub(crate) async fn author_of_target(
+        &self,
+        redaction: &Pdu,
+    ) -> Result<Option<OwnedUserId>, Error> {
+        let target = self.redacted_event(redaction).await?;
+        Ok(target.and_then(|target| {
+            UserId::parse(target.part(target.spans.sender).trim_matches('"')).ok()
+        }))
+    }
+
+    /// An event whose redaction came before it: what is left of it, and the redaction.
+    pub(super) async fn taken_back_already(
+        &self,
+        pdu: &Pdu,
+        commit: &mut Commit,
+    ) -> Result<Option<(Arc<Pdu>, EventNid)>, Error> {
+        let ledger = &self.rooms.house.ledger;
+        if self.rooms.house.is_ours(&pdu.sender) {
+            return Ok(None);
+        }
+        let waiting = ledger.event_digest(&pdu.event_id);
+        let Some(number) = ledger.get(&WAITING_REDACTIONS, &waiting).await? else {
+            return Ok(None);
+        };
+        let redaction = self.pdu(EventNid(number)).await?;
+        commit.delete(&WAITING_REDACTIONS, &waiting);
+        if !self.redaction_counts(&redaction, &pdu.sender).await? {
+            return Ok(None);
+        }
+        let mut pruned = self.pruned(&pdu.event_id, &pdu.json)?;
+        pruned.rejected = pdu.rejected;
+        Ok(Some((Arc::new(pruned), EventNid(number))))
+    }
+
+    /// What the room version's redaction algorithm leaves of an event.
+    pub(crate) fn pruned(&self, event_id: &EventId, json: &[u8]) -> Result<Pdu, Error> {
+        let mut object: CanonicalJsonObject =
+            serde_json::from_slice(json).map_err(Error::internal)?;
+        redact_in_place(&mut object, &self.rules.redaction, None).map_err(Error::internal)?;
+        let json = Bytes::from(serde_json::to_vec(&object).map_err(Error::internal)?);
+        Pdu::parse(
+            event_id.to_owned(),
+            self.room_id.clone(),
+            json,
+            self.rules.redaction.content_field_redacts,
+        )
+        .map_err(Error::internal)
+    }
+
     /// Prunes the target in the commit of its redaction.
     pub(super) async fn apply_redaction(
         &mut self,
@@ -141,17 +205,8 @@ impl OpenRoom<'_> {
         if target.redacted_by.is_some() {
             return Ok(());
         }
-        let mut object: CanonicalJsonObject =
-            serde_json::from_slice(&target.json).map_err(Error::internal)?;
-        redact_in_place(&mut object, &self.rules.redaction, None).map_err(Error::internal)?;
-        let json = Bytes::from(serde_json::to_vec(&object).map_err(Error::internal)?);
-        let pruned = Pdu::parse(
-            target.event_id.clone(),
-            self.room_id.clone(),
-            json.clone(),
-            self.rules.redaction.content_field_redacts,
-        )
-        .map_err(Error::internal)?;
+        let pruned = self.pruned(&target.event_id, &target.json)?;
+        let json = pruned.json.clone();
         let event =
             Event { json, spans: pruned.spans, redacted_by: Some(number), ..(*target).clone() };
         commit.put(&EVENTS, &target.number, &event.to_row());

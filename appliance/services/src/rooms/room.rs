@@ -4,41 +4,43 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use appliance_ledger::keyspaces::{HEADS, MEMBERS, USER_ROOMS};
-use appliance_ledger::rows::{HeadRow, MembershipRow};
-use appliance_ledger::{Commit, NewEvent, Root, membership};
+use appliance_ledger::keyspaces::HEADS;
+use appliance_ledger::rows::{AuthRow, HeadRow};
+use appliance_ledger::{Commit, Root};
 use appliance_model::ruma::events::room::member::{MembershipState, RoomMemberEventContent};
 use appliance_model::ruma::events::{StateEventType, TimelineEventType};
 use appliance_model::ruma::room_version_rules::RoomVersionRules;
-use appliance_model::ruma::{CanonicalJsonObject, OwnedRoomId, UserId};
+use appliance_model::ruma::{CanonicalJsonObject, OwnedEventId, OwnedRoomId, UserId};
 use appliance_model::{DeviceNid, Error, EventNid, Pdu, Position, RoomNid};
-use appliance_rules::Denial;
 use appliance_rules::event_auth::{NamedState, deciding_state, may_send};
+use appliance_rules::{Denial, Permit};
 use serde::Deserialize;
 use tokio::sync::OwnedMutexGuard;
 
 use super::Rooms;
+use super::arrive::{Arrival, Known};
 use super::build::{Draft, Place, content_from};
 use super::relations::RelatedNow;
-use crate::media::link::{Sent, link};
 
 /// "A PDU … at most 20 entries in prev_events" (server-server, PDU fields).
-const PREV_EVENTS_MAX: usize = 20;
+pub(crate) const PREV_EVENTS_MAX: usize = 20;
 
 /// A room with one writer inside.
 pub struct OpenRoom<'a> {
-    pub(super) rooms: &'a Rooms,
+    pub(crate) rooms: &'a Rooms,
     /// Its number.
     pub room: RoomNid,
     /// Its ID.
     pub room_id: OwnedRoomId,
     /// The rules of its version.
     pub rules: RoomVersionRules,
-    head: HeadRow,
-    states: appliance_ledger::state::States<'a>,
-    fresh: HashMap<EventNid, Arc<Pdu>>,
+    pub(crate) head: HeadRow,
+    pub(crate) states: appliance_ledger::state::States<'a>,
+    pub(crate) fresh: HashMap<EventNid, Arc<Pdu>>,
+    pub(crate) fresh_known: HashMap<OwnedEventId, Known>,
+    pub(crate) fresh_edges: HashMap<EventNid, Arc<AuthRow>>,
     pub(super) related: RelatedNow,
-    commit: Option<Commit>,
+    pub(super) commit: Option<Commit>,
     guard: OwnedMutexGuard<()>,
 }
 
@@ -61,6 +63,8 @@ impl<'a> OpenRoom<'a> {
             states,
             fresh: HashMap::new(),
             related: RelatedNow::default(),
+            fresh_known: HashMap::new(),
+            fresh_edges: HashMap::new(),
             commit: None,
             guard,
         }
@@ -85,16 +89,28 @@ impl<'a> OpenRoom<'a> {
         kind: &StateEventType,
         key: &str,
     ) -> Result<Option<(EventNid, Arc<Pdu>)>, Error> {
+        self.entry_at(Root(self.head.state_root), kind, key).await
+    }
+
+    /// A state event of the state `root`, and its number.
+    pub(crate) async fn entry_at(
+        &self,
+        root: Root,
+        kind: &StateEventType,
+        key: &str,
+    ) -> Result<Option<(EventNid, Arc<Pdu>)>, Error> {
         let ledger = &self.rooms.house.ledger;
         let Some(key) = ledger.state_key(kind, key).await? else { return Ok(None) };
-        let Some(number) = self.states.get(Root(self.head.state_root), key).await? else {
-            return Ok(None);
-        };
-        let pdu = match self.fresh.get(&number) {
-            Some(pdu) => pdu.clone(),
-            None => self.rooms.pdu(number, &self.rules).await?,
-        };
-        Ok(Some((number, pdu)))
+        let Some(number) = self.states.get(root, key).await? else { return Ok(None) };
+        Ok(Some((number, self.pdu(number).await?)))
+    }
+
+    /// An event of this visit or of the store, parsed.
+    pub(crate) async fn pdu(&self, number: EventNid) -> Result<Arc<Pdu>, Error> {
+        match self.fresh.get(&number) {
+            Some(pdu) => Ok(pdu.clone()),
+            None => self.rooms.pdu(number, &self.rules).await,
+        }
     }
 
     /// A user's current membership.
@@ -122,26 +138,8 @@ impl<'a> OpenRoom<'a> {
         txn: Option<(DeviceNid, String)>,
     ) -> Result<Arc<Pdu>, Error> {
         self.check_relation(&draft).await?;
-        let named = self.named_state(&draft).await?;
-        let is_auth = |kind: &StateEventType| {
-            // Since v12 the room ID names the create event; listing it would be wrong.
-            !(self.rules.authorization.room_create_event_id_as_room_id
-                && *kind == StateEventType::RoomCreate)
-        };
-        let auth_events: Vec<_> = named
-            .iter()
-            .filter(|((kind, _), _)| is_auth(kind))
-            .map(|(_, event)| event.event_id.clone())
-            .collect();
-        let prev_events: Vec<_> = (self.head.extremities.iter().rev().take(PREV_EVENTS_MAX))
-            .filter_map(|id| id.as_str().try_into().ok())
-            .collect();
-        let place = Place {
-            room_id: Some(&self.room_id),
-            prev_events: &prev_events,
-            auth_events: &auth_events,
-            depth: self.head.depth + 1,
-        };
+        let (named, prev_events, auth_events) = self.references(&draft).await?;
+        let place = self.place(&prev_events, &auth_events);
         let standing = self.standing(&draft).await?;
         let pdu = draft.sign(&self.rooms.house, &self.rules, &place)?;
         if let Some(standing) = standing
@@ -150,6 +148,38 @@ impl<'a> OpenRoom<'a> {
             return Ok(standing);
         }
         self.judge_and_append(pdu, &named, txn).await
+    }
+
+    /// What a new event is judged by, what it follows, and what it names as allowing it.
+    pub(crate) async fn references(
+        &self,
+        draft: &Draft,
+    ) -> Result<(NamedState, Vec<OwnedEventId>, Vec<OwnedEventId>), Error> {
+        let named = self.named_state(draft).await?;
+        let is_auth = |kind: &StateEventType| {
+            // Since v12 the room ID names the create event; listing it would be wrong.
+            !(self.rules.authorization.room_create_event_id_as_room_id
+                && *kind == StateEventType::RoomCreate)
+        };
+        let auth_events = named
+            .iter()
+            .filter(|((kind, _), _)| is_auth(kind))
+            .map(|(_, event)| event.event_id.clone())
+            .collect();
+        let prev_events = (self.head.extremities.iter().rev().take(PREV_EVENTS_MAX))
+            .filter_map(|id| id.as_str().try_into().ok())
+            .collect();
+        Ok((named, prev_events, auth_events))
+    }
+
+    /// The end of the room.
+    pub(crate) fn place<'p>(
+        &'p self,
+        prev_events: &'p [OwnedEventId],
+        auth_events: &'p [OwnedEventId],
+    ) -> Place<'p> {
+        let depth = self.head.depth + 1;
+        Place { room_id: Some(&self.room_id), prev_events, auth_events, depth }
     }
 
     /// The current state event that says what `draft` says.
@@ -202,122 +232,31 @@ impl<'a> OpenRoom<'a> {
             Ok(permit) => permit,
             Err(denial) => return Err(ledger.refuse(denial).await),
         };
-        let mut commit = match self.commit.take() {
-            Some(mut commit) => {
-                commit.also(permit);
-                commit
-            }
-            None => ledger.begin(permit),
-        };
+        let mut commit = self.begin(permit);
         let pdu = Arc::new(pdu);
         if pdu.kind == TimelineEventType::RoomRedaction {
             self.may_redact(&pdu).await?;
         }
-        self.append(&pdu, txn, &mut commit).await?;
+        let before = Root(self.head.state_root);
+        self.append(&pdu, Arrival { txn, ..Arrival::at(before) }, &mut commit).await?;
         self.commit = Some(commit);
         Ok(pdu)
     }
 
-    async fn append(
-        &mut self,
-        pdu: &Arc<Pdu>,
-        txn: Option<(DeviceNid, String)>,
-        commit: &mut Commit,
-    ) -> Result<(), Error> {
-        let ledger = &self.rooms.house.ledger;
-        let number = EventNid(ledger.next_number());
-        let device = txn.as_ref().map(|(device, _)| *device);
-        let before = Root(self.head.state_root);
-        let (mut after, mut replaces, mut moved) = (before, None, None);
-        if let Some((kind, key)) = pdu.state_pair() {
-            let old = self.state_entry(&kind, &key).await?;
-            let key_number = ledger.state_key_in(&kind, &key, commit).await?;
-            after = self.states.set(before, key_number, number, commit).await?;
-            replaces = old.as_ref().map(|(number, _)| *number);
-            if kind == StateEventType::RoomMember {
-                moved = Some((key, old.map(|(_, pdu)| membership_of(&pdu))));
+    /// What this visit has gathered so far, with what another permit allows.
+    pub(crate) fn begin(&mut self, permit: Permit) -> Commit {
+        match self.commit.take() {
+            Some(mut commit) => {
+                commit.also(permit);
+                commit
             }
+            None => self.rooms.house.ledger.begin(permit),
         }
-        let new = NewEvent {
-            number,
-            pdu,
-            room: self.room,
-            state_before: before,
-            state_after: after,
-            txn,
-            replaces,
-        };
-        let index = self.index_relation(pdu, number, None, commit).await?;
-        commit.append_with(ledger, new, index);
-        // After the event: what a leaver may see ends at the membership's position, and holds the
-        // event.
-        if let Some((user_id, old)) = moved {
-            self.move_member(pdu, number, &user_id, old, commit).await?;
-        }
-        if pdu.kind == TimelineEventType::RoomRedaction {
-            self.apply_redaction(pdu, number, commit).await?;
-        }
-        // What it shows of people's files lives no longer than this room allows.
-        let sent = Sent { number, pdu, device, replaces };
-        link(&self.rooms.house, self, sent, commit).await?;
-        self.fresh.insert(number, pdu.clone());
-        self.head.extremities = vec![pdu.event_id.to_string()];
-        self.head.depth = self.head.depth.max(pdu.depth);
-        self.head.state_root = after.0;
-        Ok(())
     }
 
-    /// Keeps the current-membership indexes in step with a member event.
-    async fn move_member(
-        &mut self,
-        pdu: &Pdu,
-        number: EventNid,
-        user_id: &str,
-        old: Option<MembershipState>,
-        commit: &mut Commit,
-    ) -> Result<(), Error> {
-        let ledger = &self.rooms.house.ledger;
-        let user_id = UserId::parse(user_id)
-            .map_err(|_| Error::invalid_param("The state key of a member event is a user ID."))?;
-        let user = ledger.user_in(&user_id, commit).await?;
-        let new = membership_of(pdu);
-        let old_code = old.as_ref().map(membership::code);
-        let new_code = membership::code(&new);
-        if let Some(old_code) = old_code {
-            commit.delete(&MEMBERS, &(self.room, old_code, user));
-        }
-        commit.put(&MEMBERS, &(self.room, new_code, user), &number.0);
-        for (code, count) in [
-            (membership::JOIN, &mut self.head.joined),
-            (membership::INVITE, &mut self.head.invited),
-        ] {
-            *count = (*count + u64::from(new_code == code))
-                .saturating_sub(u64::from(old_code == Some(code)));
-        }
-        if self.rooms.house.is_ours(&user_id) {
-            let room = self.room;
-            let known = ledger.get(&USER_ROOMS, &(user, room)).await?;
-            let since = known.as_ref().filter(|row| row.membership == new_code);
-            let since = since.map(|row| row.since);
-            let (is_in, was_in) =
-                (new_code == membership::JOIN, old_code == Some(membership::JOIN));
-            let was_in_until = known.and_then(|row| row.joined_until);
-            commit.stamp(move |position, rows| {
-                let joined_until = if was_in { Some(position.0) } else { was_in_until };
-                let row = MembershipRow {
-                    membership: new_code,
-                    position: position.0,
-                    event: number.0,
-                    forgotten: false,
-                    since: since.unwrap_or(position.0),
-                    joined_until: joined_until.filter(|_| !is_in),
-                };
-                rows.put(&USER_ROOMS, &(user, room), &row);
-            });
-            commit.touched().users.push(user);
-            commit.touched().memberships.push((user, room, new_code == membership::JOIN));
-        }
-        Ok(())
+    /// Puts back what [`OpenRoom::begin`] gave out.
+    pub(crate) fn resume(&mut self, commit: Commit) {
+        self.commit = Some(commit);
     }
 
     async fn named_state(&self, draft: &Draft) -> Result<NamedState, Error> {
@@ -356,6 +295,12 @@ impl<'a> OpenRoom<'a> {
         commit.hold(self.guard);
         ledger.commit(commit).await
     }
+}
+
+/// Whether some who are joined are ours.
+pub(crate) fn is_resident(head: &HeadRow) -> bool {
+    let others: u64 = head.servers.iter().flatten().map(|(_, count)| count).sum();
+    head.joined > others
 }
 
 /// The membership a member event sets; `leave` if it is unreadable (a redacted one still has it).

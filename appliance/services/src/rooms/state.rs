@@ -34,6 +34,9 @@ impl Rooms {
     ) -> Result<OwnedEventId, Error> {
         self.limits.message(caller.user)?;
         let content = content_of(&request.body)?;
+        if let Some(invite) = self.invite_by_state(caller, request, &content).await? {
+            return Ok(invite);
+        }
         let mut room = self.enter(&request.room_id).await?;
         let content = self.checked_state(caller, &room, request, content).await?;
         let kind = TimelineEventType::from(request.event_type.to_string());
@@ -44,6 +47,30 @@ impl Rooms {
         let event = room.add(draft, None).await?;
         room.leave().await?;
         Ok(event.event_id.clone())
+    }
+
+    /// An invite for a user of another server goes to that server first, whichever endpoint it came by.
+    async fn invite_by_state(
+        &self,
+        caller: &Caller,
+        request: &Request,
+        content: &CanonicalJsonObject,
+    ) -> Result<Option<OwnedEventId>, Error> {
+        let membership = content.get("membership").and_then(CanonicalJsonValue::as_str);
+        if request.event_type != StateEventType::RoomMember || membership != Some("invite") {
+            return Ok(None);
+        }
+        let target = UserId::parse(request.state_key.as_str()).ok();
+        let Some(target) = target.filter(|target| !self.house.is_ours(target)) else {
+            return Ok(None);
+        };
+        let content = serde_json::from_str(request.body.json().get())
+            .map_err(|error| Error::bad_json(format!("This is no invite: {error}")))?;
+        let inviting = self.invite_elsewhere(caller, &request.room_id, &target, &content);
+        inviting.await?;
+        let room = self.enter(&request.room_id).await?;
+        let set = room.state(&StateEventType::RoomMember, target.as_str()).await?;
+        Ok(set.map(|event| event.event_id.clone()))
     }
 
     /// What the authorization rules do not look at.

@@ -16,6 +16,19 @@ use super::Rooms;
 /// "m.heroes … the first 5 members".
 const HEROES_MAX: usize = 5;
 
+/// What a room shows of itself to those not in it ([stripped state]).
+///
+/// [stripped state]: https://spec.matrix.org/v1.19/client-server-api/#stripped-state
+pub const FACE: [StateEventType; 7] = [
+    StateEventType::RoomCreate,
+    StateEventType::RoomJoinRules,
+    StateEventType::RoomCanonicalAlias,
+    StateEventType::RoomAvatar,
+    StateEventType::RoomName,
+    StateEventType::RoomTopic,
+    StateEventType::RoomEncryption,
+];
+
 /// Counts, and the members after whom a nameless room is called.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RoomSummary {
@@ -103,19 +116,17 @@ impl Rooms {
     ) -> Result<Vec<String>, Error> {
         let ledger = &self.house.ledger;
         let own = ledger.event(EventNid(row.event)).await?;
+        // A room that this server is not in: its face came with the invite.
+        if own.outlier {
+            let mut events = self.call_face(room, caller.user).await?;
+            events.push(stripped(&own));
+            return Ok(events);
+        }
         let root = own.state_before;
         let inviter = own.part(own.spans.sender).trim_matches('"').to_owned();
         let mut events = Vec::new();
-        for (kind, key) in [
-            (StateEventType::RoomCreate, ""),
-            (StateEventType::RoomJoinRules, ""),
-            (StateEventType::RoomCanonicalAlias, ""),
-            (StateEventType::RoomAvatar, ""),
-            (StateEventType::RoomName, ""),
-            (StateEventType::RoomTopic, ""),
-            (StateEventType::RoomEncryption, ""),
-            (StateEventType::RoomMember, inviter.as_str()),
-        ] {
+        let inviter = (StateEventType::RoomMember, inviter.as_str());
+        for (kind, key) in FACE.map(|kind| (kind, "")).into_iter().chain([inviter]) {
             let event = self.state_at(room, root, &kind, key).await?;
             events.extend(event.as_deref().map(stripped));
         }

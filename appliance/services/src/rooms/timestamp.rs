@@ -2,6 +2,9 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidtimestamp_to_event
 
+use std::sync::Arc;
+
+use appliance_ledger::rows::TimelineRow;
 use appliance_ledger::{Direction, Event};
 use appliance_model::ruma::{OwnedEventId, RoomId};
 use appliance_model::{Caller, Error, RoomNid};
@@ -29,22 +32,25 @@ impl Rooms {
         (ts, direction): (u64, Direction),
     ) -> Result<(OwnedEventId, u64), Error> {
         let room = self.readable(caller, room_id).await?;
+        let events = self.events_around(room, ts).await?;
+        let readers = self.visible(caller.user, room, &events).await?;
+        let seen = events.iter().zip(readers).filter(|(_, reader)| reader.is_some());
+        let nothing = || Error::not_found("The room has no event on that side of the time.");
+        closest(seen.map(|((event, _), _)| &**event), ts, direction).ok_or_else(nothing)
+    }
+
+    /// The events around the place that a time points to, oldest first.
+    pub(crate) async fn events_around(
+        &self,
+        room: RoomNid,
+        ts: u64,
+    ) -> Result<Vec<(Arc<Event>, TimelineRow)>, Error> {
         let place = self.first_place_from(room, ts).await?;
         let view = self.house.ledger.view().await?;
         let (back, on) = ((i64::MIN, place), (place, i64::MAX));
         let before = view.timeline(room, back, Direction::Backward, AROUND).await?;
         let after = view.timeline(room, on, Direction::Forward, AROUND).await?;
-        let events: Vec<_> = before.events.into_iter().rev().chain(after.events).collect();
-        let readers = self.visible(caller.user, room, &events).await?;
-        let seen = events.iter().zip(readers).filter(|(_, reader)| reader.is_some());
-        let seen = seen.map(|((event, _), _)| (sent_ms(event), event));
-        let closest = match direction {
-            // Of several at the same time the first on the way there.
-            Direction::Forward => seen.filter(|(at, _)| *at >= ts).min_by_key(|(at, _)| *at),
-            Direction::Backward => seen.filter(|(at, _)| *at <= ts).max_by_key(|(at, _)| *at),
-        };
-        let nothing = || Error::not_found("The room has no event on that side of the time.");
-        closest.map(|(at, event)| (event.event_id.clone(), at)).ok_or_else(nothing)
+        Ok(before.events.into_iter().rev().chain(after.events).collect())
     }
 
     /// The place of the first event that was sent at `ts` or later, as far as times rise.
@@ -73,6 +79,21 @@ impl Rooms {
         }
         Ok(low)
     }
+}
+
+/// Of these events the closest to a time on one side of it, and its own time.
+pub(crate) fn closest<'a>(
+    events: impl Iterator<Item = &'a Event>,
+    ts: u64,
+    direction: Direction,
+) -> Option<(OwnedEventId, u64)> {
+    let timed = events.map(|event| (sent_ms(event), event));
+    let closest = match direction {
+        // Of several at the same time the first on the way there.
+        Direction::Forward => timed.filter(|(at, _)| *at >= ts).min_by_key(|(at, _)| *at),
+        Direction::Backward => timed.filter(|(at, _)| *at <= ts).max_by_key(|(at, _)| *at),
+    };
+    closest.map(|(at, event)| (event.event_id.clone(), at))
 }
 
 fn sent_ms(event: &Event) -> u64 {

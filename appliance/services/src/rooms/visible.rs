@@ -165,7 +165,7 @@ pub(crate) fn membership_set_by(event: &Event) -> MembershipState {
 
 /// "By default if no history_visibility is set, or if the value is not understood, the visibility
 /// is assumed to be shared." A redacted one keeps its value.
-pub(super) fn visibility_set_by(event: &Event) -> HistoryVisibility {
+pub(crate) fn visibility_set_by(event: &Event) -> HistoryVisibility {
     #[derive(Deserialize)]
     struct Content {
         history_visibility: HistoryVisibility,

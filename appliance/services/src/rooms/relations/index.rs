@@ -300,6 +300,9 @@ fn unplaced(pdu: &Pdu, room: RoomNid) -> Event {
         redacted_by: None,
         txn: None,
         replaces: None,
+        state_after: appliance_ledger::Root::default(),
+        soft_failed: false,
+        outlier: false,
     }
 }
 

@@ -1,0 +1,317 @@
+//! What an event builds on and this server has not: asked for, within bounds.
+//!
+//! Order of asking, as the [checks on receipt] want it: events before it from `get_missing_events`; if
+//! some are still missing, the state there from `state_ids` (with the single events, or all of `state`
+//! when most are unknown); events that allow others from `event_auth`. What comes is checked like
+//! everything else, and a bad event among good ones spoils only itself.
+//!
+//! [checks on receipt]: https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use appliance_model::ruma::room_version_rules::RoomVersionRules;
+use appliance_model::ruma::{EventId, OwnedEventId, RoomId, ServerName};
+use appliance_model::{Error, Kind, Pdu};
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::line::Ask;
+use crate::rooms::Rooms;
+
+/// Events of one walk backwards: beyond it the state is fetched and a gap is left.
+pub(super) const MISSING_MAX: usize = 500;
+/// Requests of one walk backwards.
+const MISSING_ROUNDS_MAX: usize = 25;
+/// "limit: the maximum number of events to retrieve"; servers cut it down.
+const MISSING_LIMIT: usize = 50;
+/// Single events fetched before everything is fetched at once.
+const SINGLE_MAX: usize = 64;
+/// Events of a state and what allows it: members of a large room with their past.
+pub(super) const STATE_MAX: usize = 100_000;
+/// After so many signatures others get their turn.
+const CHECKED_BEFORE_A_PAUSE: usize = 32;
+
+/// Well-formed and signed events, by ID.
+pub(crate) type Fetched = HashMap<OwnedEventId, Pdu>;
+
+/// The state before an event, as another server has it.
+pub(crate) struct FetchedState {
+    /// The state events.
+    pub state: Vec<OwnedEventId>,
+    /// These and what allows them, as far as this server had to ask.
+    pub events: Fetched,
+}
+
+/// Whom and where to ask.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    pub server: &'a ServerName,
+    pub room_id: &'a RoomId,
+    pub rules: &'a RoomVersionRules,
+}
+
+impl Rooms {
+    /// Asks, and reads the answer.
+    pub(crate) async fn ask<T: for<'de> Deserialize<'de>>(
+        &self,
+        server: &ServerName,
+        ask: Ask,
+    ) -> Result<T, Error> {
+        let answer = self.line.servers()?.ask(server, ask).await?;
+        serde_json::from_str(answer.get()).map_err(|error| {
+            tracing::info!(kind = "federation.nonsense", %server, %error,
+                "another server's answer cannot be read");
+            Error::new(Kind::RemoteUnavailable, "The other server's answer cannot be read.")
+        })
+    }
+
+    /// Checks what came; what is bad is left out.
+    pub(crate) async fn checked_all(
+        &self,
+        source: Source<'_>,
+        raws: impl IntoIterator<Item = Box<RawValue>> + Send,
+    ) -> Result<Fetched, Error> {
+        let mut fetched = Fetched::new();
+        let raws: Vec<_> = raws.into_iter().take(STATE_MAX).collect();
+        for (index, raw) in raws.into_iter().enumerate() {
+            match self.checked(&raw, source.room_id, source.rules).await {
+                Ok(Ok(pdu)) => {
+                    fetched.insert(pdu.event_id.clone(), pdu);
+                }
+                Ok(Err(why)) => {
+                    tracing::debug!(server = %source.server, why, "an event is dropped");
+                }
+                // Somebody's keys cannot be had now: only their events are missing.
+                Err(error) if error.kind == Kind::RemoteUnavailable => {
+                    tracing::debug!(server = %source.server, %error, "an event cannot be checked");
+                }
+                Err(error) => return Err(error),
+            }
+            if index % CHECKED_BEFORE_A_PAUSE == CHECKED_BEFORE_A_PAUSE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(fetched)
+    }
+
+    /// Whether this server has an event with the state before it.
+    async fn is_placed(&self, event_id: &EventId) -> Result<bool, Error> {
+        let event = self.house.ledger.event_by_id(event_id).await?;
+        Ok(event.is_some_and(|event| !event.outlier))
+    }
+
+    /// Those of `ids` that this server has not, or only as outliers, and that are not in `found`.
+    pub(crate) async fn unplaced(
+        &self,
+        ids: &[OwnedEventId],
+        found: &BTreeMap<OwnedEventId, Pdu>,
+    ) -> Result<Vec<OwnedEventId>, Error> {
+        let mut missing = Vec::new();
+        for id in ids {
+            if !found.contains_key(id) && !self.is_placed(id).await? {
+                missing.push(id.clone());
+            }
+        }
+        Ok(missing)
+    }
+
+    /// The events between what this server has and `pdu`, as far as they can be had within bounds.
+    pub(crate) async fn missing_before(
+        &self,
+        source: Source<'_>,
+        pdu: &Pdu,
+        earliest: &[String],
+        min_depth: u64,
+    ) -> Result<BTreeMap<OwnedEventId, Pdu>, Error> {
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(default)]
+            events: Vec<Box<RawValue>>,
+        }
+        let mut found = BTreeMap::new();
+        let mut latest = vec![pdu.event_id.clone()];
+        let mut missing = self.unplaced(&pdu.prev_events, &found).await?;
+        for _ in 0..MISSING_ROUNDS_MAX {
+            if missing.is_empty() || found.len() >= MISSING_MAX {
+                break;
+            }
+            let body = json!({
+                "earliest_events": earliest, "latest_events": latest,
+                "limit": MISSING_LIMIT, "min_depth": min_depth,
+            });
+            let room_id = source.room_id.to_owned();
+            let ask = Ask::MissingEvents { room_id, body: body.to_string() };
+            let answer = match self.ask::<Answer>(source.server, ask).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    tracing::info!(kind = "federation.gap", server = %source.server, %error,
+                        room.id = %source.room_id, "missing events cannot be fetched");
+                    break;
+                }
+            };
+            let before = found.len();
+            let raws = answer.events.into_iter().take(MISSING_LIMIT);
+            for (id, event) in self.checked_all(source, raws.collect::<Vec<_>>()).await? {
+                if id != pdu.event_id && !self.is_placed(&id).await? {
+                    found.insert(id, event);
+                }
+            }
+            if found.len() == before {
+                break;
+            }
+            // What the found ones build on is what is missing now.
+            let (mut open, mut heads) = (BTreeSet::new(), BTreeSet::new());
+            for event in found.values().chain([pdu]) {
+                let before_it = self.unplaced(&event.prev_events, &found).await?;
+                if !before_it.is_empty() {
+                    heads.insert(event.event_id.clone());
+                    open.extend(before_it);
+                }
+            }
+            (missing, latest) = (open.into_iter().collect(), heads.into_iter().take(20).collect());
+        }
+        Ok(found)
+    }
+
+    /// The state after an event that this server has not placed: the state before it, and it.
+    pub(crate) async fn state_with(
+        &self,
+        source: Source<'_>,
+        event_id: &EventId,
+    ) -> Result<FetchedState, Error> {
+        #[derive(Deserialize)]
+        struct Ids {
+            pdu_ids: Vec<OwnedEventId>,
+            auth_chain_ids: Vec<OwnedEventId>,
+        }
+        let (room_id, event_id) = (source.room_id.to_owned(), event_id.to_owned());
+        let ask = Ask::StateIds { room_id, event_id: event_id.clone() };
+        let ids: Ids = self.ask(source.server, ask).await?;
+        let all: BTreeSet<_> =
+            ids.pdu_ids.iter().chain(&ids.auth_chain_ids).chain([&event_id]).collect();
+        if all.len() > STATE_MAX {
+            return Err(super::auth_graph::too_much());
+        }
+        let mut absent = Vec::new();
+        for id in all {
+            if self.house.ledger.event_number(id).await?.is_none() {
+                absent.push(id.clone());
+            }
+        }
+        let mut events = Fetched::new();
+        if absent.len() > SINGLE_MAX {
+            events = self.whole_state(source, &event_id).await.unwrap_or_default();
+            absent.retain(|id| !events.contains_key(id));
+        }
+        for id in absent.into_iter().take(SINGLE_MAX) {
+            // One that cannot be had must not keep the rest from being used.
+            if let Ok(Some(event)) = self.one_event_of(source, &id).await {
+                events.insert(id, event);
+            }
+        }
+        Ok(FetchedState { state: ids.pdu_ids, events })
+    }
+
+    async fn whole_state(&self, source: Source<'_>, event_id: &EventId) -> Result<Fetched, Error> {
+        #[derive(Deserialize)]
+        struct Whole {
+            pdus: Vec<Box<RawValue>>,
+            auth_chain: Vec<Box<RawValue>>,
+        }
+        let (room_id, event_id) = (source.room_id.to_owned(), event_id.to_owned());
+        let whole: Whole = self.ask(source.server, Ask::State { room_id, event_id }).await?;
+        let all: Vec<_> = whole.pdus.into_iter().chain(whole.auth_chain).collect();
+        self.checked_all(source, all).await
+    }
+
+    /// One event, if the other server gives it and it is what it is called.
+    pub(crate) async fn one_event_of(
+        &self,
+        source: Source<'_>,
+        event_id: &EventId,
+    ) -> Result<Option<Pdu>, Error> {
+        #[derive(Deserialize)]
+        struct Answer {
+            pdus: Vec<Box<RawValue>>,
+        }
+        let ask = Ask::Event { event_id: event_id.to_owned() };
+        let answer: Answer = self.ask(source.server, ask).await?;
+        let first: Vec<_> = answer.pdus.into_iter().take(1).collect();
+        Ok(self.checked_all(source, first).await?.remove(event_id))
+    }
+
+    /// What allows `pdu` and this server has not.
+    pub(crate) async fn auth_before(
+        &self,
+        source: Source<'_>,
+        pdu: &Pdu,
+    ) -> Result<Fetched, Error> {
+        #[derive(Deserialize)]
+        struct Chain {
+            auth_chain: Vec<Box<RawValue>>,
+        }
+        let mut absent = Vec::new();
+        for id in &pdu.auth_events {
+            if self.house.ledger.event_number(id).await?.is_none() {
+                absent.push(id.clone());
+            }
+        }
+        if absent.is_empty() {
+            return Ok(Fetched::new());
+        }
+        let (room_id, event_id) = (source.room_id.to_owned(), pdu.event_id.clone());
+        let chain = self.ask::<Chain>(source.server, Ask::EventAuth { room_id, event_id }).await;
+        let mut fetched = match chain {
+            Ok(chain) => self.checked_all(source, chain.auth_chain).await?,
+            Err(_) => Fetched::new(),
+        };
+        // Some servers answer without what was asked for: then each event, and what allows it.
+        absent.retain(|id| !fetched.contains_key(id));
+        let mut left = SINGLE_MAX;
+        while let Some(id) = absent.pop() {
+            let known = self.house.ledger.event_number(&id).await?.is_some();
+            if known || fetched.contains_key(&id) || left == 0 {
+                continue;
+            }
+            left -= 1;
+            let Ok(Some(event)) = self.one_event_of(source, &id).await else { continue };
+            absent.extend(event.auth_events.iter().cloned());
+            fetched.insert(id, event);
+        }
+        Ok(fetched)
+    }
+}
+
+/// Events in an order in which each comes after those it names by `before`; cycles, which hashes make
+/// impossible, would be left out.
+pub(crate) fn in_order(events: Fetched, before: fn(&Pdu) -> &[OwnedEventId]) -> Vec<Pdu> {
+    let mut waiting: BTreeMap<OwnedEventId, usize> = BTreeMap::new();
+    let mut followers: HashMap<OwnedEventId, Vec<OwnedEventId>> = HashMap::new();
+    for (id, event) in &events {
+        let known: BTreeSet<_> =
+            before(event).iter().filter(|id| events.contains_key(*id)).collect();
+        waiting.insert(id.clone(), known.len());
+        for earlier in known {
+            followers.entry(earlier.clone()).or_default().push(id.clone());
+        }
+    }
+    let mut ready: BTreeSet<(u64, OwnedEventId)> = waiting
+        .iter()
+        .filter(|(_, count)| **count == 0)
+        .map(|(id, _)| (events[id].depth, id.clone()))
+        .collect();
+    let (mut events, mut ordered) = (events, Vec::new());
+    while let Some((_, id)) = ready.pop_first() {
+        for follower in followers.remove(&id).unwrap_or_default() {
+            let count = waiting.get_mut(&follower);
+            let Some(count) = count else { continue };
+            *count -= 1;
+            if *count == 0 {
+                ready.insert((events[&follower].depth, follower));
+            }
+        }
+        ordered.extend(events.remove(&id));
+    }
+    ordered
+}

@@ -1,0 +1,347 @@
+//! Joining a room that other servers hold ([spec]).
+//!
+//! What comes back from the server that lets us in is checked like everything else: a state event that is
+//! not signed, or that what it names does not allow, is no part of the room. A room with a server in it
+//! that this one has nothing to do with is left again at once.
+//!
+//! [spec]: https://spec.matrix.org/v1.19/server-server-api/#joining-rooms
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use appliance_ledger::keyspaces::{CALLS, ROOM_IDS, ROOMS};
+use appliance_ledger::rows::RoomRow;
+use appliance_model::ruma::events::room::member::{MembershipState, RoomMemberEventContent};
+use appliance_model::ruma::events::{StateEventType, TimelineEventType};
+use appliance_model::ruma::room_version_rules::RoomVersionRules;
+use appliance_model::ruma::{
+    OwnedEventId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
+};
+use appliance_model::{Caller, Error, Kind, Pdu, RoomNid};
+use appliance_rules::inbound::{Standing, judge_by_auth_events};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::fetch::{Fetched, Source};
+use super::line::Ask;
+use super::resident::turn_of;
+use crate::rooms::arrive::{Arrival, Sending};
+use crate::rooms::build::{Draft, Place, content_from};
+use crate::rooms::room::membership_of;
+use crate::rooms::{OpenRoom, ROOM_VERSIONS, Rooms, rules_of};
+
+/// Servers that are asked in turn: each may take as long as the line lets it.
+const SERVERS_ASKED_MAX: usize = 8;
+
+/// What another server says a member event should look like.
+#[derive(Deserialize)]
+struct Template {
+    #[serde(default)]
+    room_version: Option<RoomVersionId>,
+    event: TemplateEvent,
+}
+
+#[derive(Deserialize)]
+struct TemplateEvent {
+    #[serde(default)]
+    prev_events: Vec<OwnedEventId>,
+    #[serde(default)]
+    auth_events: Vec<OwnedEventId>,
+    depth: u64,
+    #[serde(default)]
+    content: TemplateContent,
+}
+
+#[derive(Default, Deserialize)]
+struct TemplateContent {
+    #[serde(default)]
+    join_authorised_via_users_server: Option<OwnedUserId>,
+}
+
+/// A member event made from another server's template, and the version of its room.
+pub(super) struct Made {
+    pub pdu: Pdu,
+    pub version: RoomVersionId,
+    pub rules: RoomVersionRules,
+}
+
+#[derive(Deserialize)]
+struct Joined {
+    state: Vec<Box<RawValue>>,
+    auth_chain: Vec<Box<RawValue>>,
+    #[serde(default)]
+    event: Option<Box<RawValue>>,
+}
+
+impl Rooms {
+    /// The servers to ask about a room, those the caller named first.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Forbidden`] if this server has nothing to do with any of them, [`Kind::NotFound`] if there
+    /// are none.
+    pub(super) async fn ways_in(
+        &self,
+        caller: &Caller,
+        room_id: &RoomId,
+        named: &[OwnedServerName],
+    ) -> Result<Vec<OwnedServerName>, Error> {
+        let mut ways = named.to_vec();
+        if let Some(room) = self.house.ledger.room(room_id).await? {
+            let call = self.house.ledger.get(&CALLS, &(room, caller.user)).await?;
+            ways.extend(call.and_then(|call| call.via.try_into().ok()));
+            let open = self.enter(room_id).await?;
+            ways.extend(open.servers());
+        }
+        ways.extend(room_id.server_name().map(ToOwned::to_owned));
+        let mut seen = BTreeSet::from([self.house.server_name.clone()]);
+        ways.retain(|server| seen.insert(server.clone()));
+        let refused = ways.iter().find(|server| !self.line.allows(server)).cloned();
+        ways.retain(|server| self.line.allows(server));
+        ways.truncate(SERVERS_ASKED_MAX);
+        match (ways.is_empty(), refused) {
+            (false, _) => Ok(ways),
+            (true, Some(server)) => {
+                Err(Error::forbidden(format!("This server does not exchange rooms with {server}.")))
+            }
+            (true, None) => Err(Error::not_found("This server does not know that room.")),
+        }
+    }
+
+    /// Joins through other servers, one after the other until one lets the caller in.
+    pub(crate) async fn join_elsewhere(
+        &self,
+        caller: &Caller,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+        reason: Option<String>,
+    ) -> Result<(), Error> {
+        let ways = self.ways_in(caller, room_id, via).await?;
+        let _turn = self.receiving.enter(turn_of(self, room_id)).await;
+        let mut content = self.joining_content(caller).await?;
+        content.reason = reason;
+        let mut failed: Option<Error> = None;
+        for server in ways {
+            match self.join_through(&server, caller, room_id, content.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    tracing::info!(kind = "federation.join", %server, room.id = %room_id, %error,
+                        "a room could not be joined through a server");
+                    // What a server that was reached said tells more than that another was not.
+                    if failed.as_ref().is_none_or(|known| known.kind == Kind::RemoteUnavailable) {
+                        failed = Some(error);
+                    }
+                }
+            }
+        }
+        Err(failed.unwrap_or_else(|| Error::not_found("This server does not know that room.")))
+    }
+
+    /// Asks for a template and makes the event of it.
+    pub(super) async fn made_by(
+        &self,
+        server: &ServerName,
+        (user_id, room_id): (&UserId, &RoomId),
+        mut content: RoomMemberEventContent,
+    ) -> Result<Made, Error> {
+        let (room_id, user_id) = (room_id.to_owned(), user_id.to_owned());
+        let versions = ROOM_VERSIONS.to_vec();
+        let (asked, asker) = (room_id.clone(), user_id.clone());
+        let ask = match content.membership {
+            MembershipState::Join => Ask::MakeJoin { room_id: asked, user_id: asker, versions },
+            MembershipState::Knock => Ask::MakeKnock { room_id: asked, user_id: asker, versions },
+            _ => Ask::MakeLeave { room_id: asked, user_id: asker },
+        };
+        let template: Template = self.ask(server, ask).await?;
+        let version = match template.room_version {
+            Some(version) => version,
+            // Only `make_leave` may leave it out; then the room is known from its invite.
+            None => self.known(&room_id).await?.1,
+        };
+        if !ROOM_VERSIONS.contains(&version) {
+            let unknown = format!("This server does not know room version {version}.");
+            return Err(Error::new(Kind::UnsupportedRoomVersion, unknown));
+        }
+        let rules = rules_of(&version)?;
+        let TemplateEvent { prev_events, auth_events, depth, content: theirs } = template.event;
+        if rules.authorization.restricted_join_rule {
+            content.join_authorized_via_users_server = theirs.join_authorised_via_users_server;
+        }
+        let kind = TimelineEventType::RoomMember;
+        let draft = Draft::state(user_id.clone(), kind, user_id.as_str(), content_from(&content)?);
+        let place = Place {
+            room_id: Some(&room_id),
+            prev_events: &prev_events,
+            auth_events: &auth_events,
+            depth,
+        };
+        Ok(Made { pdu: draft.sign(&self.house, &rules, &place)?, version, rules })
+    }
+
+    async fn join_through(
+        &self,
+        server: &ServerName,
+        caller: &Caller,
+        room_id: &RoomId,
+        content: RoomMemberEventContent,
+    ) -> Result<(), Error> {
+        let made = self.made_by(server, (&caller.user_id, room_id), content).await?;
+        let event = String::from_utf8_lossy(&made.pdu.json).into_owned();
+        let (asked, event_id) = (room_id.to_owned(), made.pdu.event_id.clone());
+        let ask = Ask::SendJoin { room_id: asked, event_id, event };
+        let joined: Joined = self.ask(server, ask).await?;
+        if let Some(stranger) = self.stranger_among(&joined) {
+            // We are in: out again before anything else.
+            let left = self.leave_through(server, &caller.user_id, room_id, None).await;
+            tracing::warn!(kind = "federation.stranger", room.id = %room_id, %stranger,
+                left = left.is_ok(), "a room was left at once: a server off the list is in it");
+            return Err(Error::forbidden(format!(
+                "{stranger} is in that room, and this server has nothing to do with it."
+            )));
+        }
+        let source = Source::new(server, room_id, &made.rules);
+        let state = self.checked_all(source, joined.state).await?;
+        let mut events = self.checked_all(source, joined.auth_chain).await?;
+        let state_ids: Vec<_> = state.keys().cloned().collect();
+        events.extend(state);
+        let pdu = self.countersigned(source, made.pdu, joined.event).await?;
+        let mut open = self.enter_new(room_id, &made.version).await?;
+        open.move_in(pdu, (state_ids, events), &made.version, server).await?;
+        let room = open.room;
+        if let Some(commit) = open.commit_mut() {
+            commit.delete(&CALLS, &(room, caller.user));
+        }
+        open.leave().await?;
+        Ok(())
+    }
+
+    /// "event: the membership event as signed by the resident server", needed where somebody vouched.
+    async fn countersigned(
+        &self,
+        source: Source<'_>,
+        own: Pdu,
+        theirs: Option<Box<RawValue>>,
+    ) -> Result<Pdu, Error> {
+        let Some(theirs) = theirs else { return Ok(own) };
+        match self.checked(&theirs, source.room_id, source.rules).await? {
+            Ok(pdu) if pdu.event_id == own.event_id => Ok(pdu),
+            _ => Ok(own),
+        }
+    }
+
+    /// A server that answers for any of these events, or has somebody in the room, and is off the list.
+    fn stranger_among(&self, joined: &Joined) -> Option<OwnedServerName> {
+        #[derive(Deserialize)]
+        struct Seen {
+            sender: OwnedUserId,
+            #[serde(default)]
+            state_key: Option<String>,
+            content: Content,
+        }
+        #[derive(Deserialize)]
+        struct Content {
+            #[serde(default)]
+            membership: Option<String>,
+        }
+        let check = |raw: &RawValue, is_state: bool| {
+            let seen: Seen = serde_json::from_str(raw.get()).ok()?;
+            let mut servers = vec![seen.sender.server_name().to_owned()];
+            let is_in = matches!(seen.content.membership.as_deref(), Some("join" | "invite"));
+            if let Some(target) = seen.state_key.filter(|_| is_in && is_state)
+                && let Ok(target) = UserId::parse(target)
+            {
+                servers.push(target.server_name().to_owned());
+            }
+            servers.into_iter().find(|server| !self.is_allowed(server))
+        };
+        let state = joined.state.iter().find_map(|raw| check(raw, true));
+        state.or_else(|| joined.auth_chain.iter().find_map(|raw| check(raw, false)))
+    }
+
+    /// Enters a room, which may be one this server does not know yet.
+    pub(super) async fn enter_new(
+        &self,
+        room_id: &RoomId,
+        version: &RoomVersionId,
+    ) -> Result<OpenRoom<'_>, Error> {
+        if self.house.ledger.room(room_id).await?.is_some() {
+            let (_, known) = self.known(room_id).await?;
+            if known != *version {
+                return Err(Error::new(
+                    Kind::IncompatibleRoomVersion { room_version: known.to_string() },
+                    "That server says the room has another version than it has.",
+                ));
+            }
+            return self.enter(room_id).await;
+        }
+        let ledger = &self.house.ledger;
+        let room = RoomNid(ledger.next_number());
+        let mut open = self.enter_unknown(room, room_id, version).await?;
+        let permit = appliance_rules::inbound::may_keep_outliers("", room_id);
+        let mut commit = open.begin(permit);
+        let row = RoomRow { room_id: room_id.to_string(), version: version.to_string() };
+        commit.put(&ROOM_IDS, &ledger.room_digest(room_id), &room.0);
+        commit.put(&ROOMS, &room, &row);
+        open.resume(commit);
+        Ok(open)
+    }
+}
+
+impl OpenRoom<'_> {
+    /// Makes a room ours: its state, and the join of one of our users.
+    async fn move_in(
+        &mut self,
+        pdu: Pdu,
+        (state, events): (Vec<OwnedEventId>, Fetched),
+        version: &RoomVersionId,
+        server: &ServerName,
+    ) -> Result<(), Error> {
+        let refused = |why: &str| {
+            tracing::warn!(kind = "federation.join", room.id = %self.room_id, %server, why,
+                "the state that came with a join cannot be used");
+            Error::new(
+                Kind::RemoteUnavailable,
+                "The room's state, as that server tells it, is wrong.",
+            )
+        };
+        let wrong_state = refused("the state has no create event of the room's version");
+        let wrong_join = refused("the state does not allow the join");
+        let permit = appliance_rules::inbound::may_keep_outliers(server.as_str(), &self.room_id);
+        let mut commit = self.begin(permit);
+        self.keep_outliers(events, &mut commit).await?;
+        let root = self.root_of(&state, &pdu.event_id, &mut commit).await?;
+        let create = self.entry_at(root, &StateEventType::RoomCreate, "").await?;
+        if create.is_none_or(|(_, create)| !is_of_version(&create, version)) {
+            return Err(wrong_state);
+        }
+        let allowing: HashMap<_, Arc<Pdu>> = self.allowing(&pdu).await?;
+        let by_auth = judge_by_auth_events(&pdu, &allowing, &self.rules.authorization);
+        let judged = by_auth.and(self.judged_at(root, &pdu).await?);
+        if judged.is_err() || membership_of(&pdu) != MembershipState::Join {
+            return Err(wrong_join);
+        }
+        commit.also(Standing::Accepted.permit(&pdu));
+        // What we knew when our last user left is the past; what is between is a gap.
+        self.head.extremities.clear();
+        let known = self.known(&pdu.event_id).await?;
+        let arrival = Arrival {
+            number: known.map(|known| known.number),
+            missing: pdu.prev_events.clone(),
+            sending: Sending::Nobody,
+            ..Arrival::at(root)
+        };
+        self.append(&Arc::new(pdu), arrival, &mut commit).await?;
+        self.resume(commit);
+        Ok(())
+    }
+}
+
+fn is_of_version(create: &Pdu, version: &RoomVersionId) -> bool {
+    #[derive(Deserialize)]
+    struct Content {
+        room_version: Option<String>,
+    }
+    // "room_version … Defaults to "1" if the key does not exist."
+    let content = serde_json::from_str::<Content>(create.content.get());
+    content.is_ok_and(|content| content.room_version.as_deref().unwrap_or("1") == version.as_str())
+}

@@ -1,0 +1,484 @@
+//! One way in for every event of another server, however it came: in a transaction, with a handshake,
+//! as an answer to a question about the past.
+//!
+//! An event that gets here has passed the checks that need no state (`check`). Here it meets the others,
+//! in the order of the [specification]: what allows it, the state before it, the state now. What it
+//! builds on and this server has not is fetched first (`fetch`), outside the room's lock: nobody who
+//! writes in the room waits for another server.
+//!
+//! [specification]: https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use appliance_ledger::keyspaces::{GAPS, HEADS};
+use appliance_ledger::{Commit, Direction, Placing, Root};
+use appliance_model::ruma::events::room::policy::RoomPolicyEventContent;
+use appliance_model::ruma::events::{StateEventType, TimelineEventType};
+use appliance_model::ruma::signatures::verify_policy_server_signature;
+use appliance_model::ruma::{EventId, OwnedEventId};
+use appliance_model::{Error, Kind, Pdu};
+use appliance_rules::event_auth::NamedState;
+use appliance_rules::inbound::{
+    Standing, create_event_of, deciding_state_of, judge_by_auth_events, judge_by_state,
+    may_keep_outliers,
+};
+
+use super::fetch::{Fetched, FetchedState, Source, in_order};
+use crate::rooms::arrive::{Arrival, Known, Sending};
+use crate::rooms::{OpenRoom, Rooms};
+
+/// Events that become true with one commit: more would make local writers wait for the room.
+const COMMITTED_AT_ONCE_MAX: usize = 50;
+
+/// Gaps of a room that are looked at.
+const GAPS_MAX: usize = 8;
+
+/// How an event is taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    /// It has just been sent.
+    Live,
+    /// It belongs to the past, at this place.
+    Past(i64),
+}
+
+/// Events of one room on their way in.
+pub(crate) struct Inflow<'a> {
+    pub rooms: &'a Rooms,
+    pub source: Source<'a>,
+    /// To whom what is accepted goes out.
+    pub sending: Sending,
+    open: Option<OpenRoom<'a>>,
+    added: usize,
+}
+
+impl<'a> Inflow<'a> {
+    pub fn new(rooms: &'a Rooms, source: Source<'a>) -> Self {
+        Self { rooms, source, sending: Sending::Own, open: None, added: 0 }
+    }
+
+    /// Takes in an event that has just been sent, and what is missing before it.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::RemoteUnavailable`], [`Kind::TooLarge`]: the event cannot be judged now, and is not kept.
+    /// Others: the store failed, and what was not yet kept is not.
+    pub async fn live(&mut self, pdu: Pdu) -> Result<Standing, Error> {
+        if let Some(standing) = self.known_standing(&pdu).await? {
+            return Ok(standing);
+        }
+        if self.is_history(&pdu).await? {
+            return Ok(Standing::Accepted);
+        }
+        let mut events = BTreeMap::new();
+        if !self.is_missing(&pdu.prev_events).await?.is_empty() {
+            self.flush().await?;
+            let room = self.rooms.house.ledger.room(self.source.room_id).await?;
+            let head = match room {
+                Some(room) => self.rooms.house.ledger.get(&HEADS, &room).await?.unwrap_or_default(),
+                None => Default::default(),
+            };
+            let missing =
+                self.rooms.missing_before(self.source, &pdu, &head.extremities, 1).await?;
+            events = missing;
+        }
+        let event_id = pdu.event_id.clone();
+        events.insert(event_id.clone(), pdu);
+        let mut outcome = None;
+        for event in in_order(events.into_iter().collect(), |pdu| &pdu.prev_events) {
+            let is_it = event.event_id == event_id;
+            let standing = self.place(event, How::Live).await;
+            if is_it {
+                outcome = Some(standing?);
+            } else if let Err(error) = standing {
+                only_this_one(error)?;
+            }
+        }
+        outcome.ok_or_else(|| Error::new(Kind::BadJson, "The event comes before itself."))
+    }
+
+    /// Makes true what was taken in.
+    pub async fn flush(&mut self) -> Result<(), Error> {
+        self.added = 0;
+        match self.open.take() {
+            Some(open) => open.leave().await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    async fn known_standing(&self, pdu: &Pdu) -> Result<Option<Standing>, Error> {
+        if self.open.as_ref().is_some_and(|open| open.is_fresh(&pdu.event_id)) {
+            return Ok(Some(Standing::Accepted));
+        }
+        let event = self.rooms.house.ledger.event_by_id(&pdu.event_id).await?;
+        Ok(event.filter(|event| !event.outlier).map(|event| {
+            match (event.rejected, event.soft_failed) {
+                (true, _) => Standing::Rejected("it was rejected before".to_owned()),
+                (_, true) => Standing::SoftFailed("it was soft-failed before".to_owned()),
+                _ => Standing::Accepted,
+            }
+        }))
+    }
+
+    /// Whether an event is known as part of what lies before a gap: state that came with a join, say. It
+    /// is not news, whoever sends it; its place is found when somebody pages back to it.
+    async fn is_history(&self, pdu: &Pdu) -> Result<bool, Error> {
+        let ledger = &self.rooms.house.ledger;
+        let Some(event) = ledger.event_by_id(&pdu.event_id).await? else { return Ok(false) };
+        if event.rejected {
+            return Ok(false);
+        }
+        if pdu.prev_events.is_empty() {
+            return Ok(true);
+        }
+        let newest = ledger.newest();
+        let (gaps, _) = newest.scan(&GAPS, &event.room, Direction::Backward, GAPS_MAX).await?;
+        for ((.., above), _) in gaps {
+            if self.rooms.pdu(above, self.source.rules).await?.depth > pdu.depth {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn is_missing(&self, ids: &[OwnedEventId]) -> Result<Vec<OwnedEventId>, Error> {
+        let fresh = |id: &OwnedEventId| self.open.as_ref().is_some_and(|open| open.is_fresh(id));
+        let ids: Vec<_> = ids.iter().filter(|id| !fresh(id)).cloned().collect();
+        self.rooms.unplaced(&ids, &BTreeMap::new()).await
+    }
+
+    /// Takes in one event whose predecessors are there, or whose state can be asked for.
+    pub async fn place(&mut self, pdu: Pdu, how: How) -> Result<Standing, Error> {
+        if let Some(standing) = self.known_standing(&pdu).await? {
+            return Ok(standing);
+        }
+        let missing = self.is_missing(&pdu.prev_events).await?;
+        let fresh = |id: &OwnedEventId| self.open.as_ref().is_some_and(|open| open.knows_fresh(id));
+        let mut asked = pdu.clone();
+        asked.auth_events.retain(|id| !fresh(id));
+        let ledger = &self.rooms.house.ledger;
+        let mut lacks_auth = false;
+        for id in &asked.auth_events {
+            lacks_auth |= ledger.event_number(id).await?.is_none();
+        }
+        let mut fetched = Fetched::new();
+        let mut states = HashMap::new();
+        if lacks_auth || !missing.is_empty() {
+            // Another server is asked: nobody waits for it at the room's door.
+            self.flush().await?;
+            fetched = self.rooms.auth_before(self.source, &asked).await?;
+            for id in &missing {
+                let state = self.rooms.state_with(self.source, id).await?;
+                states.insert(id.clone(), state);
+            }
+        }
+        self.enter_with(&pdu, how).await?;
+        let source = self.source;
+        let Some(open) = self.open.as_mut() else {
+            return Err(Error::internal("a room that was entered is not open"));
+        };
+        let arriving = Arriving { source, how, sending: self.sending.clone() };
+        let standing = arriving.arrive(open, pdu, fetched, states).await;
+        match standing {
+            Ok(standing) => {
+                self.added += 1;
+                if self.added >= COMMITTED_AT_ONCE_MAX {
+                    self.flush().await?;
+                }
+                Ok(standing)
+            }
+            Err(error) => {
+                // Nothing of this visit may become true by half.
+                self.open = None;
+                self.added = 0;
+                Err(error)
+            }
+        }
+    }
+
+    /// Enters the room; first makes true what was taken in if this event needs to find it so.
+    async fn enter_with(&mut self, pdu: &Pdu, how: How) -> Result<(), Error> {
+        let apart = self.open.as_ref().is_some_and(|open| {
+            let redacts_fresh = pdu.redacts.as_ref().is_some_and(|id| open.is_fresh(id));
+            redacts_fresh || open.head.extremities.len() > 1 || pdu.prev_events.len() > 1
+        });
+        if apart || how != How::Live {
+            self.flush().await?;
+        }
+        if self.open.is_none() {
+            let open = self.rooms.enter(self.source.room_id).await?;
+            if !open.is_resident() {
+                let gone = "This server is not in that room.";
+                return Err(Error::new(Kind::NotFound, gone));
+            }
+            self.open = Some(open);
+        }
+        Ok(())
+    }
+}
+
+/// What is not a failure of the store concerns one event alone.
+pub(crate) fn only_this_one(error: Error) -> Result<Error, Error> {
+    match error.kind {
+        Kind::Internal | Kind::Unavailable => Err(error),
+        _ => Ok(error),
+    }
+}
+
+/// One event inside the room.
+struct Arriving<'a> {
+    source: Source<'a>,
+    how: How,
+    sending: Sending,
+}
+
+impl Arriving<'_> {
+    async fn arrive(
+        &self,
+        open: &mut OpenRoom<'_>,
+        mut pdu: Pdu,
+        fetched: Fetched,
+        states: HashMap<OwnedEventId, FetchedState>,
+    ) -> Result<Standing, Error> {
+        let permit = may_keep_outliers(self.source.server.as_str(), self.source.room_id);
+        let needs_outliers = !fetched.is_empty() || !states.is_empty();
+        let before_any = open.commit_mut().is_none();
+        let mut commit = match needs_outliers {
+            true => Some(open.begin(permit)),
+            false => None,
+        };
+        let mut outliers = fetched;
+        let mut wanted = HashMap::new();
+        for (id, state) in states {
+            outliers.extend(state.events);
+            wanted.insert(id, state.state);
+        }
+        // It is about to be placed; it must not be kept as an outlier too.
+        outliers.remove(&pdu.event_id);
+        let mut roots = BTreeMap::new();
+        if let Some(commit) = &mut commit {
+            open.keep_outliers(outliers, commit).await?;
+            for (id, state) in &wanted {
+                roots.insert(id.clone(), open.root_of(state, id, commit).await?);
+            }
+        }
+        debug_assert!(roots.is_empty() || before_any, "a gap begins a commit");
+        if let Some(commit) = commit {
+            open.resume(commit);
+        }
+        let known = open.known(&pdu.event_id).await?;
+        let before = open.state_before(&pdu, &roots).await?;
+        let standing = self.judge(open, &pdu, known, before).await?;
+        pdu.rejected = matches!(standing, Standing::Rejected(_));
+        let mut commit = open.begin(standing.permit(&pdu));
+        let arrival = Arrival {
+            soft_failed: matches!(standing, Standing::SoftFailed(_)),
+            number: known.map(|known| known.number),
+            missing: roots.into_keys().collect(),
+            placing: match self.how {
+                How::Live => Placing::End,
+                How::Past(at) => Placing::At(at),
+            },
+            sending: self.sending.clone(),
+            ..Arrival::at(before)
+        };
+        if let Standing::Rejected(why) | Standing::SoftFailed(why) = &standing {
+            tracing::info!(kind = "event.not_allowed", room.id = %pdu.room_id,
+                event.id = %pdu.event_id, rejected = pdu.rejected, why,
+                "an event of another server is kept but not shown");
+        }
+        open.append(&Arc::new(pdu), arrival, &mut commit).await?;
+        open.resume(commit);
+        Ok(standing)
+    }
+
+    async fn judge(
+        &self,
+        open: &OpenRoom<'_>,
+        pdu: &Pdu,
+        known: Option<Known>,
+        before: Root,
+    ) -> Result<Standing, Error> {
+        if known.is_some_and(|known| known.rejected) {
+            return Ok(Standing::Rejected("it was rejected before".to_owned()));
+        }
+        let allowing = open.allowing(pdu).await?;
+        let rules = &open.rules.authorization;
+        if let Err(why) = judge_by_auth_events(pdu, &allowing, rules) {
+            return Ok(Standing::Rejected(why));
+        }
+        if pdu.kind == TimelineEventType::RoomCreate && self.how == How::Live {
+            return Ok(Standing::Rejected("the room is there already".to_owned()));
+        }
+        if let Err(why) = open.judged_at(before, pdu).await? {
+            return Ok(Standing::Rejected(why));
+        }
+        let now = Root(open.head.state_root);
+        if self.how != How::Live {
+            return Ok(Standing::Accepted);
+        }
+        if now != before
+            && let Err(why) = open.judged_at(now, pdu).await?
+        {
+            return Ok(Standing::SoftFailed(why));
+        }
+        if pdu.kind == TimelineEventType::RoomRedaction
+            && let Some(author) = open.author_of_target(pdu).await?
+            && !open.redaction_counts(pdu, &author).await?
+        {
+            return Ok(Standing::SoftFailed("the sender may not take that back".to_owned()));
+        }
+        open.policy_allows(pdu).await
+    }
+}
+
+impl<'a> OpenRoom<'a> {
+    /// Whether this visit placed the event.
+    pub(crate) fn is_fresh(&self, event_id: &EventId) -> bool {
+        self.fresh_known.get(event_id).is_some_and(|known| !known.outlier)
+    }
+
+    /// Whether this visit brought the event, placed or not.
+    pub(crate) fn knows_fresh(&self, event_id: &EventId) -> bool {
+        self.fresh_known.contains_key(event_id)
+    }
+
+    /// Keeps events of which only those that allow them are known, each judged by those.
+    pub(crate) async fn keep_outliers(
+        &mut self,
+        events: Fetched,
+        commit: &mut Commit,
+    ) -> Result<(), Error> {
+        for mut event in in_order(events, |pdu| &pdu.auth_events) {
+            if self.known(&event.event_id).await?.is_some() {
+                continue;
+            }
+            let allowing = self.allowing(&event).await;
+            let judged = match allowing {
+                Ok(allowing) => judge_by_auth_events(&event, &allowing, &self.rules.authorization),
+                Err(error) if error.kind == Kind::RemoteUnavailable => continue,
+                Err(error) => return Err(error),
+            };
+            if let Err(why) = judged {
+                tracing::debug!(event.id = %event.event_id, why, "an outlier is rejected");
+                event.rejected = true;
+            }
+            self.add_outlier(&Arc::new(event), commit).await?;
+        }
+        Ok(())
+    }
+
+    /// The events that allow `pdu`, and the create event.
+    pub(crate) async fn allowing(
+        &self,
+        pdu: &Pdu,
+    ) -> Result<HashMap<OwnedEventId, Arc<Pdu>>, Error> {
+        let create = match pdu.kind {
+            TimelineEventType::RoomCreate => None,
+            _ => create_event_of(&self.room_id, &self.rules.authorization),
+        };
+        let mut allowing = HashMap::new();
+        for id in pdu.auth_events.iter().chain(&create) {
+            let Some(known) = self.known(id).await? else {
+                // Without it nothing can be said, so nothing is kept: the event may come again.
+                let missing = "An event that allows this one cannot be had.";
+                return Err(Error::new(Kind::RemoteUnavailable, missing));
+            };
+            allowing.insert(id.clone(), self.pdu(known.number).await?);
+        }
+        Ok(allowing)
+    }
+
+    /// Whether the state `root` allows `pdu`.
+    pub(crate) async fn judged_at(
+        &self,
+        root: Root,
+        pdu: &Pdu,
+    ) -> Result<Result<(), String>, Error> {
+        let wanted = match deciding_state_of(pdu, &self.rules.authorization) {
+            Ok(wanted) => wanted,
+            Err(why) => return Ok(Err(why)),
+        };
+        let mut named = NamedState::new();
+        for (kind, key) in wanted {
+            if let Some((_, event)) = self.entry_at(root, &kind, &key).await? {
+                named.insert((kind, key), event);
+            }
+        }
+        Ok(judge_by_state(pdu, &named, &self.rules.authorization))
+    }
+
+    /// The state made of these events, and of `last`, which comes after them.
+    pub(crate) async fn root_of(
+        &mut self,
+        state: &[OwnedEventId],
+        last: &EventId,
+        commit: &mut Commit,
+    ) -> Result<Root, Error> {
+        let ledger = self.rooms.house.ledger.clone();
+        let mut entries = BTreeMap::new();
+        for id in state.iter().map(|id| &**id).chain([last]) {
+            // One that was dropped or rejected is not part of any state.
+            let Some(known) = self.known(id).await?.filter(|known| !known.rejected) else {
+                continue;
+            };
+            let Some((kind, key)) = self.pdu(known.number).await?.state_pair() else { continue };
+            entries.insert(ledger.state_key_in(&kind, &key, commit).await?, known.number);
+        }
+        Ok(self.states.build(entries.into_iter().collect(), commit))
+    }
+
+    /// The state before an event: what the states after its predecessors make together. `fetched` are
+    /// those of predecessors that this server has not.
+    async fn state_before(
+        &mut self,
+        pdu: &Pdu,
+        fetched: &BTreeMap<OwnedEventId, Root>,
+    ) -> Result<Root, Error> {
+        let mut roots = BTreeSet::new();
+        for id in &pdu.prev_events {
+            match fetched.get(id) {
+                Some(root) => roots.insert(*root),
+                None => match self.known(id).await? {
+                    Some(known) => roots.insert(known.after),
+                    None => continue,
+                },
+            };
+        }
+        if roots.len() <= 1 {
+            return Ok(roots.first().copied().unwrap_or_default());
+        }
+        let ends: BTreeSet<&str> = self.head.extremities.iter().map(String::as_str).collect();
+        let before: BTreeSet<&str> = pdu.prev_events.iter().map(|id| id.as_str()).collect();
+        if ends == before {
+            return Ok(Root(self.head.state_root));
+        }
+        let permit = may_keep_outliers(pdu.sender.server_name().as_str(), &pdu.room_id);
+        let mut commit = self.begin(permit);
+        let resolved = self.resolve(roots.into_iter().collect(), &mut commit).await;
+        self.resume(commit);
+        resolved
+    }
+
+    /// "7. … policy server": where a room has one, what it has not signed is not shown ([spec]).
+    ///
+    /// [spec]: https://spec.matrix.org/v1.19/server-server-api/#validating-policy-server-signatures
+    async fn policy_allows(&self, pdu: &Pdu) -> Result<Standing, Error> {
+        let kind = StateEventType::from("m.room.policy");
+        let Some(policy) = self.state(&kind, "").await? else { return Ok(Standing::Accepted) };
+        let content = serde_json::from_str::<RoomPolicyEventContent>(policy.content.get());
+        let Ok(content) = content else { return Ok(Standing::Accepted) };
+        // "if the policy server is not joined to the room, the room has none".
+        if !self.has_server(&content.via) {
+            return Ok(Standing::Accepted);
+        }
+        let object = serde_json::from_slice(&pdu.json).map_err(Error::internal)?;
+        Ok(match verify_policy_server_signature(&content, &object, &self.rules) {
+            Ok(()) => Standing::Accepted,
+            Err(error) => {
+                Standing::SoftFailed(format!("the policy server has not signed: {error}"))
+            }
+        })
+    }
+}

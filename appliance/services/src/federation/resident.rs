@@ -1,0 +1,113 @@
+//! What is common to all answers: the room must be one that this server is in, and the asking server one
+//! that may take part.
+
+use std::fmt::Write as _;
+
+use appliance_ledger::Event;
+use appliance_model::ruma::room_version_rules::RoomVersionRules;
+use appliance_model::ruma::{OwnedRoomId, RoomId, ServerName};
+use appliance_model::{Error, EventNid, RoomNid};
+
+use super::fetch::Source;
+use crate::rooms::{OpenRoom, Rooms, rules_of};
+
+impl Rooms {
+    /// Enters a room that another server asks about.
+    ///
+    /// # Errors
+    ///
+    /// * [`appliance_model::Kind::NotFound`]: this server is not in the room.
+    /// * [`appliance_model::Kind::Forbidden`]: the room's access list keeps the other server out.
+    pub(super) async fn enter_for(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+    ) -> Result<OpenRoom<'_>, Error> {
+        let open = self.enter(room_id).await?;
+        if !open.is_resident() {
+            return Err(Error::not_found("This server is not in that room."));
+        }
+        if !open.admits(origin).await? {
+            let kept_out = "The room's access list keeps this server out.";
+            return Err(Error::forbidden(kept_out));
+        }
+        Ok(open)
+    }
+
+    /// The same for what only servers in the room are told.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rooms::enter_for`]; also [`appliance_model::Kind::Forbidden`] if the other server has nobody
+    /// in the room.
+    pub(super) async fn enter_for_member(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+    ) -> Result<OpenRoom<'_>, Error> {
+        let open = self.enter_for(origin, room_id).await?;
+        if !open.has_server(origin) {
+            return Err(Error::forbidden("Your server is not in that room."));
+        }
+        Ok(open)
+    }
+
+    /// A room this server knows: number, ID and rules.
+    pub(super) async fn known_room(
+        &self,
+        room_id: &RoomId,
+    ) -> Result<(RoomNid, OwnedRoomId, RoomVersionRules), Error> {
+        let (room, version) = self.known(room_id).await?;
+        Ok((room, room_id.to_owned(), rules_of(&version)?))
+    }
+
+    /// Events as a JSON array, in the form for servers.
+    pub(super) async fn pdus_json(&self, numbers: &[EventNid]) -> Result<String, Error> {
+        let events = self.house.ledger.events(numbers).await?;
+        let mut out = String::from("[");
+        for event in &events {
+            if out.len() > 1 {
+                out.push(',');
+            }
+            out.push_str(json_of(event));
+        }
+        out.push(']');
+        Ok(out)
+    }
+}
+
+/// One at a time through another server's part of a room.
+pub(super) fn turn_of(rooms: &Rooms, room_id: &RoomId) -> u64 {
+    let digest = rooms.house.ledger.room_digest(room_id);
+    u64::from_be_bytes(digest[..8].try_into().expect("eight of sixteen bytes"))
+}
+
+/// An event as it travels between servers.
+pub(super) fn json_of(event: &Event) -> &str {
+    // What is stored was UTF-8 when it was parsed.
+    std::str::from_utf8(&event.json).unwrap_or("{}")
+}
+
+/// Texts as a JSON array of strings.
+pub(super) fn strings_json<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> String {
+    let mut out = String::from("[");
+    for text in texts {
+        if out.len() > 1 {
+            out.push(',');
+        }
+        let _ = write!(out, "{}", serde_json::Value::from(text.as_ref()));
+    }
+    out.push(']');
+    out
+}
+
+impl<'a> Source<'a> {
+    /// A source of events of `room_id`.
+    pub(super) fn new(
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        rules: &'a RoomVersionRules,
+    ) -> Self {
+        Self { server, room_id, rules }
+    }
+}

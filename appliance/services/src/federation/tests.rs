@@ -1,0 +1,6 @@
+//! Scenes between servers.
+
+mod branches;
+mod hostile;
+mod past;
+mod rooms;
