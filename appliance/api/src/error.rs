@@ -23,6 +23,7 @@ pub fn code(kind: &Kind) -> (StatusCode, &'static str) {
         Kind::InvalidParam => (S::BAD_REQUEST, "M_INVALID_PARAM"),
         Kind::MissingParam => (S::BAD_REQUEST, "M_MISSING_PARAM"),
         Kind::TooLarge => (S::PAYLOAD_TOO_LARGE, "M_TOO_LARGE"),
+        Kind::UnknownPos => (S::BAD_REQUEST, "M_UNKNOWN_POS"),
         Kind::Limited { .. } => (S::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED"),
         Kind::Unrecognized => (S::NOT_FOUND, "M_UNRECOGNIZED"),
         Kind::WrongMethod => (S::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED"),

@@ -40,6 +40,8 @@ pub enum Kind {
     MissingParam,
     /// Larger than a limit.
     TooLarge,
+    /// The place in a sync connection is not known any more; begin anew.
+    UnknownPos,
     /// Too many requests; try again after `retry_after_ms`.
     Limited {
         /// Milliseconds to wait.

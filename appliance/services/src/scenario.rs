@@ -146,17 +146,25 @@ impl Ward {
 
     /// Makes an account without a password and signs it in on one device.
     pub async fn member(&self, name: &str) -> Caller {
+        self.signed_in(name).await.0
+    }
+
+    /// The same with the access token, for what looks at it again after a while.
+    pub async fn signed_in(&self, name: &str) -> (Caller, String) {
         let new = NewAccount { localpart: Some(name.to_owned()), ..NewAccount::default() };
         let session = NewSession::default();
         let made = self.services.accounts.create_account(new, Some(session)).await;
         let (user_id, session) = made.unwrap();
         let ledger = &self.services.house.ledger;
         let user = ledger.user(&user_id).await.unwrap().unwrap();
-        let device_id = session.unwrap().device_id;
+        let session = session.unwrap();
+        let (device_id, token) = (session.device_id, session.access_token);
         let device = ledger.get(&DEVICES, &(user, device_id.to_string())).await.unwrap().unwrap();
         assert!(ledger.get(&ACCOUNTS, &user).await.unwrap().is_some());
         let device = DeviceNid(device.device);
-        Caller { user_id, user, device_id, device, role: Role::User, appservice: None }
+        let caller =
+            Caller { user_id, user, device_id, device, role: Role::User, appservice: None };
+        (caller, token)
     }
 
     async fn open(

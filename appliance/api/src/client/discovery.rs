@@ -28,7 +28,11 @@ pub(crate) fn add(routes: &mut Routes) {
 /// clients switch on what is named.
 async fn get_versions(_: Visit<RawRequest>) -> Result<Response, Error> {
     let versions: Vec<_> = (1..=19).map(|minor| format!("v1.{minor}")).collect();
-    let answer = json!({ "versions": versions, "unstable_features": {} });
+    let unstable_features = json!({
+        // Element X does not let its user in without.
+        "org.matrix.simplified_msc3575": true,
+    });
+    let answer = json!({ "versions": versions, "unstable_features": unstable_features });
     Ok(json_response(StatusCode::OK, answer.to_string()))
 }
 

@@ -27,6 +27,7 @@ mod report;
 mod rooms;
 mod search;
 mod session;
+mod sliding_sync;
 pub(crate) mod spaces;
 mod state;
 mod synapse;
@@ -65,6 +66,7 @@ pub(crate) fn add(routes: &mut Routes) {
     membership::add(routes);
     state::add(routes);
     sync::add(routes);
+    sliding_sync::add(routes);
     synapse::add(routes);
     keys::add(routes);
     backup::add(routes);

@@ -68,12 +68,12 @@ fn read_query(query: &str) -> Result<Query, Error> {
     Ok(Query { sync: request, filter_id })
 }
 
-fn number(value: &str) -> Result<u64, Error> {
+pub(super) fn number(value: &str) -> Result<u64, Error> {
     value.parse().map_err(|_| Error::invalid_param("`timeout` must be a number of milliseconds."))
 }
 
 /// "The default is online".
-fn presence(value: &str) -> Result<PresenceState, Error> {
+pub(super) fn presence(value: &str) -> Result<PresenceState, Error> {
     match value {
         "online" => Ok(PresenceState::Online),
         "unavailable" => Ok(PresenceState::Unavailable),

@@ -31,6 +31,14 @@ pub struct AccountDatum {
     pub content: String,
 }
 
+impl AccountDatum {
+    /// The event that clients see.
+    pub fn event(&self) -> String {
+        let kind = serde_json::Value::from(self.kind.as_str());
+        format!(r#"{{"content":{},"type":{kind}}}"#, self.content)
+    }
+}
+
 impl Personal {
     /// Sets a value. The same content again changes nothing and wakes nobody.
     ///
@@ -116,6 +124,25 @@ impl Personal {
         let Some(list) = list.filter(|list| list.contains(other)) else { return Ok(false) };
         let list: serde_json::Value = serde_json::from_str(&list).unwrap_or_default();
         Ok(list["ignored_users"].get(other).is_some())
+    }
+
+    /// All values of one room, deleted ones as the empty objects that tell of their end.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn room_account_data(
+        &self,
+        user: UserNid,
+        room: RoomNid,
+    ) -> Result<Vec<AccountDatum>, Error> {
+        let ledger = self.house.ledger.newest();
+        let (rows, _) =
+            ledger.scan(&ACCOUNT_DATA, &(user, room), Direction::Forward, CHANGES_PAGE).await?;
+        let datum = |((_, room, kind), row): ((UserNid, RoomNid, String), AccountDataRow)| {
+            AccountDatum { room: Some(room), kind, content: row.content }
+        };
+        Ok(rows.into_iter().map(datum).collect())
     }
 
     /// What changed after `after`, up to `upto`, oldest first.

@@ -46,6 +46,8 @@ struct Present {
     state: PresenceState,
     status: Option<String>,
     active_ms: u64,
+    /// When any of the user's clients last said that they are online.
+    online_ms: Option<u64>,
     changed: u64,
 }
 
@@ -56,6 +58,13 @@ impl Everyone {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<UserNid, Present>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a client of the user has said so of late.
+    fn is_online(&self, user: UserNid, now_ms: u64) -> bool {
+        let all = self.lock();
+        let said_ms = all.get(&user).and_then(|present| present.online_ms);
+        said_ms.is_some_and(|said_ms| said_ms + ONLINE_MS > now_ms)
     }
 
     /// Whether others see a difference.
@@ -71,11 +80,14 @@ impl Everyone {
             state: PresenceState::Offline,
             status: None,
             active_ms: now_ms,
+            online_ms: None,
             changed: 0,
         });
         let status = status.unwrap_or_else(|| known.status.clone());
         let changed = known.state != state || known.status != status;
-        *known = Present { state, status, active_ms: now_ms, changed: known.changed };
+        let online_ms = if state == PresenceState::Online { Some(now_ms) } else { known.online_ms };
+        let changed_at = known.changed;
+        *known = Present { state, status, active_ms: now_ms, online_ms, changed: changed_at };
         if changed {
             known.changed = self.1.next();
         }
@@ -156,9 +168,14 @@ impl Reading {
         Ok(())
     }
 
-    /// A sync says that its user is there.
+    /// A sync says that its user is there. Of two clients the more present one counts: a phone in a
+    /// pocket does not make its user idle who writes at the desk, and the two do not wake each other
+    /// for ever.
     pub fn seen_syncing(&self, user: UserNid, state: PresenceState) {
         let now_ms = self.house.clock.now_ms();
+        if state == PresenceState::Unavailable && self.everyone.is_online(user, now_ms) {
+            return;
+        }
         if self.house.options.presence
             && state != PresenceState::Offline
             && self.everyone.set(user, state, None, now_ms)

@@ -234,7 +234,12 @@ impl Reading {
         Ok(event.position.is_some_and(|place| place <= marks.read_upto(thread.as_deref())))
     }
 
-    async fn own_receipts(&self, user: UserNid, room: RoomNid) -> Result<Vec<Receipt>, Error> {
+    /// A reader's receipts in one room, private ones too.
+    pub(crate) async fn own_receipts(
+        &self,
+        user: UserNid,
+        room: RoomNid,
+    ) -> Result<Vec<Receipt>, Error> {
         let (rows, _) = self
             .house
             .ledger

@@ -47,19 +47,29 @@ impl Rooms {
     ///
     /// If the store fails.
     pub async fn summary(&self, room: RoomNid, reader: UserNid) -> Result<RoomSummary, Error> {
-        let head = self.house.ledger.get(&HEADS, &room).await?.unwrap_or_default();
-        let root = Root(head.state_root);
+        let (joined, invited) = self.counts(room).await?;
+        let root = self.current_root(room).await?;
         let name = self.state_text(room, root, StateEventType::RoomName, "name").await?;
         let alias = self.state_text(room, root, StateEventType::RoomCanonicalAlias, "alias");
         let heroes = match name.or(alias.await?) {
             Some(_) => None,
             None => Some(self.heroes(room, reader).await?),
         };
-        Ok(RoomSummary { heroes, joined: head.joined, invited: head.invited })
+        Ok(RoomSummary { heroes, joined, invited })
+    }
+
+    /// How many are joined, and how many invited.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn counts(&self, room: RoomNid) -> Result<(u64, u64), Error> {
+        let head = self.house.ledger.get(&HEADS, &room).await?.unwrap_or_default();
+        Ok((head.joined, head.invited))
     }
 
     /// A text field of a state event's content, if it is there and not empty.
-    async fn state_text(
+    pub(crate) async fn state_text(
         &self,
         room: RoomNid,
         root: Root,
@@ -76,7 +86,11 @@ impl Rooms {
 
     /// "The members … excluding the requesting user, joined or invited; if there are none, those
     /// who left or were banned".
-    async fn heroes(&self, room: RoomNid, reader: UserNid) -> Result<Vec<OwnedUserId>, Error> {
+    pub(crate) async fn heroes(
+        &self,
+        room: RoomNid,
+        reader: UserNid,
+    ) -> Result<Vec<OwnedUserId>, Error> {
         let ledger = &self.house.ledger;
         let mut members: Vec<(EventNid, UserNid)> = Vec::new();
         for codes in [[membership::JOIN, membership::INVITE], [membership::LEAVE, membership::BAN]]

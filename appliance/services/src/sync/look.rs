@@ -12,9 +12,11 @@ use appliance_model::ruma::events::room::member::MembershipState;
 use appliance_model::{Caller, Error, EventNid, Position, RoomNid};
 
 use super::Sync;
+use super::wait::News;
 use super::write::List;
 use crate::client_event::{self, Unsigned};
 use crate::event_filter::{wants, wants_all};
+use crate::personal::AccountDatum;
 use crate::rooms::membership_set_by;
 
 /// Events looked at for a filter that most do not pass.
@@ -38,6 +40,18 @@ pub(super) struct Span {
     pub since: Option<Position>,
     /// Up to here.
     pub upto: Position,
+}
+
+/// Account data that holds even before it is set.
+const PUSH_RULES: &str = "m.push_rules";
+
+/// What changed of account data.
+#[derive(Default)]
+pub(super) struct DataNews {
+    /// Global and of all rooms, push rules excepted.
+    pub data: Vec<AccountDatum>,
+    /// The event with the push rules, predefined ones included.
+    pub push_rules: Option<AccountDatum>,
 }
 
 /// Which events of a timeline.
@@ -175,6 +189,30 @@ impl Look<'_> {
             numbers.extend(states.get(root, key).await?);
         }
         Ok(numbers)
+    }
+
+    /// The account data that changed.
+    pub async fn account_data_news(&self) -> Result<DataNews, Error> {
+        let Caller { user, user_id, .. } = self.caller;
+        let personal = &self.sync.personal;
+        let unchanged = |since| self.sync.waiters.user_news(*user, since) == News::None;
+        if self.since.is_some_and(unchanged) {
+            return Ok(DataNews::default());
+        }
+        let after = self.since.unwrap_or_default();
+        let mut data = personal.account_data_changes(*user, after, self.upto).await?;
+        data.retain(|datum| datum.kind != PUSH_RULES || datum.room.is_some());
+        // Predefined rules are nowhere stored, yet every client must see them.
+        let rules_changed = match self.since {
+            None => true,
+            Some(since) => personal.push_rules_changed(*user, since, self.upto).await?,
+        };
+        let mut push_rules = None;
+        if rules_changed {
+            let content = personal.push_rules_content(*user, user_id).await?;
+            push_rules = Some(AccountDatum { room: None, kind: PUSH_RULES.to_owned(), content });
+        }
+        Ok(DataNews { data, push_rules })
     }
 
     /// Events in client form, with nothing in `unsigned` but their age.

@@ -1,16 +1,21 @@
 //! What is new for whom, and waiting for it.
 
+#[cfg(test)]
+mod agreement;
 mod devices;
 mod key_changes;
 mod look;
 mod poll;
 mod room;
 mod sent_members;
+pub mod sliding;
 #[cfg(test)]
 mod tests;
 pub mod token;
 mod v3;
 mod wait;
+#[cfg(test)]
+mod wake_ups;
 pub(crate) mod write;
 
 use std::sync::Arc;
@@ -38,6 +43,10 @@ pub struct Sync {
     reading: Arc<Reading>,
     keys: Arc<Keys>,
     sent_members: SentMembers,
+    connections: sliding::Connections,
+    facts: sliding::KnownFacts,
+    list_memory: sliding::ListMemory,
+    plain_states: sliding::PlainStates,
 }
 
 /// Those whom sync asks.
@@ -53,7 +62,19 @@ pub(crate) struct Parts {
 impl Sync {
     pub(crate) fn new(house: Arc<House>, parts: Parts) -> Self {
         let Parts { waiters, rooms, accounts, personal, reading, keys } = parts;
-        let sent_members = SentMembers::default();
-        Self { house, waiters, rooms, accounts, personal, reading, keys, sent_members }
+        Self {
+            house,
+            waiters,
+            rooms,
+            accounts,
+            personal,
+            reading,
+            keys,
+            sent_members: SentMembers::default(),
+            connections: sliding::Connections::default(),
+            facts: sliding::KnownFacts::default(),
+            list_memory: sliding::ListMemory::default(),
+            plain_states: sliding::PlainStates::default(),
+        }
     }
 }

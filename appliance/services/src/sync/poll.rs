@@ -15,6 +15,7 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// One request that looks, waits, and looks again.
 pub(super) struct Poll<'a> {
     sync: &'a Sync,
+    caller: &'a Caller,
     access_token: &'a str,
     /// What the user's changes wake.
     pub subscription: Subscription,
@@ -26,23 +27,24 @@ impl Sync {
     /// Begins to listen, and notes that the user is there.
     pub(super) fn poll<'a>(
         &'a self,
-        caller: &Caller,
+        caller: &'a Caller,
         access_token: &'a str,
         (timeout, presence): (Duration, PresenceState),
     ) -> Poll<'a> {
         let subscription = self.waiters.subscribe(caller.user);
         self.reading.seen_syncing(caller.user, presence);
         let deadline = Box::pin(tokio::time::sleep(timeout.min(WAIT_MAX)));
-        Poll { sync: self, access_token, subscription, deadline, over: timeout.is_zero() }
+        Poll { sync: self, caller, access_token, subscription, deadline, over: timeout.is_zero() }
     }
 }
 
 impl Poll<'_> {
     /// The position up to which the next look reads. Listen first, read then: what changes in
-    /// between wakes.
-    pub fn next_look(&mut self) -> Position {
+    /// between wakes. And only those wake whose rooms are known: so these are read before.
+    pub async fn next_look(&mut self) -> Result<Position, Error> {
         self.subscription.rearm();
-        self.sync.house.ledger.position()
+        self.sync.memberships(self.caller, &self.subscription).await?;
+        Ok(self.sync.house.ledger.position())
     }
 
     /// No more time to wait: whatever there is is the answer.
@@ -56,6 +58,18 @@ impl Poll<'_> {
         tokio::select! {
             awake = self.subscription.woken() => self.over = !awake,
             () = &mut self.deadline => self.over = true,
+        }
+        self.check_session().await
+    }
+
+    /// Waits until the time is over, whatever happens.
+    pub async fn wait_out(&mut self) -> Result<(), Error> {
+        if !self.over {
+            tokio::select! {
+                () = self.subscription.closed() => {}
+                () = &mut self.deadline => {}
+            }
+            self.over = true;
         }
         self.check_session().await
     }

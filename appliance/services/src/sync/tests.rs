@@ -14,7 +14,7 @@ use super::{StateForm, SyncRequest, Token};
 use crate::reading::{NewReceipt, PRIVATE, PUBLIC};
 use crate::scenario::Ward;
 
-fn request(since: Option<&Value>, filter: Value) -> SyncRequest {
+pub(super) fn request(since: Option<&Value>, filter: Value) -> SyncRequest {
     let filter: FilterDefinition = serde_json::from_value(filter).unwrap();
     SyncRequest {
         since: since.map(|token| Token::parse(token.as_str().unwrap()).unwrap()),
@@ -26,7 +26,7 @@ fn request(since: Option<&Value>, filter: Value) -> SyncRequest {
     }
 }
 
-async fn ask(ward: &Ward, who: &Caller, request: &SyncRequest) -> Value {
+pub(super) async fn ask(ward: &Ward, who: &Caller, request: &SyncRequest) -> Value {
     let json = ward.services.sync.sync(who, "", request).await.unwrap();
     serde_json::from_str(&json).unwrap()
 }
@@ -262,23 +262,6 @@ async fn account_data_is_told_once_also_after_a_restart() {
     assert_eq!(types(of_room), ["m.tag"]);
     let quiet = sync(&ward, &nurse, Some(&told["next_batch"])).await;
     assert_eq!(quiet.get("account_data"), None);
-}
-
-/// A change between listening and waiting must wake: a thousand rounds, each with a new message.
-#[tokio::test]
-async fn no_wake_up_is_lost() {
-    let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
-    let room = ward.room_of(&[&nurse, &doctor]).await;
-    sync(&ward, &doctor, None).await;
-    let waiters = ward.services.sync.waiters.clone();
-    for round in 0..1_000 {
-        let mut subscription = waiters.subscribe(doctor.user);
-        ward.services.sync.memberships(&doctor, &subscription).await.unwrap();
-        subscription.rearm();
-        ward.say(&nurse, &room, &round.to_string()).await;
-        let woken = tokio::time::timeout(Duration::from_secs(5), subscription.woken()).await;
-        assert_eq!(woken, Ok(true), "round {round}");
-    }
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 //!
 //! `since` and `next_batch` are `s<position>`, with `_<typing>` after it while someone types and
 //! `_<typing>_<to-device>` while to-device messages wait for the next answer. Pagination tokens are
-//! `t<position>`: events below lie before it. Both are accepted wherever the timeline is paged.
+//! `t<position>`: events below lie before it. The `pos` of sliding sync is
+//! `p<position>_<turn>_<connection>`. All are accepted wherever the timeline is paged.
 
 use appliance_model::{Error, Position};
 
@@ -49,6 +50,34 @@ impl Token {
     }
 }
 
+/// The `pos` of a sliding sync connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pos {
+    /// All that the connection shows was shown up to here.
+    pub position: Position,
+    /// Which answer of the connection gave it out.
+    pub turn: u64,
+    /// The connection. No two have the same name, not even before and after a restart.
+    pub connection: u64,
+}
+
+impl Pos {
+    /// None if the text is none of ours.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.strip_prefix('p')?.splitn(3, '_');
+        let position = Position(parts.next()?.parse().ok()?);
+        let turn = parts.next()?.parse().ok()?;
+        let connection = u64::from_str_radix(parts.next()?, 16).ok()?;
+        Some(Self { position, turn, connection })
+    }
+
+    /// As clients keep it.
+    pub fn text(self) -> String {
+        let Self { position: Position(position), turn, connection } = self;
+        format!("p{position}_{turn}_{connection:x}")
+    }
+}
+
 /// The place in a timeline that a token of either kind names: events at smaller positions lie
 /// before it.
 ///
@@ -61,7 +90,11 @@ pub fn timeline_place(text: &str) -> Result<i64, Error> {
         return place.parse().map_err(invalid);
     }
     // A client that knows everything up to a position pages back from just after it.
-    Ok(Token::parse(text)?.position.0.cast_signed().saturating_add(1))
+    let position = match Pos::parse(text) {
+        Some(pos) => pos.position,
+        None => Token::parse(text)?.position,
+    };
+    Ok(position.0.cast_signed().saturating_add(1))
 }
 
 /// The pagination token of a place.
@@ -83,5 +116,11 @@ mod tests {
         }
         assert_eq!(timeline_place("t-4").unwrap(), -4);
         assert_eq!(timeline_place("s9_1").unwrap(), 10);
+        let pos = Pos { position: Position(9), turn: 3, connection: u64::MAX };
+        assert_eq!(Pos::parse(&pos.text()), Some(pos));
+        assert_eq!(timeline_place(&pos.text()).unwrap(), 10);
+        for text in ["p", "p9", "p9_1", "p9_1_", "p9_1_g", "p_1_1", "p9_1_1_1"] {
+            assert!(timeline_place(text).is_err(), "{text}");
+        }
     }
 }

@@ -26,9 +26,6 @@ const ROOMS_MAX: usize = 20_000;
 /// Messages to a device in one answer; the token remembers where the next begins.
 const TO_DEVICE_MAX: usize = 100;
 
-/// Account data that holds even before it is set.
-const PUSH_RULES: &str = "m.push_rules";
-
 /// What a client asks for.
 #[derive(Clone, Debug)]
 pub struct SyncRequest {
@@ -72,7 +69,7 @@ impl Sync {
     ) -> Result<String, Error> {
         let mut poll = self.poll(caller, access_token, (request.timeout, request.presence.clone()));
         loop {
-            let upto = poll.next_look();
+            let upto = poll.next_look().await?;
             let round = Round { sync: self, caller, request, upto };
             let answer = round.answer(&poll.subscription).await?;
             let complete = request.since.is_none() || request.full_state;
@@ -176,47 +173,22 @@ impl Round<'_> {
         &self,
         answer: &mut Answer,
     ) -> Result<HashMap<RoomNid, List>, Error> {
-        let (user, user_id) = (self.caller.user, &self.caller.user_id);
-        let personal = &self.sync.personal;
         let mut of_rooms: HashMap<RoomNid, List> = HashMap::new();
-        let unchanged = self
-            .since()
-            .is_some_and(|since| self.sync.waiters.user_news(user, since) == News::None);
-        if unchanged {
-            return Ok(of_rooms);
-        }
         let filter = &self.request.filter;
         let (global, room_filter) = (&filter.account_data, &filter.room.account_data);
-        let after = self.since().unwrap_or_default();
-        for datum in personal.account_data_changes(user, after, self.upto).await? {
-            if datum.kind == PUSH_RULES && datum.room.is_none() {
+        let news = self.look().account_data_news().await?;
+        for datum in news.data.into_iter().chain(news.push_rules) {
+            let (types, not_types) = match datum.room {
+                Some(_) => (room_filter.types.as_deref(), &room_filter.not_types),
+                None => (global.types.as_deref(), &global.not_types),
+            };
+            if !wants_type(types, not_types, &datum.kind) {
                 continue;
             }
-            let event = typed(&datum.kind, &datum.content);
             match datum.room {
-                Some(room)
-                    if wants_type(
-                        room_filter.types.as_deref(),
-                        &room_filter.not_types,
-                        &datum.kind,
-                    ) =>
-                {
-                    of_rooms.entry(room).or_default().push_json(&event);
-                }
-                None if wants_type(global.types.as_deref(), &global.not_types, &datum.kind) => {
-                    answer.account_data.push_json(&event);
-                }
-                _ => {}
+                Some(room) => of_rooms.entry(room).or_default().push_json(&datum.event()),
+                None => answer.account_data.push_json(&datum.event()),
             }
-        }
-        // Predefined rules are nowhere stored, yet every client must see them.
-        let rules_changed = match self.since() {
-            None => true,
-            Some(since) => personal.push_rules_changed(user, since, self.upto).await?,
-        };
-        if rules_changed && wants_type(global.types.as_deref(), &global.not_types, PUSH_RULES) {
-            let rules = personal.push_rules_content(user, user_id).await?;
-            answer.account_data.push_json(&typed(PUSH_RULES, &rules));
         }
         Ok(of_rooms)
     }
@@ -409,10 +381,4 @@ impl Round<'_> {
             && !filter.not_rooms.contains(&room_id);
         Ok(wanted.then(|| room_id.to_string()))
     }
-}
-
-/// An event of only type and content.
-pub(super) fn typed(kind: &str, content: &str) -> String {
-    let kind = serde_json::Value::from(kind);
-    format!(r#"{{"content":{content},"type":{kind}}}"#)
 }

@@ -183,6 +183,12 @@ impl Waiters {
             .collect()
     }
 
+    /// Whether events may have come into a room after `since`.
+    pub fn timeline_news(&self, room: RoomNid, since: Position) -> News {
+        let inner = self.lock();
+        inner.marks.news(inner.marks.timelines.get(&room), since)
+    }
+
     /// What may have changed of a user's own after `since`: account data, memberships, counts.
     pub fn user_news(&self, user: UserNid, since: Position) -> News {
         let inner = self.lock();
@@ -335,6 +341,15 @@ impl Subscription {
         tokio::select! {
             changed = self.wake.changed() => changed.is_ok(),
             _ = self.closing.changed() => false,
+        }
+    }
+
+    /// Waits until the server stops.
+    pub async fn closed(&mut self) {
+        while !*self.closing.borrow_and_update() {
+            if self.closing.changed().await.is_err() {
+                return;
+            }
         }
     }
 
