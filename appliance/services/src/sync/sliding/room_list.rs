@@ -97,7 +97,8 @@ impl Sync {
         for (room, row) in memberships.iter() {
             // Beyond the position of this answer: the next one tells it.
             let begun = if face_of(row) == Face::Invited { row.position } else { row.since };
-            if begun <= upto.0 && self.is_listed(row, known.rooms.get(room)).await? {
+            let sent = known.rooms.get(room);
+            if begun <= upto.0 && self.is_listed(caller.user, row, sent).await? {
                 candidates.push((*room, row.clone()));
             }
         }
@@ -122,9 +123,15 @@ impl Sync {
     /// "Rooms that the user has been in but left are only included if the room was previously sent …
     /// Rooms the user has been kicked or banned from will always be included". A leave is told once;
     /// who was never in the room hears of its end only if the client was shown the beginning.
-    async fn is_listed(&self, row: &MembershipRow, sent: Option<&Sent>) -> Result<bool, Error> {
+    async fn is_listed(
+        &self,
+        user: UserNid,
+        row: &MembershipRow,
+        sent: Option<&Sent>,
+    ) -> Result<bool, Error> {
         match row.membership {
-            membership::JOIN | membership::INVITE | membership::KNOCK => return Ok(true),
+            membership::JOIN | membership::KNOCK => return Ok(true),
+            membership::INVITE => return Ok(!self.rooms.hides_invite(user, row).await?),
             _ if sent.is_some_and(|sent| sent.face != Face::Left) => return Ok(true),
             _ if row.forgotten || row.joined_until.is_none() => return Ok(false),
             membership::BAN => return Ok(true),
