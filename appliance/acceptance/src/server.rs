@@ -188,7 +188,7 @@ impl Drop for Server {
 
 /// A port nobody listens on. Another process could take it before the server does; the server then
 /// fails to start, loudly.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
     listener.local_addr().expect("a bound port").port()
 }
@@ -251,7 +251,7 @@ fn launch(kind: Kind, folder: &Path, address: &str) -> Child {
 }
 
 /// The binary under test: `WARDSTONE_BIN`, or the one Cargo built beside this test.
-fn wardstone() -> PathBuf {
+pub fn wardstone() -> PathBuf {
     if let Some(given) = std::env::var_os("WARDSTONE_BIN") {
         return given.into();
     }

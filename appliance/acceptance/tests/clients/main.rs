@@ -10,3 +10,4 @@ mod ward;
 
 mod conversation;
 mod kill;
+mod terminal;

@@ -1,0 +1,199 @@
+//! What the README promises a new user: start it as printed, sign in with a client that people use
+//! (WeeChat in a terminal), and write to a colleague. The terminal's screen is read as a person reads it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use appliance_acceptance::http::Http;
+use appliance_acceptance::server::{free_port, wardstone};
+use appliance_acceptance::wait::{found, until};
+use http::Method;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const NURSE: &str = "nurse.amara";
+const DOCTOR: &str = "dr.osei";
+
+#[tokio::test]
+async fn a_new_user_writes_to_a_colleague_from_a_terminal() {
+    let demo = Demo::start().await;
+    let nurse = demo.sign_in(NURSE).await;
+    let invited = json!({ "name": "Ward 7", "invite": [format!("@{DOCTOR}:localhost")] });
+    let made = demo.call(Method::POST, "/createRoom", &nurse, Some(invited)).await;
+    let room = made["room_id"].as_str().unwrap().to_owned();
+
+    // On the doctor's phone: the terminal is their second device.
+    let phone = demo.sign_in(DOCTOR).await;
+    demo.call(Method::POST, &format!("/join/{room}"), &phone, Some(json!({}))).await;
+
+    let mut doctor = Terminal::open(&demo).await;
+    doctor.types("/script load /usr/share/weechat/python/matrix.py");
+    doctor.sees("registered script \"matrix\"").await;
+    doctor.types(&format!("/matrix server add ward localhost:{}", demo.tls_port));
+    doctor.types(&format!("/set matrix.server.ward.username {DOCTOR}"));
+    doctor.types(&format!("/set matrix.server.ward.password {}", demo.password(DOCTOR)));
+    doctor.types("/matrix connect ward");
+    doctor.sees(&format!("Logged in as @{DOCTOR}:localhost")).await;
+    doctor.sees("Ward 7").await;
+
+    let path = format!("/rooms/{room}/send/m.room.message/1");
+    let words = json!({ "msgtype": "m.text", "body": "Bed 4 is free, says the nurse" });
+    demo.call(Method::PUT, &path, &nurse, Some(words)).await;
+    // The first is the client's own.
+    doctor.types("/buffer 2");
+    doctor.sees("Bed 4 is free, says the nurse").await;
+
+    doctor.types("I will be there in five minutes");
+    doctor.sees("I will be there in five minutes").await;
+    until("the doctor's words to reach the nurse", async || {
+        let path = format!("/rooms/{room}/messages?dir=b");
+        let page = demo.call(Method::GET, &path, &nurse, None).await;
+        let newest = page["chunk"]
+            .as_array()?
+            .iter()
+            .find(|event| event["content"]["body"] == "I will be there in five minutes")?;
+        assert_eq!(newest["sender"], format!("@{DOCTOR}:localhost"));
+        Some(())
+    })
+    .await;
+}
+
+/// `wardstone quickstart`, as a new user starts it.
+struct Demo {
+    folder: TempDir,
+    tls_port: u16,
+    http: Http,
+    process: Child,
+}
+
+impl Demo {
+    async fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("demo-").tempdir().unwrap();
+        let (tls_port, http_port, metrics_port) = (free_port(), free_port(), free_port());
+        let process = Command::new(wardstone())
+            .args(["quickstart", "--folder"])
+            .arg(folder.path().join("wardstone-data"))
+            .args(["--port", &tls_port.to_string(), "--http-port", &http_port.to_string()])
+            .args(["--metrics-port", &metrics_port.to_string()])
+            .stdin(Stdio::null())
+            .stdout(std::fs::File::create(folder.path().join("page")).unwrap())
+            .stderr(std::fs::File::create(folder.path().join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let http = Http::new(&format!("127.0.0.1:{http_port}"));
+        let demo = Self { folder, tls_port, http, process };
+        until("the demo's first answer", async || {
+            demo.http.call(Method::GET, "/_matrix/client/versions", None, None).await.ok()
+        })
+        .await;
+        demo
+    }
+
+    fn page(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("page")).unwrap()
+    }
+
+    /// The password that the page prints beside an account.
+    fn password(&self, localpart: &str) -> String {
+        let page = self.page();
+        let line = page.lines().find(|line| line.contains(&format!("@{localpart}:localhost ")));
+        line.unwrap().split_whitespace().nth(1).unwrap().to_owned()
+    }
+
+    fn authority(&self) -> PathBuf {
+        let page = self.page();
+        let line = page.lines().find_map(|line| line.split_once("certificate authority: "));
+        PathBuf::from(line.unwrap().1.trim())
+    }
+
+    async fn sign_in(&self, localpart: &str) -> String {
+        let body = json!({
+            "type": "m.login.password",
+            "identifier": { "type": "m.id.user", "user": localpart },
+            "password": self.password(localpart),
+        });
+        let answer = self.call(Method::POST, "/login", "", Some(body)).await;
+        answer["access_token"].as_str().unwrap().to_owned()
+    }
+
+    async fn call(&self, method: Method, path: &str, token: &str, body: Option<Value>) -> Value {
+        let token = Some(token).filter(|token| !token.is_empty());
+        let path = format!("/_matrix/client/v3{path}");
+        self.http.call(method, &path, token, body.as_ref()).await.unwrap().ok()
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            eprintln!("--- the server ---\n{log}");
+        }
+    }
+}
+
+/// WeeChat in a terminal of its own.
+struct Terminal {
+    socket: PathBuf,
+}
+
+impl Terminal {
+    async fn open(demo: &Demo) -> Self {
+        let home = demo.folder.path().join("weechat");
+        let terminal = Self { socket: demo.folder.path().join("tmux") };
+        terminal
+            .tmux()
+            .args([
+                "-f",
+                "/dev/null",
+                "new-session",
+                "-d",
+                "-x",
+                "160",
+                "-y",
+                "50",
+                "weechat",
+                "-d",
+            ])
+            .arg(&home)
+            // The client trusts the demo's authority and no other.
+            .env("SSL_CERT_FILE", demo.authority())
+            .env("LC_ALL", "C.UTF-8")
+            .env("TERM", "screen")
+            .status()
+            .unwrap();
+        terminal.sees("[core]").await;
+        terminal
+    }
+
+    fn tmux(&self) -> Command {
+        let mut command = Command::new("tmux");
+        command.arg("-S").arg(Path::new(&self.socket));
+        command
+    }
+
+    fn types(&mut self, line: &str) {
+        let keys = self.tmux().args(["send-keys", "-l", "--", line]).status().unwrap();
+        let enter = self.tmux().args(["send-keys", "Enter"]).status().unwrap();
+        assert!(keys.success() && enter.success(), "the client ended:\n{}", self.screen());
+    }
+
+    fn screen(&self) -> String {
+        let seen = self.tmux().args(["capture-pane", "-p"]).output().unwrap();
+        String::from_utf8(seen.stdout).unwrap()
+    }
+
+    /// Waits until `words` are on the screen.
+    async fn sees(&self, words: &str) {
+        let seen = found(async || self.screen().contains(words).then_some(())).await;
+        assert!(seen.is_some(), "{words:?} is not on the screen:\n{}", self.screen());
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.tmux().arg("kill-server").status();
+    }
+}
