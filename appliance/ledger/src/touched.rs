@@ -1,7 +1,6 @@
 //! Whom a commit concerns, so that only they wake.
 
-use appliance_model::ruma::OwnedServerName;
-use appliance_model::{DeviceNid, EventNid, Position, RoomNid, UserNid};
+use appliance_model::{DeviceNid, Position, RoomNid, UserNid};
 
 /// The commit's own list of those affected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,8 +19,6 @@ pub struct Touched {
     pub memberships: Vec<(UserNid, RoomNid, bool)>,
     /// Users whose device lists or cross-signing keys changed.
     pub device_lists: Vec<UserNid>,
-    /// Events that other servers are owed, and which.
-    pub outgoing: Vec<(EventNid, Vec<OwnedServerName>)>,
     /// Sessions that ended, with their owners: their waiting requests end too.
     pub ended_devices: Vec<(UserNid, DeviceNid)>,
 }

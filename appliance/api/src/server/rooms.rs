@@ -24,6 +24,8 @@ use crate::json::read_json;
 use crate::peer::BODY_BYTES_MAX;
 use crate::route::{RawRequest, Routes, Visit, json_response, read_body};
 
+/// "edus: … Must not include more than 100 EDUs."
+const EDUS_MAX: usize = 100;
 /// Events named in one request.
 const NAMED_MAX: usize = 50;
 
@@ -141,12 +143,24 @@ async fn send(mut visit: Visit<RawRequest>) -> Result<Response, Error> {
     struct Transaction {
         #[serde(default)]
         pdus: Vec<Box<RawValue>>,
+        #[serde(default)]
+        edus: Vec<Box<RawValue>>,
     }
     let body = read_body(std::mem::take(&mut visit.request.body), BODY_BYTES_MAX).await?;
     let transaction: Transaction =
         serde_json::from_slice(&body).map_err(|_| Error::bad_json("This is no transaction."))?;
     let (origin, txn_id) = (visit.origin()?, visit.request.param(0)?);
-    ok(visit.services.rooms.receive_pdus(origin, txn_id, transaction.pdus).await?)
+    if transaction.edus.len() > EDUS_MAX {
+        return Err(Error::invalid_param("A transaction has at most 100 EDUs."));
+    }
+    let answer = visit.services.rooms.receive_pdus(origin, txn_id, transaction.pdus).await?;
+    for edu in &transaction.edus {
+        // "EDUs … no acknowledgement": a bad one is passed over.
+        if let Err(error) = visit.services.receive_edu(origin, edu).await {
+            tracing::debug!(server = %origin, %error, "an EDU is passed over");
+        }
+    }
+    ok(answer)
 }
 
 async fn missing_events(mut visit: Visit<RawRequest>) -> Result<Response, Error> {

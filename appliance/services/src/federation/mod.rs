@@ -35,28 +35,6 @@ mod transaction;
 mod visible;
 mod wire;
 
-use appliance_ledger::Commit;
-use appliance_model::ruma::OwnedServerName;
-use appliance_model::{Error, EventNid};
-
 pub use invited::InviteBody;
 pub use line::{Ask, Line, OtherServers};
 pub use serve::MissingQuery;
-
-use crate::house::House;
-
-/// Notes in `commit` that these servers are owed an event. The queue of outgoing events is written in
-/// the same commit, so that no event is acknowledged and then forgotten.
-///
-/// # Errors
-///
-/// If the store fails.
-pub(crate) async fn owe(
-    _house: &House,
-    event: EventNid,
-    servers: Vec<OwnedServerName>,
-    commit: &mut Commit,
-) -> Result<(), Error> {
-    commit.touched().outgoing.push((event, servers));
-    Ok(())
-}

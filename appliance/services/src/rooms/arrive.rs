@@ -294,7 +294,7 @@ impl OpenRoom<'_> {
             }
         }
         if !servers.is_empty() {
-            crate::federation::owe(house, number, servers, commit).await?;
+            house.owe_event(number, servers, commit);
         }
         Ok(())
     }
