@@ -54,14 +54,11 @@ pub struct Options {
     pub media_ttl_ms: u64,
     /// `info`, `trace`, ...
     pub log_level: &'static str,
-    /// Registrations of application services, as they are written in a file.
-    pub appservices: Vec<serde_json::Value>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        let media_ttl_ms = 7 * 24 * 3_600_000;
-        Self { engine: "lmdb", media_ttl_ms, log_level: "info", appservices: Vec::new() }
+        Self { engine: "lmdb", media_ttl_ms: 7 * 24 * 3_600_000, log_level: "info" }
     }
 }
 
@@ -189,11 +186,6 @@ impl Drop for Server {
     }
 }
 
-/// A port nobody listens on, for a program that the test starts.
-pub fn port_for_another() -> u16 {
-    free_port()
-}
-
 /// A port nobody listens on. Another process could take it before the server does; the server then
 /// fails to start, loudly.
 pub fn free_port() -> u16 {
@@ -220,15 +212,7 @@ fn configure(folder: &Path, address: &str, options: &Options) {
         "media": { "ttl_ms": options.media_ttl_ms },
         "log": { "level": options.log_level },
         "admin": { "socket": folder.join("admin.sock") },
-        "appservices": { "registrations_dir": folder.join("appservices") },
     });
-    let registrations = folder.join("appservices");
-    fs::create_dir_all(&registrations).expect("a folder of registrations");
-    for (index, registration) in options.appservices.iter().enumerate() {
-        // JSON is YAML.
-        let file = registrations.join(format!("{index}.yaml"));
-        fs::write(file, registration.to_string()).expect("a registration");
-    }
     let text = toml::to_string(&settings).expect("settings as TOML");
     let over = folder.join("conf.d");
     fs::create_dir_all(&over).expect("conf.d");

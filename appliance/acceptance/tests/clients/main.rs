@@ -8,8 +8,6 @@ mod element_x;
 mod rust_sdk;
 mod ward;
 
-mod bridge;
 mod conversation;
-mod gateway;
 mod kill;
 mod terminal;
