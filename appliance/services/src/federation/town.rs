@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, Weak};
 
-use appliance_ledger::keyspaces::HEADS;
+use appliance_ledger::Direction;
+use appliance_ledger::keyspaces::{EVENTS, HEADS};
 use appliance_model::ruma::api::Direction as ApiDirection;
 use appliance_model::ruma::events::room::member::MembershipState as M;
 use appliance_model::ruma::serde::Base64;
@@ -117,6 +118,23 @@ impl Town {
         let pdus = vec![RawValue::from_string(json).unwrap()];
         let rooms = &self.wards[to].services.rooms;
         rooms.receive_pdus(&house.server_name, event_id, pdus).await.unwrap();
+    }
+
+    /// Whether a line is whole.
+    pub fn reaches(&self, one: usize, other: usize) -> bool {
+        let name = |index: usize| self.wards[index].services.house.server_name.clone();
+        !self.exchange.cut.lock().unwrap().contains(&(name(one), name(other)))
+    }
+
+    /// The events of a room that a server has in its graph, shown or not.
+    pub async fn kept(&self, at: usize, room: &RoomId) -> BTreeSet<String> {
+        let ledger = &self.wards[at].services.house.ledger;
+        let number = ledger.room(room).await.unwrap().unwrap();
+        let view = ledger.newest();
+        let (ids, _) = view.scan(&EVENTS, &(), Direction::Forward, 10_000).await.unwrap();
+        let of_room = ids.into_iter().filter(|(_, row)| row.room == number.0);
+        let placed = of_room.filter(|(_, row)| row.outlier != Some(true));
+        placed.map(|(_, row)| row.event_id).collect()
     }
 
     /// A room of `creator` with people of other wards in it, all joined over the line.

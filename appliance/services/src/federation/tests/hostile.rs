@@ -199,3 +199,23 @@ async fn loose_ends_are_bounded() {
     let open = scene.town.wards[0].services.rooms.enter(&scene.room).await.unwrap();
     assert!(open.head.extremities.len() <= 20);
 }
+
+/// A server sends what the room rests on once more, as if it were news: it still stands.
+#[tokio::test]
+async fn the_foundations_sent_again_stay_what_they_are() {
+    let scene = Scene::new().await;
+    let (_, events) = scene.town.wards[0].timeline(&scene.room).await;
+    let json = |json: &[u8]| RawValue::from_string(String::from_utf8(json.to_vec()).unwrap());
+    let events: Vec<_> = events.iter().map(|(event, _)| json(&event.json).unwrap()).collect();
+    let before = scene.town.state(1, &scene.room).await;
+    let rooms = &scene.town.wards[1].services.rooms;
+    let origin = "one.example".try_into().unwrap();
+    let answer = rooms.receive_pdus(origin, "again", events).await.unwrap();
+    assert!(!answer.contains("error"), "{answer}");
+    assert_eq!(scene.town.state(1, &scene.room).await, before);
+    let ledger = &scene.town.wards[1].services.house.ledger;
+    for id in before.values() {
+        let event = ledger.event_by_id(id.as_str().try_into().unwrap()).await.unwrap().unwrap();
+        assert!(!event.rejected, "{}", event.kind());
+    }
+}
