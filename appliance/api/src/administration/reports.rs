@@ -77,7 +77,7 @@ async fn users(visit: Visit<RawRequest>) -> Result<Response, Error> {
 
 async fn event(visit: Visit<RawRequest>) -> Result<Response, Error> {
     let all = reports(visit.services.clone(), (None, None)).await?;
-    let wanted = visit.request.param(0)?;
-    let found = all.into_iter().find(|one| one["id"].to_string() == wanted);
+    let wanted: u64 = visit.request.param(0)?.parse().unwrap_or_default();
+    let found = all.into_iter().find(|one| one["id"] == wanted);
     answer(&found.ok_or_else(|| Error::not_found("Event report not found"))?)
 }

@@ -262,7 +262,7 @@ impl Scene {
                 ward.state(nurse, room, ("m.room.topic", ""), json!({ "topic": content })).await;
             }
             D::Name => {
-                ward.state(nurse, room, ("m.room.name", ""), json!({ "name": content })).await
+                ward.state(nurse, room, ("m.room.name", ""), json!({ "name": content })).await;
             }
             D::Unname => ward.state(nurse, room, ("m.room.name", ""), json!({})).await,
             D::VisitorComesOrGoes => {
@@ -274,7 +274,7 @@ impl Scene {
             }
             D::NurseInvites => drop(ward.try_set(nurse, room, &observer.user_id, M::Invite).await),
             D::ObserverJoins => {
-                drop(ward.try_set(observer, room, &observer.user_id, M::Join).await)
+                drop(ward.try_set(observer, room, &observer.user_id, M::Join).await);
             }
             D::ObserverLeaves => {
                 let _ = ward.try_set(observer, room, &observer.user_id, M::Leave).await;

@@ -303,7 +303,7 @@ impl Picker<'_> {
                 continue;
             }
             let root = self.sync.rooms.current_root(space).await?;
-            for event in self.sync.plain_state(space, root).await?.iter() {
+            for event in &self.sync.plain_state(space, root).await? {
                 // A child without `via` was taken out again.
                 let child: Value = serde_json::from_str(event.content()).unwrap_or_default();
                 let key = event.part(event.spans.state_key).trim_matches('"');
