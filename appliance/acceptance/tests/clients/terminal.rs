@@ -68,7 +68,7 @@ struct Demo {
 
 impl Demo {
     async fn start() -> Self {
-        let folder = tempfile::Builder::new().prefix("demo-").tempdir().unwrap();
+        let folder = tempfile::Builder::new().prefix("demo-").tempdir().expect("a folder");
         let (tls_port, http_port, metrics_port) = (free_port(), free_port(), free_port());
         let process = Command::new(wardstone())
             .args(["quickstart", "--folder"])
@@ -76,10 +76,10 @@ impl Demo {
             .args(["--port", &tls_port.to_string(), "--http-port", &http_port.to_string()])
             .args(["--metrics-port", &metrics_port.to_string()])
             .stdin(Stdio::null())
-            .stdout(std::fs::File::create(folder.path().join("page")).unwrap())
-            .stderr(std::fs::File::create(folder.path().join("log")).unwrap())
+            .stdout(std::fs::File::create(folder.path().join("page")).expect("the page"))
+            .stderr(std::fs::File::create(folder.path().join("log")).expect("the log"))
             .spawn()
-            .unwrap();
+            .expect("start the demo");
         let http = Http::new(&format!("127.0.0.1:{http_port}"));
         let demo = Self { folder, tls_port, http, process };
         until("the demo's first answer", async || {
@@ -90,20 +90,21 @@ impl Demo {
     }
 
     fn page(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("page")).unwrap()
+        std::fs::read_to_string(self.folder.path().join("page")).expect("the page")
     }
 
     /// The password that the page prints beside an account.
     fn password(&self, localpart: &str) -> String {
         let page = self.page();
         let line = page.lines().find(|line| line.contains(&format!("@{localpart}:localhost ")));
-        line.unwrap().split_whitespace().nth(1).unwrap().to_owned()
+        let password = line.and_then(|line| line.split_whitespace().nth(1));
+        password.expect("a password on the page").to_owned()
     }
 
     fn authority(&self) -> PathBuf {
         let page = self.page();
         let line = page.lines().find_map(|line| line.split_once("certificate authority: "));
-        PathBuf::from(line.unwrap().1.trim())
+        PathBuf::from(line.expect("an authority on the page").1.trim())
     }
 
     async fn sign_in(&self, localpart: &str) -> String {
@@ -113,13 +114,13 @@ impl Demo {
             "password": self.password(localpart),
         });
         let answer = self.call(Method::POST, "/login", "", Some(body)).await;
-        answer["access_token"].as_str().unwrap().to_owned()
+        answer["access_token"].as_str().expect("a token").to_owned()
     }
 
     async fn call(&self, method: Method, path: &str, token: &str, body: Option<Value>) -> Value {
         let token = Some(token).filter(|token| !token.is_empty());
         let path = format!("/_matrix/client/v3{path}");
-        self.http.call(method, &path, token, body.as_ref()).await.unwrap().ok()
+        self.http.call(method, &path, token, body.as_ref()).await.expect("an answer").ok()
     }
 }
 
@@ -163,7 +164,7 @@ impl Terminal {
             .env("LC_ALL", "C.UTF-8")
             .env("TERM", "screen")
             .status()
-            .unwrap();
+            .expect("run tmux");
         terminal.sees("[core]").await;
         terminal
     }
@@ -175,14 +176,14 @@ impl Terminal {
     }
 
     fn types(&mut self, line: &str) {
-        let keys = self.tmux().args(["send-keys", "-l", "--", line]).status().unwrap();
-        let enter = self.tmux().args(["send-keys", "Enter"]).status().unwrap();
+        let keys = self.tmux().args(["send-keys", "-l", "--", line]).status().expect("run tmux");
+        let enter = self.tmux().args(["send-keys", "Enter"]).status().expect("run tmux");
         assert!(keys.success() && enter.success(), "the client ended:\n{}", self.screen());
     }
 
     fn screen(&self) -> String {
-        let seen = self.tmux().args(["capture-pane", "-p"]).output().unwrap();
-        String::from_utf8(seen.stdout).unwrap()
+        let seen = self.tmux().args(["capture-pane", "-p"]).output().expect("run tmux");
+        String::from_utf8_lossy(&seen.stdout).into_owned()
     }
 
     /// Waits until `words` are on the screen.
