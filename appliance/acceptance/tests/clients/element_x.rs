@@ -55,22 +55,19 @@ impl Phone {
         TimelineBuilder::new(&room).build().await.expect("a timeline")
     }
 
-    /// Whoever was not looking at the network when the server came back looks again.
-    async fn run(&self) {
-        until("the sync service to run", async || {
-            let state = self.service.state().get();
-            if !matches!(state, State::Running) {
-                self.service.start().await;
-            }
-            matches!(state, State::Running).then_some(())
-        })
-        .await;
+    /// The service ends when it finds the server gone, which may be a while after the server is back;
+    /// Element X then starts it again.
+    async fn keep_running(&self) {
+        if !matches!(self.service.state().get(), State::Running) {
+            self.service.start().await;
+        }
     }
 }
 
 /// Waits until a timeline shows these words, decrypted.
-async fn hear(timeline: &Timeline, words: &str, from: &UserId) -> OwnedEventId {
+async fn hear(phone: &Phone, timeline: &Timeline, words: &str, from: &UserId) -> OwnedEventId {
     until(&format!("{words:?} in a timeline"), async || {
+        phone.keep_running().await;
         let items = timeline.items().await;
         let events = items.iter().filter_map(|item| item.as_event());
         let mut heard = events.filter(|event| {
@@ -125,16 +122,14 @@ async fn element_x_lives_on_sliding_sync() {
     for round in 0..3 {
         let words = ward.secret(&format!("to the doctor, round {round}"));
         say(&of_nurse, &words).await;
-        let event_id = hear(&at_doctor, &words, &ids[0]).await;
+        let event_id = hear(&doctor_phone, &at_doctor, &words, &ids[0]).await;
         let words = ward.secret(&format!("to the nurse, round {round}"));
         say(&of_doctor, &words).await;
-        hear(&at_nurse, &words, &ids[1]).await;
+        hear(&nurse_phone, &at_nurse, &words, &ids[1]).await;
         notified(&doctor_phone, &room_id, &event_id).await;
         if round < 2 {
             ward.server.kill().await;
             ward.server.start_again().await;
-            nurse_phone.run().await;
-            doctor_phone.run().await;
         }
     }
     sees_all_rooms(&ward, &nurse, &nurse_phone).await;
