@@ -236,7 +236,7 @@ impl Scene {
             Some((pointer, wanted)) => (pointer, Some(self.fill(wanted, &[]))),
             None => (check, None),
         };
-        let Some(value) = answer.json.pointer(pointer) else {
+        let Some(value) = answer.json.pointer(&self.fill(pointer, &[])) else {
             return Err(format!("has no {pointer}: {answer:?}"));
         };
         let is = |wanted: &str| {

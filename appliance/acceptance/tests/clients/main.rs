@@ -4,7 +4,6 @@
 #![recursion_limit = "256"]
 #![expect(clippy::print_stderr, reason = "a test that fails is understood by what it saw")]
 
-mod element_x;
 mod rust_sdk;
 mod ward;
 

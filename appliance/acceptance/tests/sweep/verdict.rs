@@ -57,7 +57,8 @@ pub fn fault(
     };
     let status = answer.status.as_u16();
     let complain = |what: &str| Some(format!("{what}: {}", answer.summary()));
-    if status >= 500 {
+    // 502 says that another server does not answer: a request may name one that does not exist.
+    if status >= 500 && status != 502 {
         return complain("a fault of the server");
     }
     // "Servers MUST ... [answer] with CORS headers on all requests."

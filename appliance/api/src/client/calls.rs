@@ -51,7 +51,13 @@ async fn transports(visit: Visit<RawRequest>) -> Result<Response, Error> {
     Ok(json_response(StatusCode::OK, json!({ "rtc_transports": [livekit] }).to_string()))
 }
 
-async fn openid_token(visit: Visit<RawRequest>) -> Result<Response, Error> {
+/// The body says nothing.
+const OPENID_BODY_BYTES_MAX: usize = 64 * 1024;
+
+async fn openid_token(mut visit: Visit<RawRequest>) -> Result<Response, Error> {
+    // "An empty object. Reserved for future expansion."
+    let body = std::mem::take(&mut visit.request.body);
+    crate::json_body::check(&crate::route::read_body(body, OPENID_BODY_BYTES_MAX).await?)?;
     let user_id = UserId::parse(visit.request.param(0)?)
         .map_err(|_| Error::invalid_param("This is not a user ID."))?;
     let token = visit.services.accounts.openid_token(visit.caller()?, &user_id).await?;

@@ -33,6 +33,7 @@ async fn list(visit: Visit<RawRequest>) -> Result<Response, Error> {
 struct SetBody {
     app_id: String,
     pushkey: String,
+    #[serde(deserialize_with = "Option::deserialize")]
     kind: Option<String>,
     #[serde(default)]
     append: bool,
