@@ -57,8 +57,9 @@ pub fn fault(
     };
     let status = answer.status.as_u16();
     let complain = |what: &str| Some(format!("{what}: {}", answer.summary()));
-    // 502 says that another server does not answer: a request may name one that does not exist.
-    if status >= 500 && status != 502 {
+    // A request may name another server that does not exist: then, and only then, 502 is due.
+    let is_elsewhere = answer.json()["error"] == "The other server does not answer.";
+    if status >= 500 && !(status == 502 && is_elsewhere) {
         return complain("a fault of the server");
     }
     // "Servers MUST ... [answer] with CORS headers on all requests."

@@ -35,7 +35,7 @@ impl Bench {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad_disk/recorder.c");
         let built = Command::new("cc")
             .args(["-Wall", "-Werror", "-O1", "-shared", "-fPIC", "-pthread", "-o"])
-            .arg(bench.library())
+            .arg(bench.preload())
             .arg(source)
             .output()
             .unwrap();
@@ -53,7 +53,7 @@ impl Bench {
         self.top.path().join(name)
     }
 
-    fn library(&self) -> PathBuf {
+    fn preload(&self) -> PathBuf {
         self.beside("recorder.so")
     }
 
@@ -71,7 +71,7 @@ impl Bench {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture", "--test-threads=1"])
             .env(CHILD, format!("{work} {}", self.root.display()))
-            .env("LD_PRELOAD", self.library())
+            .env("LD_PRELOAD", self.preload())
             .env("RECORD_ROOT", &self.root)
             .env("RECORD_LOG", self.log())
             .env("RECORD_TROUBLE", Self::trouble(&self.root))
