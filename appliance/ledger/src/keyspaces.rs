@@ -8,7 +8,7 @@ use appliance_model::{DeviceNid, EventNid, MediaNid, Position, RoomNid, StateKey
 use crate::rows::appservices::{AppserviceRow, AppserviceStreamRow};
 use crate::rows::extras::{
     BlockedRoomRow, DehydratedRow, DelayedRow, MediaMarkRow, OpenIdRow, ProfileFieldRow,
-    RegistrationTokenRow, SubscribedThreadRow, SubscriptionRow, TaskRow,
+    SubscribedThreadRow, SubscriptionRow, TaskRow,
 };
 use crate::rows::keys::{
     BackedUpKeyRow, BackupRow, ClaimedKeyRow, CrossSigningRow, DeviceKeysRow, OneTimeKeyRow,
@@ -239,14 +239,10 @@ keyspaces! {
     NOTICE_ROOMS 0xB8 UserNid => u64;
     /// Rooms that nobody of this server may join, by the digest of their ID.
     BLOCKED_ROOMS 0xB9 Digest => BlockedRoomRow;
-    /// Registration tokens made by administrators.
-    REGISTRATION_TOKENS 0xBA String => RegistrationTokenRow;
     /// What administrators have ordered that takes long: deleting rooms, purging history.
     TASKS 0xBB u64 => TaskRow;
     /// What administrators have said about files.
     MEDIA_MARKS 0xBC MediaNid => MediaMarkRow;
-    /// The files of a user; the row is their length in bytes.
-    USER_MEDIA 0xBD (UserNid, MediaNid) => u64;
     /// What allowed each state event.
     AUTH_EDGES 0xC0 EventNid => AuthRow;
     /// Holes in the history of rooms: the place and number of the event above.

@@ -124,20 +124,6 @@ pub struct BlockedRoomRow {
     pub by: String,
 }
 
-/// A registration token.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct RegistrationTokenRow {
-    /// How often it may be used; none is without limit.
-    #[n(0)]
-    pub uses_allowed: Option<u64>,
-    /// How many accounts were made with it.
-    #[n(1)]
-    pub completed: u64,
-    /// Until when: milliseconds since the Unix epoch.
-    #[n(2)]
-    pub expiry_ms: Option<u64>,
-}
-
 /// Something an administrator has ordered that takes long.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct TaskRow {
