@@ -93,6 +93,8 @@ impl HousePolicy {
         let mut pack = Self::default();
         for (key, value) in value.as_object().ok_or(MALFORMED)? {
             match key.as_str() {
+                // What the server does by itself has no name.
+                "name" if value == "" => {}
                 "name" => pack.name = name_of(value)?,
                 "room_class" => {
                     let class = value.as_str().and_then(RoomClass::parse);
@@ -216,6 +218,8 @@ mod tests {
         });
         let house = HousePolicy::from_json(&pack).unwrap();
         assert_eq!(HousePolicy::from_json(&house.to_json()), Ok(house.clone()));
+        let nameless = HousePolicy::from_json(&json!({})).unwrap();
+        assert_eq!(HousePolicy::from_json(&nameless.to_json()), Ok(nameless));
         let settings = settings_scope(7 * DAY_MS);
         let held = house.in_room(&settings, Some(Role::User), None);
         assert_eq!(held.get(Field::TtlMs), Some(3_600_000));
@@ -224,7 +228,7 @@ mod tests {
         assert_eq!(held.get(Field::Managed), Some(Mode::Deny as u64));
         for bad in [
             json!([]),
-            json!({ "name": "" }),
+            json!({ "name": "a b" }),
             json!({ "room_class": "ward" }),
             json!({ "server": { "class": "general" } }),
             json!({ "role": { "nurse": {} } }),

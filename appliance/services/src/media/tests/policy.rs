@@ -347,6 +347,8 @@ async fn the_steward_redacts_where_the_author_has_left() {
     let (ward, [nurse, doctor, steward]) = Ward::with_members(["nurse", "doctor", "policy"]).await;
     let policy = json!({ "media": { "ttl_ms": MINUTE_MS } });
     let room = room_with(&ward, &[&nurse, &doctor, &steward], policy).await;
+    let users = json!({ nurse.user_id.as_str(): 100, steward.user_id.as_str(): 50 });
+    ward.state(&nurse, &room, ("m.room.power_levels", ""), json!({ "users": users })).await;
     let uri = ward.upload(&doctor, b"leg").await;
     let event = ward.show(&doctor, &room, &uri).await;
     let leave = appliance_model::ruma::events::room::member::MembershipState::Leave;
