@@ -131,6 +131,7 @@ impl Desk {
             signing_key: Ed25519KeyPair::from_der(&key, "a_1".to_owned()).unwrap(),
             options,
             appservices: Arc::default(),
+            policy: Arc::default(),
         });
         let services = Arc::new(Services::new(house, waiters));
         let (router, _) = crate::router(services.clone());

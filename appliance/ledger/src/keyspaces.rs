@@ -16,6 +16,9 @@ use crate::rows::keys::{
 };
 use crate::rows::media::{LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow};
 use crate::rows::peers::{DestinationRow, EduRow, OwedRow, PeerKeysRow, PeerRow, RemoteKeysRow};
+use crate::rows::policy::{
+    CopyRow, EnrolmentRow, ErasureRow, HousePolicyRow, OpensRow, SessionRow,
+};
 use crate::rows::push::PusherRow;
 use crate::rows::relations::{RelatedRow, RelationRow, ThreadRow};
 use crate::rows::reports::ReportRow;
@@ -255,6 +258,26 @@ keyspaces! {
     INBOUND_TXN_TIMES 0xC4 (u64, Digest) => ();
     /// Redactions that came before what they redact, by digest of the target's event ID.
     WAITING_REDACTIONS 0xC5 Digest => u64;
+
+    /// The policy of the house.
+    HOUSE_POLICY 0xE0 () => HousePolicyRow;
+    /// Sessions and their classes.
+    SESSIONS 0xE1 DeviceNid => SessionRow;
+    /// Enrolment codes, by digest.
+    ENROLMENTS 0xE2 Digest => EnrolmentRow;
+    /// How often a file was opened: by whom; under user zero, by all together.
+    OPENS 0xE3 (MediaNid, UserNid) => OpensRow;
+    /// Which file was given to which device in which form.
+    COPIES 0xE4 (MediaNid, DeviceNid, u8) => CopyRow;
+    /// The same by device.
+    DEVICE_COPIES 0xE5 (DeviceNid, MediaNid, u8) => ();
+    /// Files that were erased, by digest of their ID.
+    ERASURES 0xE6 Digest => ErasureRow;
+    /// Until when bytes live that were shown where copies inherit: by digest of the bytes; milliseconds
+    /// since the Unix epoch.
+    INHERITED 0xE7 Digest => u64;
+    /// The newest position at which an event that showed a file was redacted.
+    REDACTED_AT 0xE8 MediaNid => u64;
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub mod extras;
 pub mod keys;
 pub mod media;
 pub mod peers;
+pub mod policy;
 pub mod push;
 pub mod relations;
 pub mod reports;

@@ -9,7 +9,7 @@ mod pdu;
 #[cfg(feature = "scenario")]
 pub mod scenario;
 
-pub use caller::{Caller, Role};
+pub use caller::{Caller, Role, SessionClass};
 pub use clock::{Clock, Dice, OsDice, SystemClock};
 pub use error::{Error, Kind, Uia};
 pub use nid::{DeviceNid, EventNid, MediaNid, Position, RoomNid, StateKeyNid, UserNid};

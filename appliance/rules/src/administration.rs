@@ -75,7 +75,7 @@ fn denial(caller: &Caller, object: impl ToString, why: &'static str) -> Denial {
 
 #[cfg(test)]
 mod tests {
-    use appliance_model::{DeviceNid, UserNid};
+    use appliance_model::{DeviceNid, SessionClass, UserNid};
     use ruma::user_id;
 
     use super::*;
@@ -88,6 +88,7 @@ mod tests {
             device: DeviceNid(2),
             role,
             appservice: None,
+            class: SessionClass::default(),
         }
     }
 

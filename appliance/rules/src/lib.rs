@@ -2,7 +2,7 @@
 //! a [`Permit`] or a [`Denial`].
 //!
 //! * [`permit`]: the receipts. Only this crate makes a [`Permit`]; only a permit opens a commit.
-//! * [`policy`]: how long uploaded files live, and what refers to them.
+//! * [`policy`]: who gets which file in which form, for how long, and how long sessions last.
 //! * [`event_auth`]: Matrix' authorization rules on the named state.
 //! * [`inbound`]: what becomes of other servers' events.
 //! * [`restricted`]: rooms that members of other rooms may join.

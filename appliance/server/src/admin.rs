@@ -7,18 +7,21 @@
 pub mod caller;
 pub mod door;
 mod peers;
+mod policy;
 pub mod store;
 mod users;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use appliance_model::ruma::{OwnedServerName, OwnedUserId};
+use appliance_model::ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId};
 use appliance_model::{Error, Kind};
+use appliance_services::media::erase::Which;
 use appliance_services::peers::PeerChange;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+pub use self::policy::PolicyQuestion;
 use crate::settings::Secret;
 use crate::wiring::House;
 
@@ -100,6 +103,54 @@ pub enum Order {
     ImportStore {
         /// What an export wrote.
         from: PathBuf,
+    },
+    /// The policy of the house.
+    ShowPolicy,
+    /// Another policy of the house.
+    SetPolicy {
+        /// A policy pack.
+        pack: Value,
+    },
+    /// What holds, and who said so.
+    ExplainPolicy {
+        /// For whom and where.
+        question: PolicyQuestion,
+        /// What if this were the policy of the house?
+        pack: Option<Value>,
+    },
+    /// A code that raises the class of a session.
+    Enrol {
+        /// The class, by its word.
+        class: String,
+        /// The only user who may use it.
+        user_id: Option<OwnedUserId>,
+        /// For how long it is good.
+        valid_ms: u64,
+    },
+    /// Who was given a file.
+    WhereIsMedia {
+        /// `mxc://server/id`.
+        uri: String,
+    },
+    /// Erase files.
+    EraseMedia {
+        /// Shown in this room.
+        room: Option<OwnedRoomId>,
+        /// Uploaded by this user.
+        user: Option<OwnedUserId>,
+        /// Uploaded since: milliseconds since the Unix epoch.
+        since_ms: Option<u64>,
+        /// Shown by this event.
+        event: Option<OwnedEventId>,
+    },
+    /// Files whose erasure is not finished.
+    PurgingMedia,
+    /// A device is lost.
+    DeviceLost {
+        /// Whose.
+        user_id: OwnedUserId,
+        /// Which.
+        device_id: String,
     },
     /// Another master key.
     RotateKey {
@@ -193,6 +244,22 @@ impl Admin {
             Order::RemovePeer { server_name } => self.remove_peer(&server_name, by).await,
             Order::CheckPeer { server_name } => self.check_peer(&server_name).await,
             Order::ListEgress => self.list_egress().await,
+            Order::ShowPolicy => Ok(self.show_policy()),
+            Order::SetPolicy { pack } => self.set_policy(&pack, by).await,
+            Order::ExplainPolicy { question, pack } => {
+                self.explain_policy(&question, pack.as_ref()).await
+            }
+            Order::Enrol { class, user_id, valid_ms } => {
+                self.enrol(&class, user_id.as_deref(), valid_ms, by).await
+            }
+            Order::WhereIsMedia { uri } => self.where_is_media(&uri).await,
+            Order::EraseMedia { room, user, since_ms, event } => {
+                self.erase_media(Which { room, user, since_ms, event }, by).await
+            }
+            Order::PurgingMedia => self.purging_media().await,
+            Order::DeviceLost { user_id, device_id } => {
+                self.device_lost(&user_id, &device_id, by).await
+            }
             Order::CheckStore => self.check_store().await,
             Order::StoreStats => self.store_stats().await,
             Order::ExportStore { to } => self.export_store(&to).await,

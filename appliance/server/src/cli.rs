@@ -2,12 +2,15 @@
 
 mod config;
 mod egress;
+mod enrol;
 pub mod exit;
 mod init;
+mod media;
 mod order;
 pub mod out;
 mod password;
 mod peers;
+mod policy;
 mod quickstart;
 mod serve;
 mod status;
@@ -47,6 +50,10 @@ enum Command {
     Init(init::Init),
     Config(config::Config),
     User(user::User),
+    Policy(policy::Policy),
+    Enrol(enrol::Enrol),
+    Media(media::Media),
+    Device(media::Device),
     Store(store::Store),
     Peers(peers::Peers),
     Egress(egress::Egress),
@@ -75,6 +82,10 @@ pub fn run() -> ExitCode {
         Command::Init(command) => command.run(),
         Command::Config(command) => command.run(),
         Command::User(command) => command.run(),
+        Command::Policy(command) => command.run(),
+        Command::Enrol(command) => command.run(),
+        Command::Media(command) => command.run(),
+        Command::Device(command) => command.run(),
         Command::Store(command) => command.run(),
         Command::Peers(command) => command.run(),
         Command::Egress(command) => command.run(),

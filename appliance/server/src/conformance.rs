@@ -36,6 +36,8 @@ pub struct Conformance {
     pub any_peer: bool,
     /// Other servers are tried again at once.
     pub quick_retries: bool,
+    /// Sessions and rooms have no classes.
+    pub no_policy_classes: bool,
     /// Presence is on.
     pub presence: bool,
     /// Strangers may list the published rooms, and people are found by whom they can meet.
@@ -55,6 +57,7 @@ impl Conformance {
             cheap_password_hash: true,
             any_peer: true,
             quick_retries: true,
+            no_policy_classes: true,
             presence: true,
             open_directory: true,
             default_room_version: if room_version_is_set {

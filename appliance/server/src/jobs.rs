@@ -85,6 +85,10 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
         services.appservices.run().await;
     });
     forever(tasks, "push", services, async |services: Arc<Services>| services.push.run().await);
+    // Refused at once; ended for good, with their keys, within a minute.
+    every(tasks, "sessions", Duration::from_secs(60), services, async |services: Arc<Services>| {
+        services.accounts.end_overdue_sessions().await.map(drop)
+    });
     // Accounts leave their rooms when they are closed; this is for those that a crash interrupted.
     every(
         tasks,

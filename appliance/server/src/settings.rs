@@ -283,11 +283,14 @@ pub enum RegistrationMode {
 pub struct Sessions {
     /// How long an access token lives whose client can refresh it. Others live until signed out.
     pub access_token_ms: u64,
+    /// The class of a session about which nothing else is known: `managed`, `unmanaged` or
+    /// `browser-kiosk`. Enrolment codes (`wardstone enrol`) raise single sessions.
+    pub default_class: String,
 }
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { access_token_ms: 300_000 }
+        Self { access_token_ms: 300_000, default_class: "unmanaged".into() }
     }
 }
 

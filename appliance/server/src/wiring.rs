@@ -11,9 +11,10 @@ use appliance_egress::{Gate, Named};
 use appliance_federation::Client;
 use appliance_ledger::{Blobs, Ledger, Openers};
 use appliance_model::ruma::{OwnedServerName, RoomVersionId, ServerName};
-use appliance_model::{OsDice, SystemClock};
+use appliance_model::{OsDice, SessionClass, SystemClock};
 use appliance_services::media::MediaOptions;
 use appliance_services::peers::{Outbox, Roll};
+use appliance_services::policy::PolicyOptions;
 use appliance_services::sync::Waiters;
 use appliance_services::{
     Contact, DirectoryOptions, Options, Rate, RateLimits, Registration, Secret, Services, Support,
@@ -77,7 +78,9 @@ impl House {
             signing_key,
             options: options(settings, conformance)?,
             appservices: Arc::default(),
+            policy: Arc::default(),
         });
+        house.policy.load(&house.ledger).await.map_err(|error| error.to_string())?;
         let services = Arc::new(Services::new(house, waiters));
         register_appservices(&services, settings, conformance.is_some()).await?;
         services.peers.load().await.map_err(|error| error.to_string())?;
@@ -247,6 +250,11 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
             .filter(|url| !url.is_empty()),
         search_folder: Some(settings.server.data_dir.join("search")),
         access_token_ms: settings.sessions.access_token_ms,
+        policy: PolicyOptions {
+            session_class: SessionClass::parse(&settings.sessions.default_class)
+                .unwrap_or_default(),
+            is_off: conformance.is_some_and(|c| c.no_policy_classes),
+        },
     })
 }
 

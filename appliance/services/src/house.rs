@@ -14,6 +14,7 @@ use crate::egress::Egress;
 use crate::limits::RateLimits;
 use crate::media::MediaOptions;
 use crate::peers::{Outbox, Remote, Roll};
+use crate::policy::{Held, PolicyOptions};
 use crate::secret::Secret;
 
 /// The house.
@@ -42,6 +43,8 @@ pub struct House {
     pub options: Options,
     /// The application services that are registered.
     pub appservices: Arc<Registry>,
+    /// The clinical policy that the administrator set.
+    pub policy: Arc<Held>,
 }
 
 /// What the operator chose.
@@ -78,6 +81,8 @@ pub struct Options {
     pub search_folder: Option<PathBuf>,
     /// Try other servers again at once: for conformance suites only.
     pub quick_retries: bool,
+    /// Classes of sessions.
+    pub policy: PolicyOptions,
 }
 
 /// Who finds whom and what.
@@ -121,6 +126,7 @@ impl Default for Options {
             rtc_livekit_url: None,
             search_folder: None,
             quick_retries: false,
+            policy: PolicyOptions::default(),
         }
     }
 }

@@ -22,6 +22,7 @@ pub mod limits;
 pub mod media;
 pub mod peers;
 pub mod personal;
+pub mod policy;
 pub mod push;
 pub mod reading;
 mod recent;
@@ -68,6 +69,8 @@ pub struct Services {
     pub search: search::Search,
     /// What rings where.
     pub push: Arc<push::Push>,
+    /// The clinical policy.
+    pub policy: policy::PolicyDesk,
     /// Files.
     pub media: media::Media,
     /// What is new for whom.
@@ -135,9 +138,15 @@ impl Services {
         Self {
             sync: sync::Sync::new(house.clone(), parts),
             search: search::Search::new(house.clone(), rooms.clone()),
-            media: media::Media::new(house.clone(), rooms.clone(), limits.clone()),
+            media: media::Media::new(
+                house.clone(),
+                rooms.clone(),
+                limits.clone(),
+                accounts.clone(),
+            ),
             peers,
             administration,
+            policy: policy::PolicyDesk::new(house.clone(), rooms.clone(), accounts.clone()),
             limits,
             appservices,
             push,

@@ -162,8 +162,9 @@ impl Ward {
         let device = ledger.get(&DEVICES, &(user, device_id.to_string())).await.unwrap().unwrap();
         assert!(ledger.get(&ACCOUNTS, &user).await.unwrap().is_some());
         let device = DeviceNid(device.device);
-        let caller =
-            Caller { user_id, user, device_id, device, role: Role::User, appservice: None };
+        let class = self.services.accounts.class_of(device).await.unwrap();
+        let role = Role::User;
+        let caller = Caller { user_id, user, device_id, device, role, appservice: None, class };
         (caller, token)
     }
 
@@ -200,6 +201,7 @@ impl Ward {
             server_name: OwnedServerName::try_from(keys.server.as_str()).unwrap(),
             signing_key: Ed25519KeyPair::from_der(&keys.signing, "a_1".to_owned()).unwrap(),
             appservices: Arc::default(),
+            policy: Arc::default(),
             options: keys.options.clone(),
         });
         let services = Arc::new(Services::new(house, waiters));

@@ -7,13 +7,13 @@ use appliance_model::ruma::api::client::device::{
 };
 use appliance_services::accounts::Device;
 use axum::response::Response;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::form::Form;
-use crate::route::{Routes, Visit, json_response};
+use crate::route::{Access, RawRequest, Routes, Visit, json_response};
 
 pub(crate) fn add(routes: &mut Routes) {
     routes.serve_form::<get_devices::v3::Request, IgnoredAny, _, _>(list);
@@ -21,7 +21,15 @@ pub(crate) fn add(routes: &mut Routes) {
     routes.serve_form::<update_device::v3::Request, _, _, _>(update);
     routes.serve_form::<delete_device::v3::Request, IgnoredAny, _, _>(delete);
     routes.serve_form::<delete_devices::v3::Request, _, _, _>(delete_many);
+    routes.serve_raw(Method::POST, ENROL, Access::SignedIn, enrol);
 }
+
+/// Raises the class of the caller's session with a one-time code of the administrator's:
+/// `{"code": "WSE-…"}` to `{"class": "managed"}`. A code that is not valid is `M_FORBIDDEN`, many of
+/// them `M_LIMIT_EXCEEDED`. Apps that do not know it give the session the code for a name.
+const ENROL: &str = "/_matrix/client/unstable/io.wardstone/enrol";
+/// `{"code": …}`, with room to spare.
+const ENROL_BYTES_MAX: usize = 1_024;
 
 /// All four fields, null where nothing is known: "absent" would be enough, but matrix-nio drops the
 /// whole list when one is missing.
@@ -44,6 +52,21 @@ async fn get(visit: Visit<Form<IgnoredAny>>) -> Result<Response, Error> {
     let device_id = OwnedDeviceId::from(visit.request.param(0)?);
     let device = visit.services.accounts.device(visit.caller()?, &device_id).await?;
     Ok(json_response(StatusCode::OK, shown(&device).to_string()))
+}
+
+#[derive(Deserialize)]
+struct Code {
+    code: String,
+}
+
+async fn enrol(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let (services, caller) = (visit.services.clone(), visit.caller()?.clone());
+    let malformed = || Error::bad_json("The body is like {\"code\": \"WSE-…\"}.");
+    let body = axum::body::to_bytes(visit.request.body, ENROL_BYTES_MAX).await;
+    let body = body.map_err(|_| malformed())?;
+    let Code { code } = serde_json::from_slice(&body).map_err(|_| malformed())?;
+    let class = services.accounts.enrol(&caller, &caller.device_id, &code).await?;
+    Ok(json_response(StatusCode::OK, json!({ "class": class.as_str() }).to_string()))
 }
 
 #[derive(Deserialize)]

@@ -12,8 +12,8 @@ use std::str::FromStr;
 use appliance_model::ruma::http_headers::{ContentDisposition, ContentDispositionType};
 use appliance_model::ruma::{OwnedServerName, ServerName};
 use appliance_model::{Error, Kind};
-use appliance_services::media::serve::Delivery;
-use appliance_services::media::thumbnail::Wanted;
+use appliance_services::media::serve::{Delivery, Opened};
+use appliance_services::media::thumbnail::{Thumbnail, Wanted};
 use appliance_services::media::upload::NewFile;
 use axum::body::Body;
 use axum::response::Response;
@@ -177,7 +177,11 @@ async fn try_download(visit: Visit<RawRequest>) -> Result<Response, Error> {
         response.headers_mut().insert(CONTENT_RANGE, range.map_err(Error::internal)?);
         return Ok(response);
     };
-    let delivery = media.open(visit.caller()?, &found, (from, to)).await?;
+    let delivery = match media.open(visit.caller()?, &found, (from, to)).await? {
+        Opened::Original(delivery) => delivery,
+        // A picture of this server's stands for the file: whole, whatever range was asked for.
+        Opened::Picture(made) => return picture(made),
+    };
     let file_name = visit.request.params.get(2).map(String::as_str).or(found.filename());
     let mut response = Response::new(stream(delivery));
     let headers = response.headers_mut();
@@ -249,7 +253,10 @@ async fn try_thumbnail(visit: Visit<RawRequest>) -> Result<Response, Error> {
     }
     let (server_name, media_id) = media_id_of(&visit.request.params)?;
     let found = media.find(server_name, media_id, wait_ms(&visit.request)?).await?;
-    let made = media.thumbnail(visit.caller()?, &found, wanted).await?;
+    picture(media.thumbnail(visit.caller()?, &found, wanted).await?)
+}
+
+fn picture(made: Thumbnail) -> Result<Response, Error> {
     let file_name = format!("thumbnail.{}", made.extension);
     let mut response = Response::new(Body::from(made.bytes));
     describe(response.headers_mut(), made.content_type, Some(&file_name))?;

@@ -6,7 +6,8 @@ use appliance_model::ruma::api::federation::authenticated_media::{
     get_content, get_content_thumbnail,
 };
 use appliance_services::Services;
-use appliance_services::media::serve::Reader;
+use appliance_services::media::serve::{Opened, Reader};
+use appliance_services::media::thumbnail::Thumbnail;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
@@ -35,7 +36,10 @@ async fn try_download(visit: Visit<RawRequest>) -> Result<Response, Error> {
     let media_id = visit.request.param(0)?;
     let found = media.find(own, media_id, wait_ms(&visit.request)?).await?;
     let reader = Reader::Server(visit.origin()?);
-    let delivery = media.open(reader, &found, (0, found.bytes())).await?;
+    let delivery = match media.open(reader, &found, (0, found.bytes())).await? {
+        Opened::Original(delivery) => delivery,
+        Opened::Picture(made) => return picture(&visit.services, made),
+    };
     let mut headers = HeaderMap::new();
     describe(&mut headers, found.content_type(), found.filename())?;
     let file = pieces(delivery);
@@ -52,9 +56,13 @@ async fn try_thumbnail(visit: Visit<RawRequest>) -> Result<Response, Error> {
     let wanted = wanted_of(&visit.request)?;
     let found = media.find(own, visit.request.param(0)?, wait_ms(&visit.request)?).await?;
     let made = media.thumbnail(Reader::Server(visit.origin()?), &found, wanted).await?;
+    picture(&visit.services, made)
+}
+
+fn picture(services: &Services, made: Thumbnail) -> Result<Response, Error> {
     let mut headers = HeaderMap::new();
     describe(&mut headers, made.content_type, Some(&format!("thumbnail.{}", made.extension)))?;
-    multipart(&visit.services, &headers, stream::iter([Ok(made.bytes)]))
+    multipart(services, &headers, stream::iter([Ok(made.bytes)]))
 }
 
 /// "`multipart/mixed` … two parts: a metadata object … and the media itself". The object is empty.

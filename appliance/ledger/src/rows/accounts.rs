@@ -109,4 +109,7 @@ pub struct SeenRow {
     /// Its IP address, if it came over the network.
     #[n(1)]
     pub address: Option<String>,
+    /// Up to which position it has acknowledged what it read.
+    #[n(2)]
+    pub synced: Option<u64>,
 }

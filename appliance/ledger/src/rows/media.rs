@@ -42,6 +42,9 @@ pub struct MediaRow {
     /// Its data key, wrapped; empty once it is being purged.
     #[cbor(n(11), with = "minicbor::bytes")]
     pub wrapped_key: Vec<u8>,
+    /// The keyed digest of its bytes.
+    #[cbor(n(12), with = "minicbor::bytes")]
+    pub content: Option<Vec<u8>>,
 }
 
 /// How far a file is.
@@ -67,6 +70,9 @@ pub struct LinkRow {
     /// The event was redacted: it shows nothing any more, but the deadline it set stays.
     #[n(1)]
     pub redacted: Option<bool>,
+    /// What the message itself asks for, as JSON.
+    #[n(2)]
+    pub hint: Option<String>,
 }
 
 /// The uploader's own visible reference: shortens the file's life, and is redacted with it.
@@ -78,6 +84,9 @@ pub const LINK_OTHER: u8 = 2;
 /// A use that outlives messages: avatar, image pack. While there is one, the server's own limit does
 /// not end the file.
 pub const LINK_KEPT: u8 = 3;
+
+/// Somebody opened the file first: it ends some time after.
+pub const LINK_OPENED: u8 = 4;
 
 /// A reference, as its room knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -110,6 +119,9 @@ pub struct RedactionRow {
     /// Its room.
     #[n(0)]
     pub room: u64,
+    /// The file that it showed.
+    #[n(1)]
+    pub media: Option<u64>,
 }
 
 /// An encrypted file that waits for the event that is about it.

@@ -161,6 +161,12 @@ impl Check {
             self.require(is_token(token.reveal()), &key, message);
         }
         self.within("sessions.access_token_ms", settings.sessions.access_token_ms, 1_000, DAY_MS);
+        let class = &settings.sessions.default_class;
+        if !matches!(class.as_str(), "managed" | "unmanaged" | "browser-kiosk") {
+            let message =
+                format!("\"{class}\" is not \"managed\", \"unmanaged\" or \"browser-kiosk\"");
+            self.wrong("sessions.default_class", message);
+        }
     }
 
     fn calls(&mut self, settings: &Settings) {

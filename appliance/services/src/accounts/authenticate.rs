@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use appliance_ledger::Digest;
-use appliance_ledger::keyspaces::{ACCOUNTS, DEVICES, TOKENS};
+use appliance_ledger::keyspaces::{ACCOUNTS, DEVICES, SESSIONS, TOKENS};
 use appliance_ledger::rows::{AccountRow, TokenRow};
 use appliance_model::{Caller, DeviceNid, Error, Kind, Role, UserNid};
 use appliance_rules::Permit;
@@ -69,6 +69,14 @@ impl Accounts {
         if account.deactivated {
             return Err(unknown_token());
         }
+        let role = role_of(&account);
+        let device = DeviceNid(token.device);
+        let session = ledger.get(&SESSIONS, &device).await?;
+        let place = (device, token.device_id.as_str());
+        let session_end = self.session_end((user, role), place, session.as_ref()).await?;
+        if session_end.is_some_and(|end_ms| end_ms <= now_ms) {
+            return Err(unknown_token());
+        }
         if token.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms) {
             return Err(self.expired(user, &token).await);
         }
@@ -76,9 +84,10 @@ impl Accounts {
             user_id: ledger.user_id(user).await?,
             user,
             device_id: token.device_id.as_str().into(),
-            device: DeviceNid(token.device),
-            role: role_of(&account),
+            device,
+            role,
             appservice: None,
+            class: self.class_in(session.as_ref()),
         });
         // "…on all but the following: POST /logout, POST /logout/all" (account locking).
         if account.locked == Some(true) {
@@ -90,7 +99,9 @@ impl Accounts {
                 tracing::warn!(kind = "session.first_use", %error, "old tokens live on");
             }
         } else {
-            self.callers.remember(ticket, digest, caller.clone(), token.expires_ms);
+            // An end by idleness moves on with every request: it is looked up again when it comes.
+            let until_ms = [token.expires_ms, session_end].into_iter().flatten().min();
+            self.callers.remember(ticket, digest, caller.clone(), until_ms);
         }
         Ok(caller)
     }

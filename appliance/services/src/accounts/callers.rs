@@ -65,6 +65,13 @@ impl Callers {
     pub fn forget_with(self: &Arc<Self>, commit: &mut Commit, digest: Digest) {
         commit.hold(Forget { callers: self.clone(), digest });
     }
+
+    /// Forgets all of them.
+    pub fn forget_all(&self) {
+        let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        *forgotten += 1;
+        self.known.clear();
+    }
 }
 
 /// Forgets when the lane lets go of it.
@@ -84,7 +91,7 @@ impl Drop for Forget {
 #[cfg(test)]
 mod tests {
     use appliance_model::ruma::{owned_device_id, user_id};
-    use appliance_model::{DeviceNid, Role, UserNid};
+    use appliance_model::{DeviceNid, Role, SessionClass, UserNid};
 
     use super::*;
 
@@ -96,6 +103,7 @@ mod tests {
             device: DeviceNid(2),
             role: Role::User,
             appservice: None,
+            class: SessionClass::Unmanaged,
         })
     }
 

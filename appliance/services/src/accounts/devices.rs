@@ -86,7 +86,8 @@ impl Accounts {
         Device { device_id, display_name: row.display_name, last_seen_ip, last_seen_ms }
     }
 
-    /// Names one of the caller's devices. "If not given, the display name is unchanged."
+    /// Names one of the caller's devices. "If not given, the display name is unchanged." A name that is
+    /// an enrolment code is taken for the code ([`Accounts::enrol`]).
     ///
     /// # Errors
     ///
@@ -100,6 +101,9 @@ impl Accounts {
     ) -> Result<(), Error> {
         if display_name.as_ref().is_some_and(|name| name.chars().count() > DISPLAY_NAME_CHARS_MAX) {
             return Err(Error::too_large("The name of a device has at most 100 characters."));
+        }
+        if let Some(code) = display_name.as_deref().filter(|name| Self::is_code(name)) {
+            return self.enrol(caller, device_id, code).await.map(drop);
         }
         let ledger = &self.house.ledger;
         let inside = self.doors.enter(caller.user.0).await;

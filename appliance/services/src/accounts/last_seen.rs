@@ -24,6 +24,7 @@ pub(super) struct Seen {
     device_id: String,
     at_ms: u64,
     address: Option<IpAddr>,
+    synced: Option<u64>,
 }
 
 impl Accounts {
@@ -34,9 +35,43 @@ impl Accounts {
             device_id: caller.device_id.to_string(),
             at_ms,
             address,
+            synced: None,
         });
         noted.at_ms = at_ms;
         noted.address = address.or(noted.address);
+    }
+
+    /// A device has read everything up to a position: it shows a token that says so.
+    pub(crate) fn note_synced(&self, caller: &Caller, position: u64) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let noted = seen.entry(caller.device, || Seen {
+            user: caller.user,
+            device_id: caller.device_id.to_string(),
+            at_ms: self.house.clock.now_ms(),
+            address: None,
+            synced: None,
+        });
+        noted.synced = noted.synced.max(Some(position));
+    }
+
+    /// When a device was last here (milliseconds since the Unix epoch), and up to which position it
+    /// has read; zero for what is not known.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub(crate) async fn last_trace(
+        &self,
+        user: UserNid,
+        device: DeviceNid,
+    ) -> Result<(u64, u64), Error> {
+        let row = self.house.ledger.get(&LAST_SEEN, &(user, device)).await?;
+        let (at_ms, synced) = row.map_or((0, 0), |row| (row.at_ms, row.synced.unwrap_or_default()));
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(match seen.get(&device) {
+            Some(lately) => (lately.at_ms, lately.synced.unwrap_or_default().max(synced)),
+            None => (at_ms, synced),
+        })
     }
 
     /// When a device was seen since the last writing.
@@ -80,7 +115,9 @@ impl Accounts {
                 let row = ledger.get(&DEVICES, &key).await?;
                 if row.is_some_and(|row| row.device == device.0) {
                     let address = seen.address.map(|address| address.to_canonical().to_string());
-                    let row = SeenRow { at_ms: seen.at_ms, address };
+                    let before = ledger.get(&LAST_SEEN, &(seen.user, *device)).await?;
+                    let synced = seen.synced.max(before.and_then(|before| before.synced));
+                    let row = SeenRow { at_ms: seen.at_ms, address, synced };
                     commit.put(&LAST_SEEN, &(seen.user, *device), &row);
                     written += 1;
                 }

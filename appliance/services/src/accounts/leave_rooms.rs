@@ -3,7 +3,7 @@
 
 use appliance_ledger::keyspaces::{ACCOUNTS, USER_ROOMS};
 use appliance_ledger::{Direction, membership};
-use appliance_model::{Caller, DeviceNid, Error, Role, RoomNid, UserNid};
+use appliance_model::{Caller, DeviceNid, Error, Role, RoomNid, SessionClass, UserNid};
 use appliance_rules::Permit;
 
 use super::Accounts;
@@ -45,7 +45,9 @@ impl Accounts {
         let ledger = &self.house.ledger;
         let user_id = ledger.user_id(user).await?;
         let (device_id, device) = (String::new().into(), DeviceNid(0));
-        let gone = Caller { user_id, user, device_id, device, role: Role::User, appservice: None };
+        let class = SessionClass::default();
+        let role = Role::User;
+        let gone = Caller { user_id, user, device_id, device, role, appservice: None, class };
         let (rooms, _) =
             ledger.newest().scan(&USER_ROOMS, &user, Direction::Forward, ROOMS_MAX).await?;
         let mut all_left = rooms.len() < ROOMS_MAX;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use appliance_ledger::keyspaces::{ACCOUNTS, DEVICES};
 use appliance_model::ruma::{OwnedUserId, UserId};
-use appliance_model::{Caller, DeviceNid, Error, Kind, UserNid};
+use appliance_model::{Caller, DeviceNid, Error, Kind, SessionClass, UserNid};
 use appliance_rules::Permit;
 
 use super::authenticate::{locked, role_of};
@@ -101,6 +101,11 @@ impl Accounts {
             device,
             role: role_of(&account),
             appservice: Some(Arc::from(service.id.as_str())),
+            class: if self.house.options.policy.is_off {
+                SessionClass::Managed
+            } else {
+                SessionClass::Bot
+            },
         })
     }
 

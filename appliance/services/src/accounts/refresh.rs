@@ -54,6 +54,9 @@ impl Accounts {
             return Err(locked());
         }
         let Some(mut device) = ledger.get(&DEVICES, &key).await? else { return Ok(None) };
+        if self.is_session_over(key.0, &key.1, &device).await? {
+            return Ok(None);
+        }
         let is_shown = |kept: &Option<Vec<u8>>| kept.as_deref() == Some(&shown[..]);
         let mut commit = ledger.begin(Permit::housekeeping());
         if is_shown(&device.refresh) {

@@ -1,6 +1,8 @@
 //! A session: a device and the tokens that open it.
 
-use appliance_ledger::keyspaces::{CROSS_SIGNING, DEVICES, LAST_SEEN, REFRESH_TOKENS, TOKENS};
+use appliance_ledger::keyspaces::{
+    CROSS_SIGNING, DEVICES, LAST_SEEN, REFRESH_TOKENS, SESSIONS, TOKENS,
+};
 use appliance_ledger::rows::{DeviceRow, RefreshRow, TokenRow};
 use appliance_ledger::{Commit, Digest, Direction};
 use appliance_model::ruma::{OwnedDeviceId, OwnedUserId};
@@ -94,6 +96,7 @@ impl Accounts {
             None => self.new_device(&key, new.display_name).await?,
         };
         let tokens = self.issue(&key, &mut device, new.refreshable, commit);
+        self.begin_class(&key, DeviceNid(device.device), commit);
         commit.put(&DEVICES, &key, &device);
         Ok(Session {
             user_id,
@@ -188,6 +191,16 @@ impl Accounts {
         end_refresh(device.refresh_before.take(), commit);
     }
 
+    /// What is remembered about a device's session is read again after `commit`.
+    pub(super) fn forget_device(&self, device: &DeviceRow, commit: &mut Commit) {
+        let before = device.token_before.as_deref().unwrap_or_default();
+        for digest in [&device.token[..], before] {
+            if let Ok(digest) = Digest::try_from(digest) {
+                self.callers.forget_with(commit, digest);
+            }
+        }
+    }
+
     fn end_access(&self, digest: &[u8], commit: &mut Commit) {
         if let Ok(digest) = Digest::try_from(digest) {
             commit.delete(&TOKENS, &digest);
@@ -214,6 +227,7 @@ impl Accounts {
         self.end_tokens(&mut device, commit);
         let number = DeviceNid(device.device);
         commit.delete(&LAST_SEEN, &(user, number));
+        commit.delete(&SESSIONS, &number);
         commit.touched().ended_devices.push((user, number));
         self.keys.forget_device(user, number, commit).await?;
         // "Pushers … removed when the access token that made them is".

@@ -4,7 +4,7 @@
 use appliance_ledger::keyspaces::{DEVICES, TOKENS};
 use appliance_ledger::rows::TokenRow;
 use appliance_model::ruma::{OwnedDeviceId, OwnedUserId};
-use appliance_model::{Caller, DeviceNid, Error, Role, UserNid};
+use appliance_model::{Caller, DeviceNid, Error, Role, SessionClass, UserNid};
 use appliance_rules::Permit;
 
 use super::{Accounts, NewSession, Session};
@@ -13,7 +13,8 @@ impl Accounts {
     /// The owner of an account as a caller without a device.
     pub(crate) fn stand_in(&self, user: UserNid, user_id: OwnedUserId) -> Caller {
         let (device_id, device) = (String::new().into(), DeviceNid(0));
-        Caller { user_id, user, device_id, device, role: Role::User, appservice: None }
+        let (role, class) = (Role::User, SessionClass::default());
+        Caller { user_id, user, device_id, device, role, appservice: None, class }
     }
 
     /// Ends devices of a user; those that are not there are no matter.

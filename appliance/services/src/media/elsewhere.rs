@@ -57,6 +57,11 @@ impl Media {
         if !self.0.house.roll.allows_media(server) {
             return Err(no_such_media());
         }
+        if !self.may_have_from_afar(caller) {
+            return Err(Error::forbidden(
+                "Your hospital's policy does not give files of other servers to this device.",
+            ));
+        }
         let uri = format!("mxc://{server}/{media_id}");
         let permit = policy::may_fetch(&caller.user_id, caller.device_id.as_str(), &uri);
         self.ledger().commit(self.ledger().begin(permit)).await?;

@@ -7,14 +7,14 @@
 
 use std::sync::atomic::Ordering;
 
-use appliance_ledger::Direction;
 use appliance_ledger::blobs::day_of;
 use appliance_ledger::keyspaces::{
-    MEDIA, MEDIA_DUE, MEDIA_LINKS, MEDIA_PURGES, MEDIA_REDACTIONS, ROOM_MEDIA,
+    MEDIA, MEDIA_DUE, MEDIA_LINKS, MEDIA_PURGES, MEDIA_REDACTIONS, REDACTED_AT, ROOM_MEDIA,
 };
 use appliance_ledger::rows::media::{LINK_OTHER, LinkRow, PurgeRow, RedactionRow, Stage};
+use appliance_ledger::{Direction, Event};
 use appliance_model::ruma::events::TimelineEventType;
-use appliance_model::ruma::{CanonicalJsonObject, UserId};
+use appliance_model::ruma::{CanonicalJsonObject, OwnedUserId, UserId};
 use appliance_model::{Error, EventNid, Kind, MediaNid, RoomNid};
 use appliance_rules::{Permit, policy};
 
@@ -28,6 +28,10 @@ const PAGE: usize = 256;
 const DAY_MS: u64 = 86_400_000;
 /// What clients show as the reason of the redaction.
 const REDACTION_REASON: &str = "expired: io.wardstone";
+
+/// The account that redacts where an author may not (any more): an ordinary one, which does so in the
+/// rooms to which it was invited, with the power it was given there.
+const STEWARD: &str = "policy";
 
 /// What one look of the job did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -162,7 +166,11 @@ impl Media {
                 commit.delete(&MEDIA_LINKS, &key);
                 if let Some(room) = row.room {
                     commit.delete(&ROOM_MEDIA, &(RoomNid(room), event, number));
-                    commit.put(&MEDIA_REDACTIONS, &event, &RedactionRow { room });
+                    commit.put(
+                        &MEDIA_REDACTIONS,
+                        &event,
+                        &RedactionRow { room, media: Some(number.0) },
+                    );
                 }
             }
             self.ledger().commit(commit).await?;
@@ -175,7 +183,11 @@ impl Media {
         let mut commit = self.ledger().begin(Permit::housekeeping());
         let shown = forget_links(&self.0.house, number, &mut commit).await?;
         for (room, event) in shown {
-            commit.put(&MEDIA_REDACTIONS, &event, &RedactionRow { room: room.0 });
+            commit.put(
+                &MEDIA_REDACTIONS,
+                &event,
+                &RedactionRow { room: room.0, media: Some(number.0) },
+            );
         }
         self.ledger().commit(commit).await.map(drop)
     }
@@ -214,7 +226,7 @@ impl Media {
                 .await?;
             for (event, row) in events {
                 from = EventNid(event.0 + 1);
-                match self.redact(event, RoomNid(row.room)).await {
+                match self.redact(event, &row).await {
                     Ok(done) => report.redacted += usize::from(done),
                     // The store is full or stopping: the row stays, the next look tries again.
                     Err(error) if error.kind == Kind::Unavailable => return Err(error),
@@ -228,32 +240,57 @@ impl Media {
     }
 
     /// Redacts an event as its author: "the server domain of the sender equals that of the redacted
-    /// event's", so every server applies it. Whether there was anything to redact.
-    async fn redact(&self, number: EventNid, room: RoomNid) -> Result<bool, Error> {
-        let ledger = self.ledger();
-        let room_id = ledger.room_id(room).await?;
-        let mut open = self.0.rooms.enter(&room_id).await?;
-        let event = ledger.event(number).await?;
-        let sender = UserId::parse(event.part(event.spans.sender).trim_matches('"'));
-        let author = sender.ok().filter(|sender| self.0.house.is_ours(sender));
-        let Some(author) = author.filter(|_| event.redacted_by.is_none() && !event.is_state())
-        else {
-            // Somebody was faster, or the author is another server's.
-            let mut commit = ledger.begin(Permit::housekeeping());
+    /// event's", so every server applies it. Where the author may not (any more), and where the author
+    /// is another server's, the steward does, if it is in the room and may. Whether there was anything
+    /// to redact.
+    async fn redact(&self, number: EventNid, row: &RedactionRow) -> Result<bool, Error> {
+        let event = self.ledger().event(number).await?;
+        if event.redacted_by.is_some() || event.is_state() {
+            // Somebody was faster.
+            let mut commit = self.ledger().begin(Permit::housekeeping());
             commit.delete(&MEDIA_REDACTIONS, &number);
-            ledger.commit(commit).await?;
+            self.ledger().commit(commit).await?;
             return Ok(false);
+        }
+        let house = &self.0.house;
+        let sender = UserId::parse(event.part(event.spans.sender).trim_matches('"'));
+        let author = sender.ok().filter(|sender| house.is_ours(sender));
+        let steward = UserId::parse_with_server_name(STEWARD, &house.server_name).ok();
+        let steward = match steward {
+            Some(steward) if self.ledger().user(&steward).await?.is_some() => Some(steward),
+            _ => None,
         };
+        let mut refused = Error::forbidden("nobody of this server may redact it");
+        for by in [author, steward].into_iter().flatten() {
+            match self.redact_as(by, &event, row).await {
+                Ok(()) => return Ok(true),
+                Err(error) if error.kind == Kind::Unavailable => return Err(error),
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+
+    async fn redact_as(
+        &self,
+        by: OwnedUserId,
+        event: &Event,
+        row: &RedactionRow,
+    ) -> Result<(), Error> {
+        let room_id = self.ledger().room_id(RoomNid(row.room)).await?;
+        let mut open = self.0.rooms.enter(&room_id).await?;
         let content = CanonicalJsonObject::from([
             ("redacts".to_owned(), event.event_id.to_string().into()),
             ("reason".to_owned(), REDACTION_REASON.to_owned().into()),
         ]);
-        open.add(Draft::message(author, TimelineEventType::RoomRedaction, content), None).await?;
+        open.add(Draft::message(by, TimelineEventType::RoomRedaction, content), None).await?;
         if let Some(commit) = open.commit_mut() {
-            commit.delete(&MEDIA_REDACTIONS, &number);
+            commit.delete(&MEDIA_REDACTIONS, &event.number);
+            if let Some(media) = row.media.map(MediaNid) {
+                commit.stamp(move |position, rows| rows.put(&REDACTED_AT, &media, &position.0));
+            }
         }
-        open.leave().await?;
-        Ok(true)
+        open.leave().await.map(drop)
     }
 
     /// The room's rules do not let the author redact any more (they have left, say). Put on record.

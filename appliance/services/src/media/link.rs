@@ -14,20 +14,22 @@
 
 use appliance_ledger::blobs::{BlobName, KEPT};
 use appliance_ledger::keyspaces::{
-    MEDIA, MEDIA_DUE, MEDIA_KEPT, MEDIA_LINKS, MEDIA_UNBOUND, ROOM_MEDIA,
+    INHERITED, MEDIA, MEDIA_DUE, MEDIA_KEPT, MEDIA_LINKS, MEDIA_UNBOUND, ROOM_MEDIA,
 };
 use appliance_ledger::rows::media::{
     LINK_GUESSED, LINK_KEPT, LINK_OTHER, LINK_OWN, LinkRow, MediaRow, RoomMediaRow, Stage,
     UnboundRow,
 };
-use appliance_ledger::{Commit, Direction};
+use appliance_ledger::{Commit, Digest, Direction};
 use appliance_model::ruma::events::{StateEventType, TimelineEventType};
 use appliance_model::{DeviceNid, Error, EventNid, MediaNid, Pdu, RoomNid, UserNid};
-use appliance_rules::policy::{self, POLICY_TYPE, RoomPolicy, Use};
+use appliance_rules::policy::{self, Effective, Field, POLICY_TYPE, Policy, RoomClass, Scope, Use};
 
+use super::govern::may_show;
 use super::purge::condemn;
 use super::row_of;
 use crate::house::House;
+use crate::policy::room_policy;
 use crate::rooms::OpenRoom;
 
 /// An upload and the event about it follow each other at once; clients with a send queue may send
@@ -72,17 +74,20 @@ pub(crate) async fn link(
             linking.release(replaced, commit).await?;
         }
         if kind.to_string() == POLICY_TYPE && sent.pdu.state_key.as_deref() == Some("") {
-            let policy = RoomPolicy::parse(content).map_err(Error::bad_json)?;
-            return linking.tighten(policy, commit).await;
+            let policy = linking.new_policy(room, sent.pdu, commit).await?;
+            return linking.tighten(&policy, commit).await;
         }
+    }
+    if *kind == TimelineEventType::RoomEncryption && house.is_ours(&sent.pdu.sender) {
+        may_encrypt(house, room).await?;
     }
     if *kind == TimelineEventType::RoomEncrypted
         && let Some(device) = sent.device
     {
         let unbound = linking.unbound(device).await?;
         if !unbound.is_empty() {
-            let ttl_ms = ttl_ms(house, room).await?;
-            linking.guess(device, unbound, ttl_ms, commit);
+            let asked = asked(house, room, content).await?;
+            linking.guess(device, unbound, &asked, commit);
         }
     }
     let references =
@@ -91,11 +96,15 @@ pub(crate) async fn link(
         return Ok(());
     }
     let sender = house.ledger.user(&sent.pdu.sender).await?;
-    let ttl_ms = ttl_ms(house, room).await?;
+    let asked = asked(house, room, content).await?;
     for (media_id, as_what) in references {
         let Some((media, row)) = row_of(house, &media_id).await? else { continue };
         if row.stage != Stage::Present {
             continue;
+        }
+        if as_what == Use::Content && house.is_ours(&sent.pdu.sender) {
+            let uri = format!("mxc://{}/{media_id}", house.server_name);
+            may_show(house, &asked.policy, (&sent.pdu.sender, sent.device), &uri).await?;
         }
         let is_own = sender == Some(UserNid(row.uploader));
         // A member event repeats the sender's profile in every room: that is kept already.
@@ -103,18 +112,59 @@ pub(crate) async fn link(
             && *kind == TimelineEventType::RoomMember
             && is_avatar_of(house, media, sender).await?;
         if !is_profile {
-            linking.refer((media, &row), (as_what, is_own), ttl_ms, commit).await?;
+            linking.refer((media, &row), (as_what, is_own), &asked, commit).await?;
         }
     }
     Ok(())
 }
 
-/// How long what is sent into a room lives.
-async fn ttl_ms(house: &House, room: &OpenRoom<'_>) -> Result<u64, Error> {
-    let policy = room.state(&StateEventType::from(POLICY_TYPE), "").await?;
-    // One that came from elsewhere and cannot be read is none: the server's own limit holds.
-    let policy = policy.and_then(|event| RoomPolicy::parse(event.content.get()).ok());
-    Ok(policy::media_ttl_ms(house.options.media.ttl_ms, policy))
+/// What holds for what a message shows: the room's rules, and what the message itself asks for.
+struct Asked {
+    policy: Effective,
+    /// Of how long it lives, for the reader of the row.
+    hint: Option<String>,
+}
+
+impl Asked {
+    fn ttl_ms(&self, house: &House) -> u64 {
+        self.policy.get(Field::TtlMs).unwrap_or(house.options.media.ttl_ms)
+    }
+}
+
+async fn asked(house: &House, room: &OpenRoom<'_>, content: &str) -> Result<Asked, Error> {
+    let event = room.state(&StateEventType::from(POLICY_TYPE), "").await?;
+    let of_room = event.map(|event| room_policy(event.content.get()));
+    let mut policy = house.policy_in(None, of_room.as_ref());
+    let hint = hint_of(content);
+    if let Some(hint) = &hint {
+        policy.meet(Scope::Event, hint);
+    }
+    Ok(Asked { policy, hint: hint.map(|hint| hint.to_json().to_string()) })
+}
+
+/// What a message asks for what it shows: a policy object beside its other content. One that cannot be
+/// read asks for nothing: the room's rules hold anyway.
+fn hint_of(content: &str) -> Option<Policy> {
+    if !content.contains(POLICY_TYPE) {
+        return None;
+    }
+    let content: serde_json::Value = serde_json::from_str(content).ok()?;
+    let hint = Policy::from_json(content.get(POLICY_TYPE)?).ok()?;
+    (!hint.is_empty()).then_some(hint)
+}
+
+/// In a room whose class needs a server that can read, nobody turns on encryption by accident.
+async fn may_encrypt(house: &House, room: &OpenRoom<'_>) -> Result<(), Error> {
+    let event = room.state(&StateEventType::from(POLICY_TYPE), "").await?;
+    let of_room = event.map(|event| room_policy(event.content.get()));
+    let class = house.policy.now().class_of(of_room.as_ref());
+    if class.is_server_readable() && !house.options.policy.is_off {
+        return Err(Error::forbidden(
+            "This room's class needs photos that the server can read, to make them disappear and \
+             keep them off phones. Choose the class clinical-e2ee first.",
+        ));
+    }
+    Ok(())
 }
 
 fn may_keep(kind: &TimelineEventType) -> bool {
@@ -134,13 +184,13 @@ impl Linking<'_> {
         &self,
         (media, row): (MediaNid, &MediaRow),
         (as_what, is_own): (Use, bool),
-        ttl_ms: u64,
+        asked: &Asked,
         commit: &mut Commit,
     ) -> Result<(), Error> {
         let class = match (as_what, is_own) {
             (Use::Kept, true) => {
                 keep_key(self.house, media, row, commit).await?;
-                self.add(media, LINK_KEPT, 0, commit);
+                self.add(media, LINK_KEPT, (0, &None), commit);
                 return Ok(());
             }
             // Nobody keeps what somebody else has uploaded.
@@ -149,12 +199,22 @@ impl Linking<'_> {
             (Use::Content | Use::Ornament, true) => LINK_OWN,
             (Use::Content | Use::Ornament, false) => LINK_OTHER,
         };
-        self.add(media, class, self.now_ms.saturating_add(ttl_ms), commit);
+        let deadline_ms = self.now_ms.saturating_add(asked.ttl_ms(self.house));
+        self.add(media, class, (deadline_ms, &asked.hint), commit);
+        if class == LINK_OWN && asked.policy.get(Field::InheritByHash) == Some(1) {
+            self.bequeath(row, deadline_ms, commit).await?;
+        }
         Ok(())
     }
 
-    fn add(&self, media: MediaNid, class: u8, deadline_ms: u64, commit: &mut Commit) {
-        let link = LinkRow { room: Some(self.room.0), redacted: None };
+    fn add(
+        &self,
+        media: MediaNid,
+        class: u8,
+        (deadline_ms, hint): (u64, &Option<String>),
+        commit: &mut Commit,
+    ) {
+        let link = LinkRow { room: Some(self.room.0), redacted: None, hint: hint.clone() };
         commit.put(&MEDIA_LINKS, &(media, class, deadline_ms, self.number.0), &link);
         let of_room = RoomMediaRow { class, deadline_ms, at_ms: self.now_ms };
         commit.put(&ROOM_MEDIA, &(self.room, self.number, media), &of_room);
@@ -175,7 +235,7 @@ impl Linking<'_> {
         &self,
         device: DeviceNid,
         unbound: Vec<(MediaNid, UnboundRow)>,
-        ttl_ms: u64,
+        asked: &Asked,
         commit: &mut Commit,
     ) {
         for (media, row) in unbound {
@@ -191,15 +251,17 @@ impl Linking<'_> {
             }
             // The first event counts however late it comes; later ones only soon after the upload.
             if !is_over || !row.bound {
-                self.add(media, LINK_GUESSED, self.now_ms.saturating_add(ttl_ms), commit);
+                let deadline_ms = self.now_ms.saturating_add(asked.ttl_ms(self.house));
+                self.add(media, LINK_GUESSED, (deadline_ms, &asked.hint), commit);
             }
         }
     }
 
     /// Applies a policy to what the room shows already. It can only make deadlines earlier: one that
     /// was promised is kept.
-    async fn tighten(&self, policy: RoomPolicy, commit: &mut Commit) -> Result<(), Error> {
-        let ttl_ms = policy::media_ttl_ms(self.house.options.media.ttl_ms, Some(policy));
+    async fn tighten(&self, policy: &Policy, commit: &mut Commit) -> Result<(), Error> {
+        let held = self.house.policy_in(None, Some(policy));
+        let ttl_ms = held.get(Field::TtlMs).unwrap_or(self.house.options.media.ttl_ms);
         let end = (RoomNid(self.room.0 + 1), EventNid(0), MediaNid(0));
         let mut from = (self.room, EventNid(0), MediaNid(0));
         let mut met = 0;
@@ -219,7 +281,7 @@ impl Linking<'_> {
             let Some(((room, event, media), _)) = rows.last() else { return Ok(()) };
             from = (*room, *event, MediaNid(media.0 + 1));
             for (key, row) in rows {
-                self.tighten_one(key, &row, ttl_ms, commit);
+                self.tighten_one(key, &row, ttl_ms, commit).await?;
             }
             if !more {
                 return Ok(());
@@ -227,19 +289,21 @@ impl Linking<'_> {
         }
     }
 
-    fn tighten_one(
+    async fn tighten_one(
         &self,
         (room, event, media): (RoomNid, EventNid, MediaNid),
         row: &RoomMediaRow,
         ttl_ms: u64,
         commit: &mut Commit,
-    ) {
+    ) -> Result<(), Error> {
         let deadline_ms = row.at_ms.saturating_add(ttl_ms);
         if row.class == LINK_KEPT || deadline_ms >= row.deadline_ms {
-            return;
+            return Ok(());
         }
-        commit.delete(&MEDIA_LINKS, &(media, row.class, row.deadline_ms, event.0));
-        let link = LinkRow { room: Some(room.0), redacted: None };
+        let before = (media, row.class, row.deadline_ms, event.0);
+        let hint = self.house.ledger.get(&MEDIA_LINKS, &before).await?.and_then(|row| row.hint);
+        commit.delete(&MEDIA_LINKS, &before);
+        let link = LinkRow { room: Some(room.0), redacted: None, hint };
         commit.put(&MEDIA_LINKS, &(media, row.class, deadline_ms, event.0), &link);
         commit.put(
             &ROOM_MEDIA,
@@ -247,6 +311,54 @@ impl Linking<'_> {
             &RoomMediaRow { deadline_ms, ..row.clone() },
         );
         commit.put(&MEDIA_DUE, &(deadline_ms, media), &());
+        Ok(())
+    }
+
+    /// The same bytes sent again end no later.
+    async fn bequeath(
+        &self,
+        row: &MediaRow,
+        deadline_ms: u64,
+        commit: &mut Commit,
+    ) -> Result<(), Error> {
+        let Some(content) = row.content.as_deref().and_then(|bytes| Digest::try_from(bytes).ok())
+        else {
+            return Ok(());
+        };
+        let known = self.house.ledger.get(&INHERITED, &content).await?;
+        if known.is_none_or(|known| deadline_ms < known) {
+            commit.put(&INHERITED, &content, &deadline_ms);
+        }
+        Ok(())
+    }
+
+    /// Reads a policy that is being set. What people of this server set must be kept as it is written;
+    /// what it asks for in vain, because the house is stricter, is put on record.
+    async fn new_policy(
+        &self,
+        room: &OpenRoom<'_>,
+        pdu: &Pdu,
+        commit: &mut Commit,
+    ) -> Result<Policy, Error> {
+        let content = pdu.content.get();
+        if !self.house.is_ours(&pdu.sender) {
+            return Ok(room_policy(content));
+        }
+        let policy = Policy::parse(content).map_err(Error::bad_json)?;
+        let is_readable = policy.class.is_some_and(RoomClass::is_server_readable);
+        if is_readable && room.state(&StateEventType::RoomEncryption, "").await?.is_some() {
+            return Err(Error::bad_json(
+                "This room is encrypted: its class can be `clinical-e2ee`, not one that the server \
+                 must be able to read.",
+            ));
+        }
+        let held = self.house.policy_in(None, Some(&policy));
+        let ignored: Vec<_> = held.ignored(&policy).map(Field::path).collect();
+        if !ignored.is_empty() {
+            let (who, fields) = (&pdu.sender, ignored.join(" "));
+            commit.also(policy::ignored(who, room.room_id.as_str(), &fields));
+        }
+        Ok(policy)
     }
 
     /// The event `replaced` no longer shows its avatar or pack.
@@ -333,7 +445,7 @@ pub(crate) async fn avatar_changed(
         && row.uploader == user.0
     {
         keep_key(house, media, &row, commit).await?;
-        let link = LinkRow { room: None, redacted: None };
+        let link = LinkRow { room: None, redacted: None, hint: None };
         commit.put(&MEDIA_LINKS, &(media, LINK_KEPT, 0, user.0), &link);
     }
     Ok(())
@@ -359,7 +471,8 @@ pub async fn unlink(
         match row.class {
             LINK_OWN => {
                 // The deadline it set stays: taking an event back must not make a file live longer.
-                let redacted = LinkRow { room: Some(room.0), redacted: Some(true) };
+                let hint = house.ledger.get(&MEDIA_LINKS, &link).await?.and_then(|row| row.hint);
+                let redacted = LinkRow { room: Some(room.0), redacted: Some(true), hint };
                 commit.put(&MEDIA_LINKS, &link, &redacted);
                 if !is_shown_elsewhere(house, media, event).await? {
                     condemn(house, media, "redacted", commit).await?;

@@ -10,13 +10,17 @@
 //! undo each other's deadline.
 
 pub mod administer;
+pub mod copies;
 pub mod create;
 mod elsewhere;
+pub mod erase;
 pub mod expire;
+mod govern;
 pub mod link;
 mod multipart;
 pub mod purge;
 pub mod serve;
+mod stamp;
 pub mod thumbnail;
 pub mod upload;
 
@@ -27,13 +31,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use appliance_ledger::Direction;
 use appliance_ledger::blobs::{BlobName, KEPT};
 use appliance_ledger::keyspaces::{MEDIA, MEDIA_IDS, MEDIA_KEPT, MEDIA_LINKS};
-use appliance_ledger::rows::media::{LINK_GUESSED, LINK_KEPT, LINK_OWN, LinkRow, MediaRow, Stage};
+use appliance_ledger::rows::media::{
+    LINK_GUESSED, LINK_KEPT, LINK_OPENED, LINK_OWN, LinkRow, MediaRow, Stage,
+};
 use appliance_ledger::{Blobs, Digest, Ledger, SecretKey};
 use appliance_model::{Caller, DeviceNid, Error, MediaNid};
 use appliance_rules::policy::is_media_id;
 use quick_cache::sync::Cache;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::accounts::Accounts;
 use crate::doors::Doors;
 use crate::house::House;
 use crate::limits::{Limit, Limits, Whose};
@@ -82,8 +89,12 @@ struct Inner {
     /// To redact what showed a file that is gone.
     rooms: Arc<Rooms>,
     limits: Arc<Limits>,
+    /// To tell what a device has read since.
+    accounts: Arc<Accounts>,
     /// One at a time fills, renders or purges a file.
     doors: Doors,
+    /// One at a time opens a file whose openings count.
+    opening: Doors,
     uploads: Semaphore,
     /// Rings when a file has arrived at a reserved ID.
     arrived: Notify,
@@ -110,12 +121,19 @@ pub(crate) struct Living {
 }
 
 impl Media {
-    pub(crate) fn new(house: Arc<House>, rooms: Arc<Rooms>, limits: Arc<Limits>) -> Self {
+    pub(crate) fn new(
+        house: Arc<House>,
+        rooms: Arc<Rooms>,
+        limits: Arc<Limits>,
+        accounts: Arc<Accounts>,
+    ) -> Self {
         Self(Arc::new(Inner {
             house,
             rooms,
             limits,
+            accounts,
             doors: Doors::default(),
+            opening: Doors::default(),
             uploads: Semaphore::new(UPLOADS_AT_ONCE_MAX),
             arrived: Notify::new(),
             waiting: Semaphore::new(WAITING_MAX),
@@ -206,19 +224,20 @@ impl Media {
                 .find(|(key, _)| key.1 == class)
                 .map(|((_, _, deadline_ms, _), _)| *deadline_ms)
         };
-        let mut firsts = [LINK_OWN, LINK_GUESSED, LINK_KEPT].map(|class| first(&links, class));
+        const CLASSES: [u8; 4] = [LINK_OWN, LINK_GUESSED, LINK_KEPT, LINK_OPENED];
+        let mut firsts = CLASSES.map(|class| first(&links, class));
         if more {
             // Rows sort by class, then deadline: the first of each class is enough.
-            for (class, found) in [LINK_OWN, LINK_GUESSED, LINK_KEPT].into_iter().zip(&mut firsts) {
+            for (class, found) in CLASSES.into_iter().zip(&mut firsts) {
                 let range = (&(number, class), &(number, class + 1));
                 let (links, _): (Vec<Link>, _) =
                     view.scan_between(&MEDIA_LINKS, range, Direction::Forward, 1).await?;
                 *found = first(&links, class);
             }
         }
-        let [own, guessed, kept] = firsts;
+        let [own, guessed, kept, opened] = firsts;
         let limit = kept.is_none().then_some(row.deadline_ms);
-        Ok([own, guessed, limit].into_iter().flatten().min())
+        Ok([own, guessed, opened, limit].into_iter().flatten().min())
     }
 
     /// The data key and blob of a file; none if its key has been destroyed.

@@ -5,12 +5,13 @@
 //! then a second commit forgets it. A file that the disk does not let go of stays condemned, is tried
 //! again at every look of the job, and is counted ([`super::expire::Report::stuck`]).
 
-use appliance_ledger::Commit;
 use appliance_ledger::keyspaces::{
-    MEDIA, MEDIA_DUE, MEDIA_IDS, MEDIA_KEPT, MEDIA_MARKS, MEDIA_PENDING, MEDIA_PURGES,
+    ERASURES, MEDIA, MEDIA_DUE, MEDIA_IDS, MEDIA_KEPT, MEDIA_MARKS, MEDIA_PENDING, MEDIA_PURGES,
     MEDIA_REDACTIONS, MEDIA_UNBOUND,
 };
 use appliance_ledger::rows::media::{MediaRow, PurgeRow, RedactionRow, Stage};
+use appliance_ledger::rows::policy::ErasureRow;
+use appliance_ledger::{Commit, Direction};
 use appliance_model::{DeviceNid, Error, MediaNid, UserNid};
 use appliance_rules::{Permit, policy};
 
@@ -36,9 +37,22 @@ pub(super) async fn condemn(
     let uri = format!("mxc://{}/{}", house.server_name, row.media_id);
     commit.also(policy::must_purge(house.server_name.as_str(), &uri, reason));
     for (room, event) in forget_links(house, number, commit).await? {
-        commit.put(&MEDIA_REDACTIONS, &event, &RedactionRow { room: room.0 });
+        commit.put(
+            &MEDIA_REDACTIONS,
+            &event,
+            &RedactionRow { room: room.0, media: Some(number.0) },
+        );
     }
     commit.delete(&MEDIA_KEPT, &number);
+    let record = ErasureRow {
+        media: number.0,
+        media_id: row.media_id.clone(),
+        content: row.content.clone(),
+        reason: reason.to_owned(),
+        refused_ms: house.clock.now_ms(),
+        erased_ms: None,
+    };
+    commit.put(&ERASURES, &media_digest(&house.ledger, &row.media_id), &record);
     let purge = PurgeRow { reason: reason.to_owned(), at_ms: house.clock.now_ms() };
     commit.put(&MEDIA_PURGES, &number, &purge);
     let condemned = MediaRow {
@@ -52,7 +66,37 @@ pub(super) async fn condemn(
     Ok(())
 }
 
+/// A file whose erasure is not finished.
+#[derive(Clone, Debug)]
+pub struct Purging {
+    /// Its `mxc://` URI.
+    pub uri: String,
+    /// `expired`, `redacted` or `purged`.
+    pub reason: String,
+    /// Since when nobody gets it: milliseconds since the Unix epoch.
+    pub since_ms: u64,
+}
+
 impl Media {
+    /// The files whose erasure is not finished; the first thousand, and whether there are more.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn purging(&self) -> Result<(Vec<Purging>, bool), Error> {
+        const LISTED_MAX: usize = 1_000;
+        let view = self.ledger().newest();
+        let (rows, more) = view.scan(&MEDIA_PURGES, &(), Direction::Forward, LISTED_MAX).await?;
+        let rows: Vec<(MediaNid, PurgeRow)> = rows;
+        let mut purging = Vec::new();
+        for (number, purge) in rows {
+            let Some(row) = self.ledger().get(&MEDIA, &number).await? else { continue };
+            let uri = self.uri(&row.media_id);
+            purging.push(Purging { uri, reason: purge.reason, since_ms: purge.at_ms });
+        }
+        Ok((purging, more))
+    }
+
     /// Purges a file because an administrator says so. Returns when nobody gets it any more; whether
     /// it is erased from the disk already, too.
     ///
@@ -111,9 +155,19 @@ impl Media {
             Stage::Reserved | Stage::Present => Permit::housekeeping(),
         };
         let mut commit = self.ledger().begin(permit);
+        let name = media_digest(self.ledger(), &row.media_id);
+        if let Some(record) = self.ledger().get(&ERASURES, &name).await? {
+            let record = ErasureRow { erased_ms: Some(self.now_ms()), ..record };
+            commit.put(&ERASURES, &name, &record);
+        }
+        self.forget_opens(number, &mut commit).await?;
         // An event may have come in between; it shows nothing now.
         for (room, event) in forget_links(house, number, &mut commit).await? {
-            commit.put(&MEDIA_REDACTIONS, &event, &RedactionRow { room: room.0 });
+            commit.put(
+                &MEDIA_REDACTIONS,
+                &event,
+                &RedactionRow { room: room.0, media: Some(number.0) },
+            );
         }
         commit.delete(&MEDIA, &number);
         commit.delete(&MEDIA_IDS, &media_digest(self.ledger(), &row.media_id));

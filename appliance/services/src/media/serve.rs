@@ -1,9 +1,5 @@
 //! `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}` ([spec]): the bytes, judged by the
-//! clock before every chunk.
-//!
-//! The first delivery of a file to a device, in each form, is in the audit trail before a byte leaves;
-//! repetitions while the server runs are not written again. So a timeline full of thumbnails costs one
-//! commit per device and file, shared with whatever else is being committed, and none on repetition.
+//! clock before every chunk, in the form that the policy has for the device ([`super::govern`]).
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediadownloadservernamemediaid
 
@@ -13,21 +9,15 @@ use appliance_ledger::blobs::BlobReader;
 use appliance_ledger::rows::media::Stage;
 use appliance_model::ruma::ServerName;
 use appliance_model::{Caller, Error, Kind, MediaNid};
-use appliance_rules::policy;
+use appliance_rules::policy::{Action, Form};
 use bytes::Bytes;
 
+use super::thumbnail::{Thumbnail, Wanted};
 use super::upload::OCTET_STREAM;
 use super::{Living, Media, no_such_media};
 
 /// "The content repository SHOULD impose a maximum value for this parameter."
 pub const WAIT_MS_MAX: u64 = 60_000;
-
-/// What is given out, as the audit trail names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
-    Original,
-    Thumbnail,
-}
 
 /// To whom something is given out.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +59,14 @@ impl Found {
     pub(super) fn living(&self) -> &Living {
         &self.living
     }
+}
+
+/// What a caller gets.
+pub enum Opened {
+    /// The bytes that were uploaded.
+    Original(Delivery),
+    /// A picture in their place.
+    Picture(Thumbnail),
 }
 
 /// Bytes on their way to a caller.
@@ -121,68 +119,42 @@ impl Media {
         }
     }
 
-    /// Starts giving out the bytes from `from` (included) to `to` (excluded).
+    /// Starts giving out the bytes from `from` (included) to `to` (excluded), or a picture in their
+    /// place, if that is what the policy has for the caller's device.
     ///
     /// # Errors
     ///
-    /// [`Kind::NotFound`] if the deadline has come meanwhile.
+    /// * [`Kind::NotFound`]: the deadline has come meanwhile.
+    /// * [`Kind::Forbidden`]: the policy does not give it to this device, or it was opened as often as
+    ///   it may be.
     pub async fn open(
         &self,
         reader: impl Into<Reader<'_>>,
         found: &Found,
         range: (u64, u64),
-    ) -> Result<Delivery, Error> {
+    ) -> Result<Opened, Error> {
         let living = &found.living;
-        self.record(reader.into(), living, Form::Original).await?;
+        let reader = reader.into();
+        let obligations = self.govern(reader, living, Action::Download).await?;
+        if obligations.form != Form::Original {
+            let largest = Wanted { width: 800, height: 600, crop: false };
+            return Ok(Opened::Picture(self.picture(reader, found, largest, obligations).await?));
+        }
         let (blob, key) =
             self.open_key(living.number, &living.row).await?.ok_or_else(no_such_media)?;
         let opened = self.blobs().read(&blob, &key, living.row.bytes, range).await?;
         let reader = opened.ok_or_else(no_such_media)?;
-        Ok(Delivery { media: self.clone(), number: living.number, reader })
+        Ok(Opened::Original(Delivery { media: self.clone(), number: living.number, reader }))
     }
+}
 
-    /// Judges a delivery and puts it into the audit trail.
-    pub(super) async fn record(
-        &self,
-        reader: Reader<'_>,
-        living: &Living,
-        form: Form,
-    ) -> Result<(), Error> {
-        let name = match form {
-            Form::Original => "original",
-            Form::Thumbnail => "thumbnail",
-        };
-        let uri = self.uri(&living.row.media_id);
-        let clock = (living.deadline_ms, self.now_ms());
-        let (permit, device) = match reader {
-            Reader::Person(caller) => {
-                let device_id = caller.device_id.as_str();
-                let permit =
-                    policy::may_deliver(&caller.user_id, device_id, (&uri, name), clock.0, clock.1);
-                (permit, Some(caller.device))
-            }
-            Reader::Server(server) if !self.0.house.roll.allows_media(server) => {
-                return Err(Error::forbidden("This server gives yours no files."));
-            }
-            Reader::Server(server) => {
-                (policy::may_deliver_to_server(server, (&uri, name), clock.0, clock.1), None)
-            }
-        };
-        let Some(permit) = permit else {
-            self.overdue().insert(living.number);
-            return Err(no_such_media());
-        };
-        // Avatars are outside the policy: everyone's client fetches everyone's.
-        let delivery = device.map(|device| (living.number, device, form as u8));
-        let is_known = delivery.is_some_and(|delivery| self.0.delivered.get(&delivery).is_some());
-        if living.deadline_ms.is_none() || is_known {
-            return Ok(());
+impl Opened {
+    /// The bytes that were uploaded; none if a picture stands for them.
+    pub fn original(self) -> Option<Delivery> {
+        match self {
+            Self::Original(delivery) => Some(delivery),
+            Self::Picture(_) => None,
         }
-        self.ledger().commit(self.ledger().begin(permit)).await?;
-        if let Some(delivery) = delivery {
-            self.0.delivered.insert(delivery, ());
-        }
-        Ok(())
     }
 }
 

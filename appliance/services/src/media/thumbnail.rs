@@ -10,14 +10,17 @@
 use std::io::Cursor;
 
 use appliance_model::{Error, Kind};
+use appliance_rules::policy::{Action, Form, Obligations, watermark};
 use bytes::Bytes;
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use super::serve::{Form, Found, Reader};
-use super::{Media, no_such_media};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::serve::{Found, Reader};
+use super::{Media, no_such_media, stamp};
 
 /// Decoding takes up to about 200 MB and a core for a second: more at once would let a few people
 /// fill the memory.
@@ -42,6 +45,28 @@ pub struct Wanted {
     pub height: u32,
     /// Fill the size and cut off what stands over, instead of fitting into it.
     pub crop: bool,
+}
+
+impl Wanted {
+    fn at_most(self, width: u32, height: u32) -> Self {
+        Self { width: self.width.min(width), height: self.height.min(height), ..self }
+    }
+}
+
+/// What the picture says that stands for one that a device does not get.
+const PLACEHOLDER: &[&str] = &[
+    "Clinical photo",
+    "",
+    "Not shown on this device.",
+    "Open it on a device",
+    "of your hospital.",
+];
+
+fn named(bytes: Bytes) -> Thumbnail {
+    let is_png = bytes.starts_with(b"\x89PNG");
+    let (content_type, extension) =
+        if is_png { ("image/png", "png") } else { ("image/jpeg", "jpg") };
+    Thumbnail { bytes, content_type, extension }
 }
 
 /// A rendering.
@@ -121,15 +146,54 @@ impl Media {
             return Err(Error::invalid_param("A thumbnail has at least one pixel."));
         }
         let reader = reader.into();
-        let size = size_for(wanted);
-        let bytes = self.rendering(found, size).await?;
-        self.record(reader, found.living(), Form::Thumbnail).await?;
+        let obligations = self.govern(reader, found.living(), Action::Thumbnail).await?;
+        self.picture(reader, found, wanted, obligations).await
+    }
+
+    /// The picture that a judgement obliges to.
+    pub(super) async fn picture(
+        &self,
+        reader: Reader<'_>,
+        found: &Found,
+        wanted: Wanted,
+        obligations: Obligations,
+    ) -> Result<Thumbnail, Error> {
+        if obligations.form == Form::Placeholder {
+            return Ok(named(stamp::placeholder(PLACEHOLDER)?));
+        }
+        // What a marked picture shows of the original is bounded.
+        let is_marked = obligations.form != Form::Thumbnail;
+        let wanted = if is_marked { wanted.at_most(800, 600) } else { wanted };
+        let mut bytes = self.rendering(found, size_for(wanted)).await?;
+        if is_marked {
+            bytes = self.stamped(reader, bytes, obligations.watermark).await?;
+        }
         // Making it took time: the deadline may have come.
         self.living(found.living().number).await?.ok_or_else(no_such_media)?;
-        let is_png = bytes.starts_with(b"\x89PNG");
-        let (content_type, extension) =
-            if is_png { ("image/png", "png") } else { ("image/jpeg", "jpg") };
-        Ok(Thumbnail { bytes, content_type, extension })
+        Ok(named(bytes))
+    }
+
+    async fn stamped(
+        &self,
+        reader: Reader<'_>,
+        picture: Bytes,
+        marks: u64,
+    ) -> Result<Bytes, Error> {
+        let (user, device) = match reader {
+            Reader::Person(caller) => (caller.user_id.to_string(), caller.device_id.to_string()),
+            Reader::Server(server) => (server.to_string(), String::new()),
+        };
+        let mut lines = Vec::new();
+        for (mark, line) in [
+            (watermark::USER, user),
+            (watermark::TIME, stamp::moment(self.now_ms())),
+            (watermark::DEVICE, device),
+        ] {
+            if marks & mark != 0 {
+                lines.push(line);
+            }
+        }
+        self.in_the_pool(move || stamp::mark(&picture, &lines)).await
     }
 
     async fn rendering(&self, found: &Found, size: Size) -> Result<Bytes, Error> {
@@ -165,8 +229,7 @@ impl Media {
         size: Size,
     ) -> Result<Bytes, Error> {
         // The place is taken before the original is read, so that few originals are in memory at once.
-        let stopping = |_| Error::new(Kind::Unavailable, "The server is shutting down.");
-        let place = self.0.rendering.clone().acquire_owned().await.map_err(stopping)?;
+        let place = self.place().await?;
         let opened = self.blobs().read(blob, key, bytes, (0, bytes)).await?;
         let mut reader = opened.ok_or_else(no_such_media)?;
         let mut source = Vec::with_capacity(usize::try_from(bytes).unwrap_or_default());
@@ -178,18 +241,34 @@ impl Media {
             }
         }
         let pixels_max = self.options().pixels_max;
-        let work = move || {
-            let _place = place;
-            render(&source, size, pixels_max)
-        };
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the pool for decoding, bounded by `rendering`"
-        )]
-        let rendered = tokio::task::spawn_blocking(work).await;
-        // A decoder that panics on a strange file must not take the server along.
-        rendered.map_err(|_| cannot_thumbnail())?
+        in_the_pool(place, move || render(&source, size, pixels_max)).await
     }
+
+    async fn place(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let stopping = |_| Error::new(Kind::Unavailable, "The server is shutting down.");
+        self.0.rendering.clone().acquire_owned().await.map_err(stopping)
+    }
+
+    async fn in_the_pool(
+        &self,
+        work: impl FnOnce() -> Result<Bytes, Error> + Send + 'static,
+    ) -> Result<Bytes, Error> {
+        in_the_pool(self.place().await?, work).await
+    }
+}
+
+async fn in_the_pool(
+    place: OwnedSemaphorePermit,
+    work: impl FnOnce() -> Result<Bytes, Error> + Send + 'static,
+) -> Result<Bytes, Error> {
+    let work = move || {
+        let _place = place;
+        work()
+    };
+    #[expect(clippy::disallowed_methods, reason = "the pool for decoding, bounded by `rendering`")]
+    let rendered = tokio::task::spawn_blocking(work).await;
+    // A decoder that panics on a strange file must not take the server along.
+    rendered.map_err(|_| cannot_thumbnail())?
 }
 
 fn format_of(source: &[u8]) -> Result<ImageFormat, Error> {

@@ -3,11 +3,15 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#post_matrixmediav3upload
 
+use appliance_ledger::Digest;
 use appliance_ledger::blobs::{Kept, day_of};
-use appliance_ledger::keyspaces::{MEDIA, MEDIA_DUE, MEDIA_IDS, MEDIA_PENDING, MEDIA_UNBOUND};
+use appliance_ledger::keyspaces::{
+    INHERITED, MEDIA, MEDIA_DUE, MEDIA_IDS, MEDIA_PENDING, MEDIA_UNBOUND,
+};
 use appliance_ledger::rows::media::{MediaRow, Stage, UnboundRow};
 use appliance_model::{Caller, Error, Kind, MediaNid};
 use appliance_rules::policy;
+use aws_lc_rs::digest;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::OwnedMutexGuard;
@@ -52,9 +56,9 @@ impl Media {
         self.count(caller)?;
         let number = MediaNid(self.ledger().next_number());
         let media_id = self.fresh_id();
-        let kept = self.receive(number, &new, body).await?;
+        let received = self.receive(number, &new, body).await?;
         let uri = self.uri(&media_id);
-        self.name(caller, (number, media_id), new, kept, None).await?;
+        self.name(caller, (number, media_id), new, received, None).await?;
         Ok(uri)
     }
 
@@ -78,15 +82,15 @@ impl Media {
         B: Stream<Item = Result<Bytes, E>> + Unpin,
     {
         let number = self.reserved(caller, server_name, media_id).await?;
-        let kept = self.receive(number, &new, body).await?;
+        let received = self.receive(number, &new, body).await?;
         // A retry may have overtaken this upload: only one becomes the file.
         let door = self.0.doors.enter(number.0).await;
         let judged = self.reserved(caller, server_name, media_id).await;
         if let Err(error) = judged {
-            self.discard(kept).await;
+            self.discard(received.0).await;
             return Err(error);
         }
-        self.name(caller, (number, media_id.to_owned()), new, kept, Some(door)).await?;
+        self.name(caller, (number, media_id.to_owned()), new, received, Some(door)).await?;
         self.0.arrived.notify_waiters();
         Ok(())
     }
@@ -116,7 +120,7 @@ impl Media {
         number: MediaNid,
         new: &NewFile,
         mut body: B,
-    ) -> Result<Kept, Error>
+    ) -> Result<(Kept, Digest), Error>
     where
         B: Stream<Item = Result<Bytes, E>> + Unpin,
     {
@@ -130,6 +134,7 @@ impl Media {
         })?;
         let mut writer = self.blobs().begin(number.0).await?;
         let mut bytes = 0_u64;
+        let mut digest = digest::Context::new(&digest::SHA256);
         while let Some(part) = body.next().await {
             let part =
                 part.map_err(|_| Error::invalid_param("The upload did not arrive whole."))?;
@@ -137,12 +142,15 @@ impl Media {
             if bytes > bytes_max {
                 return Err(too_large());
             }
+            digest.update(&part);
             writer.write(&part).await?;
         }
         if new.announced_bytes.is_some_and(|announced| announced != bytes) {
             return Err(Error::invalid_param("The upload did not arrive whole."));
         }
-        writer.finish().await
+        // Keyed, so that nobody who finds it can tell which picture it was.
+        let content = self.ledger().digest(&[b"content", digest.finish().as_ref()]);
+        Ok((writer.finish().await?, content))
     }
 
     /// The one commit: from here on the file is there.
@@ -151,11 +159,21 @@ impl Media {
         caller: &Caller,
         (number, media_id): (MediaNid, String),
         new: NewFile,
-        kept: Kept,
+        (kept, content): (Kept, Digest),
         door: Option<OwnedMutexGuard<()>>,
     ) -> Result<(), Error> {
         let now_ms = self.now_ms();
-        let deadline_ms = now_ms.saturating_add(self.options().ttl_ms);
+        let mut deadline_ms = now_ms.saturating_add(self.options().ttl_ms);
+        // "inherit_by_hash": these bytes were shown before, in a room that lets copies end with them.
+        if let Some(inherited_ms) = self.ledger().get(&INHERITED, &content).await? {
+            deadline_ms = deadline_ms.min(inherited_ms);
+        }
+        if deadline_ms <= now_ms {
+            self.discard(kept).await;
+            return Err(Error::forbidden(
+                "This very file was shown here before, and its time is over. It is not taken again.",
+            ));
+        }
         let key_day = day_of(deadline_ms);
         let (wrapped_key, in_use) = self.blobs().wrap(key_day, number.0, &kept.key).await?;
         let content_type = content_type_of(new.content_type);
@@ -174,6 +192,7 @@ impl Media {
             blob: kept.name.as_str().to_owned(),
             key_day,
             wrapped_key,
+            content: Some(content.to_vec()),
         };
         let uri = self.uri(&row.media_id);
         let mut commit = self.ledger().begin(policy::may_upload(&caller.user_id, &uri));

@@ -9,6 +9,7 @@ use appliance_model::{Caller, Error};
 
 use super::Rooms;
 use super::build::{Draft, content_of};
+use crate::policy::prepare;
 
 impl Rooms {
     /// Adds one message event to a room; returns when the event would survive a power cut.
@@ -42,7 +43,8 @@ impl Rooms {
             return Ok(event_id);
         }
         self.limits.message(caller.user)?;
-        let content = content_of(&request.body)?;
+        let mut content = content_of(&request.body)?;
+        prepare(&self.house, &room, &mut content).await?;
         let draft = Draft {
             at: request.timestamp.filter(|_| caller.appservice.is_some()),
             ..Draft::message(caller.user_id.clone(), TimelineEventType::from(kind), content)

@@ -373,7 +373,7 @@ mod tests {
                     "name": "Ward 4", "topic": "Beds", "room_alias_name": "ward-4",
                     "visibility": "public", "preset": "private_chat",
                     "creation_content": { "type": "m.space", "example.floor": 4 },
-                    "initial_state": [{ "type": "io.wardstone.policy", "content": { "media_ttl_ms": 60_000 } }],
+                    "initial_state": [{ "type": "io.wardstone.policy", "content": { "media": { "ttl_ms": 60_000 } } }],
                 });
                 let room = ward.room_as(&nurse, body).await;
                 ward.set(&nurse, &room, &doctor.user_id, M::Invite).await;

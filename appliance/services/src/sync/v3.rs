@@ -67,6 +67,10 @@ impl Sync {
         access_token: &str,
         request: &SyncRequest,
     ) -> Result<String, Error> {
+        if let Some(since) = request.since {
+            // Who shows a token has what came before it.
+            self.accounts.note_synced(caller, since.position.0);
+        }
         let mut poll = self.poll(caller, access_token, (request.timeout, request.presence.clone()));
         loop {
             let upto = poll.next_look().await?;

@@ -22,7 +22,13 @@ const HOUR_MS: u64 = 3_600_000;
 const MARKER: &[u8] = b"PLANTED-MARKER-OF-A-PHOTO-0123456789";
 
 impl Ward {
-    async fn send(&self, who: &Caller, room: &RoomId, kind: &str, content: Value) -> Arc<Event> {
+    pub(super) async fn send(
+        &self,
+        who: &Caller,
+        room: &RoomId,
+        kind: &str,
+        content: Value,
+    ) -> Arc<Event> {
         let txn_id = self.services.house.dice.letters(12);
         let content = Raw::from_json_string(content.to_string()).unwrap();
         let request = send_message_event::v3::Request::new_raw(
@@ -37,7 +43,7 @@ impl Ward {
         ledger.event(number).await.unwrap()
     }
 
-    async fn show(&self, who: &Caller, room: &RoomId, uri: &str) -> Arc<Event> {
+    pub(super) async fn show(&self, who: &Caller, room: &RoomId, uri: &str) -> Arc<Event> {
         let content = json!({ "msgtype": "m.image", "body": "leg", "url": uri });
         self.send(who, room, "m.room.message", content).await
     }
@@ -47,7 +53,7 @@ impl Ward {
         self.state(who, room, (POLICY_TYPE, ""), content).await;
     }
 
-    async fn look(&self) -> Report {
+    pub(super) async fn look(&self) -> Report {
         self.services.media.activate().await.unwrap()
     }
 

@@ -8,7 +8,7 @@ use appliance_model::ruma::api::client::message::send_message_event;
 use appliance_model::ruma::api::client::state::send_state_event;
 use appliance_model::ruma::serde::Raw;
 use appliance_model::ruma::{OwnedEventId, OwnedRoomId};
-use appliance_model::{Caller, DeviceNid, Error, Kind, Role, UserNid};
+use appliance_model::{Caller, DeviceNid, Error, Kind, Role, SessionClass, UserNid};
 use appliance_rules::Permit;
 
 use super::{DELAY_MS_MAX, Rooms, SETTLED_KEPT_MS};
@@ -221,6 +221,7 @@ impl Rooms {
             device: DeviceNid(row.device),
             role: Role::User,
             appservice: None,
+            class: SessionClass::default(),
         })
     }
 

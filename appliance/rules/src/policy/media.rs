@@ -1,0 +1,40 @@
+//! What happens to a file beside being given out ([`super::decide`]).
+
+use appliance_model::ruma::UserId;
+
+use crate::Permit;
+
+/// Everyone with an account may upload; the limits are the service's.
+pub fn may_upload(who: &UserId, uri: &str) -> Permit {
+    Permit::audited("media.uploaded", who, uri)
+}
+
+/// Everyone with an account may reserve an ID.
+pub fn may_reserve(who: &UserId, uri: &str) -> Permit {
+    Permit::audited("media.reserved", who, uri)
+}
+
+/// A person here may see a file of another server; nothing of it stays on this one.
+pub fn may_fetch(who: &UserId, device_id: &str, uri: &str) -> Permit {
+    Permit::audited("media.fetched", format!("{who} {device_id}"), uri)
+}
+
+/// The house erases what is due, redacted, or purged by its administrator.
+pub fn must_purge(server_name: &str, uri: &str, reason: &str) -> Permit {
+    Permit::audited("media.purging", server_name, format!("{uri} {reason}"))
+}
+
+/// The last trace is gone from this server.
+pub fn has_purged(server_name: &str, uri: &str) -> Permit {
+    Permit::audited("media.purged", server_name, uri)
+}
+
+/// An event whose file is gone could not be redacted as its author.
+pub fn could_not_redact(server_name: &str, event: &str) -> Permit {
+    Permit::audited("media.not_redacted", server_name, event)
+}
+
+/// A room's policy asked for something looser than the house allows: it is ignored.
+pub fn ignored(who: &UserId, room_id: &str, fields: &str) -> Permit {
+    Permit::audited("policy.looser_ignored", who, format!("{room_id} {fields}"))
+}

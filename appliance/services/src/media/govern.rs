@@ -1,0 +1,346 @@
+//! Who gets which form of a file: everything that [`appliance_rules::policy::decide`] must know is
+//! gathered here, and everything it obliges to is written here, before a byte leaves.
+//!
+//! The first delivery of a file to a device, in each form, is in the audit trail and in the ledger of
+//! copies; repetitions while the server runs are not written again. So a timeline full of thumbnails
+//! costs one commit per device and file, shared with whatever else is being committed, and none on
+//! repetition. What counts as an opening is written every time.
+
+use appliance_ledger::keyspaces::{COPIES, DEVICE_COPIES, MEDIA_DUE, MEDIA_LINKS, OPENS, SESSIONS};
+use appliance_ledger::rows::media::{LINK_GUESSED, LINK_OPENED, LINK_OWN, LinkRow};
+use appliance_ledger::rows::policy::{CopyRow, OpensRow};
+use appliance_ledger::{Commit, Direction};
+use appliance_model::ruma::ServerName;
+use appliance_model::{Caller, DeviceNid, Error, MediaNid, Role, RoomNid, SessionClass, UserNid};
+use appliance_rules::Denial;
+use appliance_rules::policy::{
+    Action, Content, Effective, Field, Form, Mode, Object, Obligations, Permitted, Policy, Refused,
+    RoomClass, Scope, Subject, built_in, decide,
+};
+
+use super::serve::Reader;
+use super::upload::OCTET_STREAM;
+use super::{Living, Media, no_such_media};
+use crate::house::House;
+use crate::policy::of_room;
+
+/// Under this user the openings of all are counted.
+const EVERYONE: UserNid = UserNid(0);
+/// References asked for their room's policy. A file has one or two.
+const LINKS_MAX: usize = 256;
+
+/// People whose counts are forgotten with a file; what is left of more says nothing.
+const OPENERS_MAX: usize = 10_000;
+
+type Link = ((MediaNid, u8, u64, u64), LinkRow);
+
+/// A form as a number in keys and in memory: never renumbered.
+pub(super) fn form_code(form: Form) -> u8 {
+    match form {
+        Form::Original => 0,
+        Form::Thumbnail => 1,
+        Form::MarkedThumbnail => 2,
+        Form::MarkedView => 3,
+        Form::Placeholder => 4,
+    }
+}
+
+/// The form of such a number.
+pub(super) fn form_of(code: u8) -> Option<Form> {
+    [Form::Original, Form::Thumbnail, Form::MarkedThumbnail, Form::MarkedView, Form::Placeholder]
+        .into_iter()
+        .find(|form| form_code(*form) == code)
+}
+
+/// A refusal, beside the forms: refused once for each device is enough in the audit trail.
+const REFUSED: u8 = u8::MAX;
+
+impl Media {
+    /// Judges a delivery, and puts it on record.
+    ///
+    /// # Errors
+    ///
+    /// * [`appliance_model::Kind::NotFound`]: its deadline has come.
+    /// * [`appliance_model::Kind::Forbidden`]: the policy does not give it to this device, or it was
+    ///   opened as often as it may be.
+    pub(super) async fn govern(
+        &self,
+        reader: Reader<'_>,
+        living: &Living,
+        action: Action,
+    ) -> Result<Obligations, Error> {
+        let caller = match reader {
+            Reader::Person(caller) => caller,
+            Reader::Server(server) => return self.govern_peer(server, living, action).await,
+        };
+        let policy = self.policy_of(Some(caller.role), living).await?;
+        let is_counted = [Field::OpensMax, Field::OpensPerUserMax, Field::TtlAfterOpenMs]
+            .into_iter()
+            .any(|field| policy.get(field).is_some());
+        // Ranges and parallel fetches of one file come one after the other through this door.
+        let door = match is_counted {
+            true => Some(self.0.opening.enter(living.number.0).await),
+            false => None,
+        };
+        let (opens, own) = match is_counted {
+            true => self.opens(living.number, caller.user).await?,
+            false => Default::default(),
+        };
+        let uri = self.uri(&living.row.media_id);
+        let object = Object {
+            uri: &uri,
+            content: content_of(living),
+            deadline_ms: living.deadline_ms,
+            opens: opens.opens,
+            opens_of_user: own.opens,
+            open_until_ms: own.open_until_ms,
+        };
+        let subject = Subject {
+            user_id: caller.user_id.as_str(),
+            device_id: caller.device_id.as_str(),
+            class: caller.class,
+            is_uploader: living.row.uploader == caller.user.0,
+        };
+        let now_ms = self.now_ms();
+        match decide(&policy, &subject, action, &object, now_ms) {
+            Ok(permitted) => {
+                let obligations = permitted.obligations;
+                self.record(caller, living, permitted, (opens, own), now_ms).await?;
+                drop(door);
+                Ok(obligations)
+            }
+            Err(Refused::Gone) => {
+                self.overdue().insert(living.number);
+                Err(no_such_media())
+            }
+            Err(Refused::Denied(denial)) => self.refuse(caller, living, denial).await,
+        }
+    }
+
+    /// The same for another server, which asks for one of its users. Whether it gets files at all is
+    /// the list of peers' to say; whether it gets this one, the policy's.
+    async fn govern_peer(
+        &self,
+        server: &ServerName,
+        living: &Living,
+        action: Action,
+    ) -> Result<Obligations, Error> {
+        if !self.0.house.roll.allows_media(server) {
+            return Err(Error::forbidden("This server gives yours no files."));
+        }
+        let policy = self.policy_of(None, living).await?;
+        let uri = self.uri(&living.row.media_id);
+        let object = Object {
+            uri: &uri,
+            content: content_of(living),
+            deadline_ms: living.deadline_ms,
+            opens: 0,
+            opens_of_user: 0,
+            open_until_ms: 0,
+        };
+        let (user_id, class) = (server.as_str(), SessionClass::PeerUser);
+        let subject = Subject { user_id, device_id: "", class, is_uploader: false };
+        match decide(&policy, &subject, action, &object, self.now_ms()) {
+            // Avatars are outside the policy: everyone's client fetches everyone's.
+            Ok(permitted) if living.deadline_ms.is_none() => Ok(permitted.obligations),
+            Ok(Permitted { permit, obligations }) => {
+                self.ledger().commit(self.ledger().begin(permit)).await?;
+                Ok(obligations)
+            }
+            Err(Refused::Gone) => {
+                self.overdue().insert(living.number);
+                Err(no_such_media())
+            }
+            Err(Refused::Denied(denial)) => Err(self.ledger().refuse(denial).await),
+        }
+    }
+
+    /// Whether this house gives files of other servers to a session of this class: it does not know
+    /// which room shows them, so what holds for everything must hold for them.
+    pub(super) fn may_have_from_afar(&self, caller: &Caller) -> bool {
+        let house = &self.0.house;
+        let policy = house.policy_in(Some(caller.role), None);
+        let mode = Mode::of(policy.get(Field::mode_of(caller.class)));
+        house.options.policy.is_off || mode == Mode::Original
+    }
+
+    async fn refuse(
+        &self,
+        caller: &Caller,
+        living: &Living,
+        denial: Denial,
+    ) -> Result<Obligations, Error> {
+        let refusal = (living.number, caller.device, REFUSED);
+        if self.0.delivered.get(&refusal).is_some() {
+            return Err(denial.error());
+        }
+        let error = self.ledger().refuse(denial).await;
+        self.0.delivered.insert(refusal, ());
+        Err(error)
+    }
+
+    /// What holds for a file and a reader: the strictest of all rooms in which its uploader shows it.
+    async fn policy_of(&self, role: Option<Role>, living: &Living) -> Result<Effective, Error> {
+        let house = &self.0.house;
+        let general = built_in(RoomClass::General);
+        // Avatars and image packs are outside: everyone's app fetches everyone's. And a conformance
+        // suite knows no classes.
+        if living.deadline_ms.is_none() || house.options.policy.is_off {
+            return Ok(Effective::of([
+                (Scope::Settings, &house.settings_scope()),
+                (Scope::Class, &general),
+            ]));
+        }
+        let (links, more): (Vec<Link>, _) = self
+            .ledger()
+            .newest()
+            .scan(&MEDIA_LINKS, &living.number, Direction::Forward, LINKS_MAX)
+            .await?;
+        if more {
+            // Nobody shows a file in so many places but to get around something.
+            return Ok(house.policy_in(role, Some(&Policy::unreadable())));
+        }
+        let mut rooms: Vec<RoomNid> = Vec::new();
+        let mut policy = None;
+        for ((_, class, ..), row) in &links {
+            let Some(room) = row.room.map(RoomNid) else { continue };
+            if !matches!(*class, LINK_OWN | LINK_GUESSED) {
+                continue;
+            }
+            if !rooms.contains(&room) {
+                rooms.push(room);
+                let of_room = of_room(&self.0.rooms, room).await?;
+                let held = house.policy_in(role, of_room.as_ref());
+                meet(&mut policy, held);
+            }
+            let hint = row.hint.as_deref().map(crate::policy::room_policy);
+            if let (Some(hint), Some(policy)) = (hint, &mut policy) {
+                policy.meet(Scope::Event, &hint);
+            }
+        }
+        Ok(policy.unwrap_or_else(|| house.policy_in(role, None)))
+    }
+
+    async fn opens(&self, number: MediaNid, user: UserNid) -> Result<(OpensRow, OpensRow), Error> {
+        let all = self.ledger().get(&OPENS, &(number, EVERYONE)).await?;
+        let own = self.ledger().get(&OPENS, &(number, user)).await?;
+        Ok((all.unwrap_or_default(), own.unwrap_or_default()))
+    }
+
+    /// What was counted of a file goes with it.
+    pub(super) async fn forget_opens(
+        &self,
+        number: MediaNid,
+        commit: &mut Commit,
+    ) -> Result<(), Error> {
+        let view = self.ledger().newest();
+        let (rows, _) = view.scan(&OPENS, &number, Direction::Forward, OPENERS_MAX).await?;
+        let rows: Vec<((MediaNid, UserNid), OpensRow)> = rows;
+        for (key, _) in rows {
+            commit.delete(&OPENS, &key);
+        }
+        Ok(())
+    }
+
+    async fn record(
+        &self,
+        caller: &Caller,
+        living: &Living,
+        permitted: Permitted,
+        (opens, own): (OpensRow, OpensRow),
+        now_ms: u64,
+    ) -> Result<(), Error> {
+        let Permitted { permit, obligations } = permitted;
+        let code = form_code(obligations.form);
+        let delivery = (living.number, caller.device, code);
+        let is_known = living.deadline_ms.is_none() || self.0.delivered.get(&delivery).is_some();
+        if is_known && obligations.counts_for_ms.is_none() {
+            return Ok(());
+        }
+        let mut commit = self.ledger().begin(permit);
+        let (user, device_id) = (caller.user.0, caller.device_id.to_string());
+        let copy = CopyRow { user, device_id, at_ms: now_ms };
+        commit.put(&COPIES, &delivery, &copy);
+        commit.put(&DEVICE_COPIES, &(caller.device, living.number, code), &());
+        if let Some(window_ms) = obligations.counts_for_ms {
+            let open_until_ms = now_ms.saturating_add(window_ms);
+            let is_first = opens.opens == 0;
+            let all = OpensRow { opens: opens.opens + 1, open_until_ms };
+            commit.put(&OPENS, &(living.number, EVERYONE), &all);
+            let own = OpensRow { opens: own.opens + 1, open_until_ms };
+            commit.put(&OPENS, &(living.number, caller.user), &own);
+            if let Some(ends_in_ms) = obligations.ends_in_ms.filter(|_| is_first) {
+                end_after_open(living.number, now_ms.saturating_add(ends_in_ms), &mut commit);
+            }
+        }
+        self.ledger().commit(commit).await?;
+        self.0.delivered.insert(delivery, ());
+        Ok(())
+    }
+}
+
+/// What this server knows about the bytes: what it is called. What a picture's bytes say is judged when
+/// it is rendered.
+fn content_of(living: &Living) -> Content {
+    let content_type = living.row.content_type.as_deref().unwrap_or(OCTET_STREAM);
+    if content_type == OCTET_STREAM {
+        return Content::Opaque;
+    }
+    // The four kinds that this server can read.
+    let is_picture = ["image/jpeg", "image/png", "image/gif", "image/webp"]
+        .iter()
+        .any(|known| content_type.starts_with(known));
+    if is_picture { Content::Picture } else { Content::Other }
+}
+
+/// The first look starts the clock.
+fn end_after_open(number: MediaNid, deadline_ms: u64, commit: &mut Commit) {
+    let link = LinkRow { room: None, redacted: None, hint: None };
+    commit.put(&MEDIA_LINKS, &(number, LINK_OPENED, deadline_ms, 0), &link);
+    commit.put(&MEDIA_DUE, &(deadline_ms, number), &());
+}
+
+fn meet(policy: &mut Option<Effective>, held: Effective) {
+    match policy {
+        None => *policy = Some(held),
+        Some(policy) => policy.meet_all(&held),
+    }
+}
+
+/// Whether a device may show a file that this server can read to a room where `policy` holds.
+///
+/// # Errors
+///
+/// [`appliance_model::Kind::Forbidden`], on record.
+pub(super) async fn may_show(
+    house: &House,
+    policy: &Effective,
+    (user_id, device): (&appliance_model::ruma::UserId, Option<DeviceNid>),
+    uri: &str,
+) -> Result<(), Error> {
+    if policy.get(Field::UploadFromUnmanaged).is_none() || house.options.policy.is_off {
+        return Ok(());
+    }
+    let session = match device {
+        Some(device) => house.ledger.get(&SESSIONS, &device).await?,
+        None => None,
+    };
+    let class = session.as_ref().and_then(|row| SessionClass::parse(&row.class));
+    let class = class.unwrap_or(house.options.policy.session_class);
+    let device_id = session.map(|row| row.device_id).unwrap_or_default();
+    let user_id = user_id.as_str();
+    let subject = Subject { user_id, device_id: &device_id, class, is_uploader: true };
+    let object = Object {
+        uri,
+        content: Content::Picture,
+        deadline_ms: None,
+        opens: 0,
+        opens_of_user: 0,
+        open_until_ms: 0,
+    };
+    match decide(policy, &subject, Action::Show, &object, 0) {
+        Ok(_) => Ok(()),
+        Err(Refused::Gone) => Err(no_such_media()),
+        Err(Refused::Denied(denial)) => Err(house.ledger.refuse(denial).await),
+    }
+}
