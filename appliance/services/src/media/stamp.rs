@@ -4,11 +4,11 @@
 use std::io::Cursor;
 
 use appliance_model::Error;
-use appliance_model::ruma::MilliSecondsSinceUnixEpoch;
 use bytes::Bytes;
 use font8x8::UnicodeFonts;
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
+use time::OffsetDateTime;
 
 /// A letter of the font, in pixels.
 const LETTER_PIXELS: u32 = 8;
@@ -154,37 +154,10 @@ pub(super) fn placeholder(lines: &[&str]) -> Result<Bytes, Error> {
 
 /// A moment in UTC as people write it: `2026-11-22 17:05 UTC`.
 pub(super) fn moment(now_ms: u64) -> String {
-    let time = MilliSecondsSinceUnixEpoch(appliance_model::ruma::UInt::new_saturating(now_ms));
-    let seconds = u64::from(time.get()) / 1_000;
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = date_of(days);
-    let (hour, minute) = (rest / 3_600, rest % 3_600 / 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
-}
-
-/// The date of a number of days since the Unix epoch, in the Gregorian calendar.
-fn date_of(days: u64) -> (u64, u64, u64) {
-    let is_leap = |year: u64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
-    // 400 years have 146,097 days: whole cycles at once, so that no clock makes this long.
-    let (mut year, mut rest) = (1_970 + days / 146_097 * 400, days % 146_097);
-    loop {
-        let length = if is_leap(year) { 366 } else { 365 };
-        if rest < length {
-            break;
-        }
-        rest -= length;
-        year += 1;
-    }
-    let february = if is_leap(year) { 29 } else { 28 };
-    let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if rest < length {
-            break;
-        }
-        rest -= length;
-        month += 1;
-    }
-    (year, month, rest + 1)
+    let seconds = i64::try_from(now_ms / 1_000).unwrap_or(i64::MAX);
+    let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let (year, month, day) = (time.year(), u8::from(time.month()), time.day());
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", time.hour(), time.minute())
 }
 
 #[cfg(test)]
