@@ -13,7 +13,7 @@ use appliance_model::{Caller, Error, Kind, Position};
 use appliance_services::sync::sliding::SlidingRequest;
 use appliance_services::sync::sliding::request::{
     ExtensionRequests, Form, RoomConfig, RoomFilters, RoomScope, RoomWindow, StatePattern,
-    StateWish, ToDeviceRequest,
+    StateWish, ThreadsRequest, ToDeviceRequest,
 };
 use axum::response::Response;
 use http::{Method, StatusCode};
@@ -199,6 +199,16 @@ struct Extensions {
     account_data: Scoped,
     receipts: Scoped,
     typing: Scoped,
+    thread_subscriptions: Threads,
+    #[serde(rename = "io.element.msc4308.thread_subscriptions")]
+    unstable_thread_subscriptions: Threads,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Threads {
+    enabled: Option<bool>,
+    limit: Option<u32>,
 }
 
 #[derive(Default, Deserialize)]
@@ -337,12 +347,20 @@ impl Translate<ExtensionRequests> for Extensions {
         let bad = |_| Error::invalid_param("`since` is not a token that this server gave out.");
         let since = since.map(|since| since.parse().map(Position).map_err(bad)).transpose()?;
         let to_device = ToDeviceRequest { limit: limit.map(size), since };
+        let asked = [
+            ("io.element.msc4308.thread_subscriptions", self.unstable_thread_subscriptions),
+            ("thread_subscriptions", self.thread_subscriptions),
+        ];
+        let threads = asked.into_iter().find(|(_, threads)| threads.enabled == Some(true));
+        let threads =
+            threads.map(|(name, asked)| ThreadsRequest { name, limit: asked.limit.map(size) });
         Ok(ExtensionRequests {
             to_device: (enabled == Some(true)).then_some(to_device),
             e2ee: self.e2ee.enabled == Some(true),
             account_data: self.account_data.translate(caller)?,
             receipts: self.receipts.translate(caller)?,
             typing: self.typing.translate(caller)?,
+            thread_subscriptions: threads,
         })
     }
 }

@@ -3,11 +3,11 @@
 use appliance_model::ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId};
 use appliance_model::{Error, Position};
 use appliance_services::personal::Cause;
-use appliance_services::sync::Token;
+use appliance_services::sync::known_upto;
 use axum::response::Response;
 use http::{Method, StatusCode};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::json::read_json;
 use crate::route::{Access, RawRequest, Routes, Visit, json_response};
@@ -15,8 +15,6 @@ use crate::route::{Access, RawRequest, Routes, Visit, json_response};
 const PATH: &str =
     "/_matrix/client/unstable/io.element.msc4306/rooms/{room_id}/thread/{thread_root}/subscription";
 const LIST: &str = "/_matrix/client/unstable/io.element.msc4308/thread_subscriptions";
-/// "Defaults to 100, if not provided. Servers may impose a smaller limit than requested."
-const LIMIT_DEFAULT: usize = 100;
 
 pub(crate) fn add(routes: &mut Routes) {
     routes.serve_raw(Method::PUT, PATH, Access::SignedIn, subscribe);
@@ -73,9 +71,9 @@ async fn unsubscribe(visit: Visit<RawRequest>) -> Result<Response, Error> {
     Ok(json_response(StatusCode::OK, "{}"))
 }
 
+/// Released clients give the `pos` of the sliding sync that told them of a gap as `to`.
 fn place(request: &RawRequest, name: &str) -> Result<Option<Position>, Error> {
-    let token = request.query(name).map(|token| Token::parse(&token)).transpose()?;
-    Ok(token.map(|token| token.position))
+    request.query(name).map(|token| known_upto(&token)).transpose()
 }
 
 async fn list(visit: Visit<RawRequest>) -> Result<Response, Error> {
@@ -85,30 +83,107 @@ async fn list(visit: Visit<RawRequest>) -> Result<Response, Error> {
     let newest = visit.services.house.ledger.position();
     let upto = place(&visit.request, "from")?.unwrap_or(newest);
     let after = place(&visit.request, "to")?.unwrap_or_default();
-    let limit = match visit.request.query("limit").map(|limit| limit.parse::<usize>()) {
-        None => LIMIT_DEFAULT,
-        Some(Ok(limit)) => limit.clamp(1, LIMIT_DEFAULT),
-        Some(Err(_)) => return Err(Error::invalid_param("`limit` is a number.")),
-    };
+    let not_a_number = |_| Error::invalid_param("`limit` is a number.");
+    let limit = visit.request.query("limit").map(|limit| limit.parse::<usize>()).transpose();
+    let limit = limit.map_err(not_a_number)?;
     let user = visit.caller()?.user;
     let personal = &visit.services.personal;
-    let (changes, more) = personal.subscription_changes(user, (after, upto), limit).await?;
-    let mut answer = Map::new();
-    for change in &changes {
-        let (list, shown) = match change.subscribed {
-            Some(automatic) => {
-                ("subscribed", json!({ "automatic": automatic, "bump_stamp": change.position.0 }))
-            }
-            None => ("unsubscribed", json!({ "bump_stamp": change.position.0 })),
-        };
-        let rooms = answer.entry(list).or_insert_with(|| json!({}));
-        rooms[change.room_id.as_str()][change.root.as_str()] = shown;
-    }
-    if let (true, Some(last)) = (more, changes.last()) {
-        // What comes next is older than the last one.
-        let position = Position(last.position.0.saturating_sub(1));
-        let end = Token { position, typing: 0, to_device: position };
-        answer.insert("end".to_owned(), end.text().into());
+    let page = personal.subscription_page(user, (after, upto), limit).await?;
+    let mut answer = page.shown;
+    if let Some(older) = page.older {
+        answer.insert("end".to_owned(), older.into());
     }
     Ok(json_response(StatusCode::OK, Value::Object(answer).to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::scenario::Desk;
+
+    const SYNC: &str = "/unstable/org.matrix.simplified_msc3575/sync";
+    const EXTENSION: &str = "io.element.msc4308.thread_subscriptions";
+
+    async fn thread(desk: &Desk, token: &str, room: &str, number: usize) -> String {
+        let body = json!({ "msgtype": "m.text", "body": format!("Bed {number}") });
+        let path = format!("/v3/rooms/{room}/send/m.room.message/{number}");
+        let root = desk.call("PUT", &path, token, body).await.text("event_id");
+        let path = path_of(room, &root);
+        desk.call("PUT", &path, token, json!({})).await.ok();
+        root
+    }
+
+    fn path_of(room: &str, root: &str) -> String {
+        format!("/unstable/io.element.msc4306/rooms/{room}/thread/{root}/subscription")
+    }
+
+    async fn sync(desk: &Desk, token: &str, query: &str, limit: usize) -> (Value, String) {
+        let extension = json!({ "enabled": true, "limit": limit });
+        let body = json!({ "extensions": { EXTENSION: extension } });
+        let answer = desk.post(&format!("{SYNC}?{query}"), token, body).await.ok();
+        let pos = answer["pos"].as_str().unwrap().to_owned();
+        (answer["extensions"][EXTENSION].clone(), pos)
+    }
+
+    /// The newest come with the sync; what it has no room for is fetched page by page, between the
+    /// token that it gave and the `pos` that it was asked with, as matrix-sdk does.
+    #[tokio::test]
+    async fn sliding_sync_tells_of_threads_and_the_rest_is_caught_up_with() {
+        let desk = Desk::new().await;
+        let token = desk.sign_up("nurse").await;
+        let room = desk.post("/v3/createRoom", &token, json!({})).await.text("room_id");
+        let known = thread(&desk, &token, &room, 0).await;
+        let (first, pos) = sync(&desk, &token, "timeout=0", 100).await;
+        assert_eq!(first["subscribed"][&room][&known]["automatic"], false);
+        assert!(first["subscribed"][&room][&known]["bump_stamp"].is_u64());
+        assert_eq!(first.get("prev_batch"), None);
+        let (idle, pos) = sync(&desk, &token, &format!("timeout=0&pos={pos}"), 100).await;
+        assert_eq!(idle, Value::Null, "nothing is said where nothing changed");
+
+        // A long-poll wakes.
+        let query = format!("timeout=30000&pos={pos}");
+        let (woken, other) =
+            tokio::join!(sync(&desk, &token, &query, 100), thread(&desk, &token, &room, 1));
+        let (_, mut pos) = woken;
+        let (late, later) = sync(&desk, &token, &format!("timeout=0&pos={pos}"), 100).await;
+        if late != Value::Null {
+            pos = later;
+        }
+        let told =
+            [&woken.0, &late].iter().any(|part| part["subscribed"][&room][&other].is_object());
+        assert!(told, "{} {late}", woken.0);
+
+        let mut roots = Vec::new();
+        for number in 2..7 {
+            roots.push(thread(&desk, &token, &room, number).await);
+        }
+        desk.call("DELETE", &path_of(&room, &known), &token, json!({})).await.ok();
+        let (part, _) = sync(&desk, &token, &format!("timeout=0&pos={pos}"), 2).await;
+        assert!(part["unsubscribed"][&room][&known]["bump_stamp"].is_u64());
+        assert_eq!(part["subscribed"][&room].as_object().unwrap().len(), 1, "the newest");
+        let mut found = vec![roots[4].clone()];
+        let mut from = part["prev_batch"].as_str().map(str::to_owned);
+        while let Some(token_from) = from {
+            let path = format!(
+                "/unstable/io.element.msc4308/thread_subscriptions?dir=b&limit=2&from={token_from}&to={pos}"
+            );
+            let page = desk.get(&path, &token).await.ok();
+            found.extend(page["subscribed"][&room].as_object().unwrap().keys().cloned());
+            from = page["end"].as_str().map(str::to_owned);
+        }
+        found.sort();
+        roots.sort();
+        assert_eq!(found, roots, "each once, and nothing from before");
+    }
+
+    #[tokio::test]
+    async fn strange_pages_are_refused() {
+        let desk = Desk::new().await;
+        let token = desk.sign_up("nurse").await;
+        for query in ["dir=f", "limit=x", "from=t5", "to=yesterday"] {
+            let path = format!("/unstable/io.element.msc4308/thread_subscriptions?{query}");
+            assert_eq!(desk.get(&path, &token).await.error(), (400, "M_INVALID_PARAM"), "{query}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 pub use account_data::AccountDatum;
 pub use profile::ProfileChange;
-pub use thread_subscriptions::{Cause, SubscriptionChange};
+pub use thread_subscriptions::{Cause, SubscriptionPage};
 
 pub use push_rules::{Place, find as find_push_rule};
 

@@ -10,8 +10,10 @@ use appliance_model::ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId};
 use appliance_model::{Caller, Error, EventNid, Kind, Position, RoomNid, UserNid};
 use appliance_rules::Permit;
 use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
 use super::Personal;
+use crate::sync::Token;
 
 /// Why a client subscribes by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,17 +26,28 @@ pub enum Cause {
     Event(OwnedEventId),
 }
 
+/// "Defaults to 100. Servers may impose a smaller limit than what is requested here."
+const CHANGES_MAX: usize = 100;
+
 /// A change of a subscription, as lists show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SubscriptionChange {
+struct SubscriptionChange {
     /// When: the `bump_stamp`.
-    pub position: Position,
-    /// The room.
-    pub room_id: OwnedRoomId,
+    position: Position,
+    room_id: OwnedRoomId,
     /// The root of the thread.
-    pub root: OwnedEventId,
+    root: OwnedEventId,
     /// Subscribed now, and whether a client did it by itself; none: unsubscribed.
-    pub subscribed: Option<bool>,
+    subscribed: Option<bool>,
+}
+
+/// The newest changes of a stretch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SubscriptionPage {
+    /// `subscribed` and `unsubscribed`, as clients are shown them: by room, by root.
+    pub shown: Map<String, Value>,
+    /// Where the older changes end that the page has no room for.
+    pub older: Option<String>,
 }
 
 impl Personal {
@@ -126,13 +139,30 @@ impl Personal {
         Ok(row.filter(|row| row.subscribed).map(|row| row.automatic))
     }
 
-    /// The newest changes after `after`, up to `upto`, newest first, at most `limit`, and whether
-    /// there are more. What sliding sync's extension and the endpoint for catching up show.
+    /// The newest changes after `after`, up to `upto`, at most `limit`, and of those at most a
+    /// hundred. What sliding sync's extension and the endpoint for catching up show.
     ///
     /// # Errors
     ///
     /// If the store fails.
-    pub async fn subscription_changes(
+    pub async fn subscription_page(
+        &self,
+        user: UserNid,
+        stretch: (Position, Position),
+        limit: Option<usize>,
+    ) -> Result<SubscriptionPage, Error> {
+        let limit = limit.unwrap_or(CHANGES_MAX).clamp(1, CHANGES_MAX);
+        let (changes, more) = self.subscription_changes(user, stretch, limit).await?;
+        let older = changes.last().filter(|_| more).map(|last| {
+            // What comes next is older than the last one.
+            let position = Position(last.position.0.saturating_sub(1));
+            Token { position, typing: 0, to_device: position }.text()
+        });
+        Ok(SubscriptionPage { shown: shown(&changes), older })
+    }
+
+    /// Newest first, and whether there are more.
+    async fn subscription_changes(
         &self,
         user: UserNid,
         (after, upto): (Position, Position),
@@ -203,6 +233,22 @@ impl Personal {
     }
 }
 
+fn shown(changes: &[SubscriptionChange]) -> Map<String, Value> {
+    let mut shown = Map::new();
+    for change in changes {
+        let stamp = change.position.0;
+        let (list, state) = match change.subscribed {
+            Some(automatic) => {
+                ("subscribed", json!({ "automatic": automatic, "bump_stamp": stamp }))
+            }
+            None => ("unsubscribed", json!({ "bump_stamp": stamp })),
+        };
+        let rooms = shown.entry(list).or_insert_with(|| json!({}));
+        rooms[change.room_id.as_str()][change.root.as_str()] = state;
+    }
+    shown
+}
+
 /// The root of the thread that an event is in.
 fn thread_of(event: &Event) -> Option<OwnedEventId> {
     #[derive(Deserialize)]
@@ -240,8 +286,6 @@ fn write(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::scenario::{Ward, event};
 

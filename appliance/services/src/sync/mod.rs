@@ -20,7 +20,7 @@ pub(crate) mod write;
 
 use std::sync::Arc;
 
-pub use token::Token;
+pub use token::{Token, known_upto};
 pub use v3::SyncRequest;
 pub use wait::{News, Subscription, Waiters};
 pub use write::{StateForm, Unread};

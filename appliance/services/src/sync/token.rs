@@ -90,11 +90,19 @@ pub fn timeline_place(text: &str) -> Result<i64, Error> {
         return place.parse().map_err(invalid);
     }
     // A client that knows everything up to a position pages back from just after it.
-    let position = match Pos::parse(text) {
-        Some(pos) => pos.position,
-        None => Token::parse(text)?.position,
-    };
-    Ok(position.0.cast_signed().saturating_add(1))
+    Ok(known_upto(text)?.0.cast_signed().saturating_add(1))
+}
+
+/// Up to where a client knows everything that has a `since`, or a `pos` of sliding sync.
+///
+/// # Errors
+///
+/// [`appliance_model::Kind::InvalidParam`] if it is none of ours.
+pub fn known_upto(text: &str) -> Result<Position, Error> {
+    match Pos::parse(text) {
+        Some(pos) => Ok(pos.position),
+        None => Ok(Token::parse(text)?.position),
+    }
 }
 
 /// The pagination token of a place.
@@ -119,6 +127,7 @@ mod tests {
         let pos = Pos { position: Position(9), turn: 3, connection: u64::MAX };
         assert_eq!(Pos::parse(&pos.text()), Some(pos));
         assert_eq!(timeline_place(&pos.text()).unwrap(), 10);
+        assert_eq!(known_upto(&pos.text()).unwrap(), Position(9));
         for text in ["p", "p9", "p9_1", "p9_1_", "p9_1_g", "p_1_1", "p9_1_1_1"] {
             assert!(timeline_place(text).is_err(), "{text}");
         }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Map, Value};
+
 use super::super::devices::{DeviceLists, KeyCounts};
 use super::super::write::{List, Unread};
 
@@ -62,6 +64,8 @@ pub(super) struct Extensions {
     pub receipts: Option<BTreeMap<String, String>>,
     /// `m.typing` events by room ID.
     pub typing: Option<BTreeMap<String, String>>,
+    /// Under the name that the client asked with.
+    pub thread_subscriptions: Option<(&'static str, Map<String, Value>)>,
 }
 
 pub(super) struct ToDevice {
@@ -97,6 +101,7 @@ impl Extensions {
             && self.account_data.as_ref().is_none_or(AccountData::is_empty)
             && self.receipts.as_ref().is_none_or(nothing)
             && self.typing.as_ref().is_none_or(nothing)
+            && self.thread_subscriptions.as_ref().is_none_or(|(_, changes)| changes.is_empty())
     }
 }
 

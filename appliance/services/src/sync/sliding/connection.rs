@@ -79,6 +79,8 @@ pub(super) struct Known {
     /// Which extensions about rooms were on.
     pub receipts_on: bool,
     pub account_data_on: bool,
+    /// Whether the client knows which threads the user is subscribed to.
+    pub thread_subscriptions_on: bool,
 }
 
 impl Upto {

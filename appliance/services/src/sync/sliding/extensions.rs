@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use appliance_model::{Error, Position, RoomNid};
+use serde_json::{Map, Value};
 
 use super::super::look::Look;
 use super::super::wait::{Memberships, News, RoomNews};
 use super::super::write::List;
 use super::answer::{AccountData, E2ee, ToDevice};
 use super::connection::{Known, Upto};
-use super::request::ToDeviceRequest;
+use super::request::{ThreadsRequest, ToDeviceRequest};
 use crate::reading::Receipt;
 
 /// Messages to a device in one answer ("limit … default 100"), and at the most.
@@ -140,6 +141,28 @@ impl Look<'_> {
         receipts.retain(|receipt| receipt.row.place >= start && receipt.user != own);
         receipts.extend(self.sync.reading.own_receipts(own, room).await?);
         Ok(receipts)
+    }
+
+    /// Which threads the user subscribed to or left: "Only the latest changes are returned", and
+    /// `prev_batch` where there were more.
+    pub(super) async fn thread_subscriptions_extension(
+        &self,
+        request: ThreadsRequest,
+        first: bool,
+    ) -> Result<Map<String, Value>, Error> {
+        let since = self.since.filter(|_| !first);
+        let unchanged = |since| self.sync.waiters.user_news(self.caller.user, since) == News::None;
+        if since.is_some_and(unchanged) {
+            return Ok(Map::new());
+        }
+        let stretch = (since.unwrap_or_default(), self.upto);
+        let personal = &self.sync.personal;
+        let page = personal.subscription_page(self.caller.user, stretch, request.limit).await?;
+        let mut changes = page.shown;
+        if let Some(older) = page.older {
+            changes.insert("prev_batch".to_owned(), older.into());
+        }
+        Ok(changes)
     }
 
     /// Who is typing in the rooms.

@@ -137,6 +137,7 @@ impl Round<'_> {
         self.add_extensions(&mut answer, &mut shown, &memberships, &news).await?;
         next.receipts_on = self.request.extensions.receipts.is_some();
         next.account_data_on = self.request.extensions.account_data.is_some();
+        next.thread_subscriptions_on = self.request.extensions.thread_subscriptions.is_some();
         self.remember(&shown, &selection, &news, &mut next);
         for one in shown {
             if let Some(mut room) = one.told.answer {
@@ -236,6 +237,11 @@ impl Round<'_> {
         }
         if let Some(request) = asked.to_device {
             told.to_device = Some(look.to_device_extension(request).await?);
+        }
+        if let Some(request) = asked.thread_subscriptions {
+            let first = !self.known.thread_subscriptions_on;
+            let changes = look.thread_subscriptions_extension(request, first).await?;
+            told.thread_subscriptions = Some((request.name, changes));
         }
         Ok(())
     }

@@ -113,6 +113,19 @@ pub struct ExtensionRequests {
     pub receipts: Option<RoomScope>,
     /// Who is typing in these rooms.
     pub typing: Option<RoomScope>,
+    /// Which threads the user subscribed to or left.
+    pub thread_subscriptions: Option<ThreadsRequest>,
+}
+
+/// Which changes of thread subscriptions ([MSC4308]).
+///
+/// [MSC4308]: https://github.com/matrix-org/matrix-spec-proposals/pull/4308
+#[derive(Clone, Copy, Debug)]
+pub struct ThreadsRequest {
+    /// The name that the client has for the extension.
+    pub name: &'static str,
+    /// The most in one answer.
+    pub limit: Option<usize>,
 }
 
 /// Which messages to the device.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::request::{
     ExtensionRequests, Form, RoomConfig, RoomFilters, RoomScope, RoomWindow, SlidingRequest,
-    StatePattern, StateWish, ToDeviceRequest,
+    StatePattern, StateWish, ThreadsRequest, ToDeviceRequest,
 };
 use crate::keys::scene::to_device;
 use crate::reading::{NewReceipt, PRIVATE, PUBLIC};
@@ -62,6 +62,7 @@ pub(crate) fn everything() -> ExtensionRequests {
         account_data: Some(RoomScope::default()),
         receipts: Some(RoomScope::default()),
         typing: Some(RoomScope::default()),
+        thread_subscriptions: Some(ThreadsRequest { name: "thread_subscriptions", limit: None }),
     }
 }
 

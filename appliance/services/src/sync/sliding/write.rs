@@ -162,6 +162,18 @@ impl Extensions {
                 object.end();
             });
         }
+        let threads = self.thread_subscriptions.as_ref();
+        if let Some((name, changes)) = threads.filter(|(_, changes)| !changes.is_empty()) {
+            object.field(name, |out| {
+                let mut object = Object::begin(out);
+                for (part, value) in changes {
+                    object.field(part, |out| {
+                        let _ = write!(out, "{value}");
+                    });
+                }
+                object.end();
+            });
+        }
         // Ruma wants `next_batch` whenever the extension is on.
         if let Some(messages) = &self.to_device {
             object.field("to_device", |out| {
