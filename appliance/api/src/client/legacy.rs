@@ -1,19 +1,23 @@
-//! What clients of before `/sync` ask for, as far as the specification still has it: a room at a glance,
-//! and one event whatever its room.
+//! What clients of before `/sync` ask for, as far as the specification still has it: all rooms or one at
+//! a glance, the stream of events, and one event whatever its room.
 
-use appliance_model::ruma::EventId;
+use std::time::Duration;
+
 use appliance_model::ruma::api::client::filter::RoomEventFilter;
 use appliance_model::ruma::api::client::peeking::get_current_state;
 use appliance_model::ruma::events::StateEventType;
+use appliance_model::ruma::{EventId, OwnedRoomId, RoomId};
 use appliance_model::{Error, Position};
 use appliance_services::Direction;
 use appliance_services::rooms::{HistoryQuery, StateForm};
 use appliance_services::sync::token::timeline_token;
+use appliance_services::sync::{EventsRequest, InitialRequest, Token};
 use axum::response::Response;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::route::{Access, RawRequest, Routes, Visit, json_response};
+use super::sync::{flag, number};
+use crate::route::{Access, RawRequest, Routes, Visit, json_response, query_param, token};
 
 /// The newest messages of a room: what old clients showed first.
 const MESSAGES: usize = 20;
@@ -23,6 +27,43 @@ pub(crate) fn add(routes: &mut Routes) {
     for path in ["/_matrix/client/r0/events/{event_id}", "/_matrix/client/v3/events/{event_id}"] {
         routes.serve_raw(Method::GET, path, Access::SignedIn, event);
     }
+    for path in ["/_matrix/client/r0/events", "/_matrix/client/v3/events"] {
+        routes.serve_raw(Method::GET, path, Access::SignedIn, events);
+    }
+    for path in ["/_matrix/client/r0/initialSync", "/_matrix/client/v3/initialSync"] {
+        routes.serve_raw(Method::GET, path, Access::SignedIn, initial);
+    }
+}
+
+/// Without a timeout the answer comes at once, as at `/sync`.
+async fn events(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let uri = visit.request.uri.clone();
+    let query = move |name| query_param(&uri, name).filter(|value| !value.is_empty());
+    let room_id = |text: String| -> Result<OwnedRoomId, Error> {
+        RoomId::parse(text).map_err(|_| Error::invalid_param("`room_id` is not a room ID."))
+    };
+    let request = EventsRequest {
+        from: query("from").as_deref().map(Token::parse).transpose()?,
+        timeout: Duration::from_millis(query("timeout").map_or(Ok(0), |text| number(&text))?),
+        room_id: query("room_id").map(room_id).transpose()?,
+    };
+    let token = token(&visit.headers, &visit.request.uri).unwrap_or_default();
+    let json = visit.services.sync.events(visit.caller()?, &token, &request).await?;
+    Ok(json_response(StatusCode::OK, json))
+}
+
+async fn initial(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let bad_limit = |_| Error::invalid_param("`limit` must be a number of messages.");
+    let request = InitialRequest {
+        limit: visit
+            .request
+            .query("limit")
+            .map(|text| text.parse().map_err(bad_limit))
+            .transpose()?,
+        archived: visit.request.query("archived").map_or(Ok(false), |text| flag(&text))?,
+    };
+    let json = visit.services.sync.initial(visit.caller()?, request).await?;
+    Ok(json_response(StatusCode::OK, json))
 }
 
 async fn room(visit: Visit<get_current_state::v3::Request>) -> Result<String, Error> {

@@ -84,7 +84,7 @@ pub(super) fn presence(value: &str) -> Result<PresenceState, Error> {
     }
 }
 
-fn flag(value: &str) -> Result<bool, Error> {
+pub(super) fn flag(value: &str) -> Result<bool, Error> {
     match value {
         "true" => Ok(true),
         "false" => Ok(false),

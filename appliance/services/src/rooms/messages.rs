@@ -268,7 +268,7 @@ impl Rooms {
     }
 
     /// The number of a room whose history the caller may read at all.
-    pub(super) async fn readable(
+    pub(crate) async fn readable(
         &self,
         caller: &Caller,
         room_id: &RoomId,

@@ -10,9 +10,10 @@ use appliance_model::ruma::api::client::filter::RoomEventFilter;
 use appliance_model::ruma::events::StateEventType;
 use appliance_model::ruma::events::room::member::MembershipState;
 use appliance_model::{Caller, Error, EventNid, Position, RoomNid};
+use serde_json::json;
 
 use super::Sync;
-use super::wait::News;
+use super::wait::{Memberships, News, joined_rooms};
 use super::write::List;
 use crate::client_event::{self, Unsigned};
 use crate::event_filter::{wants, wants_all};
@@ -216,24 +217,52 @@ impl Look<'_> {
     }
 
     /// Events in client form, with nothing in `unsigned` but their age.
-    pub fn state_list(&self, events: &[Arc<Event>]) -> List {
+    pub fn state_list(&self, events: &[Arc<Event>], room_id: Option<&str>) -> List {
         let now_ms = self.sync.house.clock.now_ms();
         let mut list = List::default();
         for event in events {
             let age_ms = client_event::age_ms(event, now_ms);
             let unsigned = Unsigned { age_ms, ..Unsigned::default() };
-            list.push(|out| client_event::write(out, event, None, unsigned));
+            list.push(|out| client_event::write(out, event, room_id, unsigned));
         }
         list
     }
 
+    /// The presence of those who share a room with the caller, and their own, as far as it changed
+    /// after the serial number `known`.
+    pub async fn presence_news(
+        &self,
+        memberships: &Memberships,
+        known: u64,
+    ) -> Result<Vec<String>, Error> {
+        let changes = self.sync.reading.presence_changes(known);
+        if changes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let users = changes.iter().map(|(user, _)| *user).collect();
+        let mut shown = self.sync.rooms.found_in(&joined_rooms(memberships), users).await?;
+        shown.insert(self.caller.user);
+        let mut events = Vec::new();
+        for (user, content) in changes.into_iter().filter(|(user, _)| shown.contains(user)) {
+            let sender = self.sync.house.ledger.user_id(user).await?;
+            let event = json!({ "type": "m.presence", "sender": sender, "content": content });
+            events.push(event.to_string());
+        }
+        Ok(events)
+    }
+
     /// The events of a timeline, as the caller's device is shown them.
-    pub async fn timeline_list(&self, room: RoomNid, shown: &Shown) -> Result<List, Error> {
+    pub async fn timeline_list(
+        &self,
+        room: RoomNid,
+        shown: &Shown,
+        room_id: Option<&str>,
+    ) -> Result<List, Error> {
         let events = shown.events.clone();
         let page = self.sync.rooms.client_events(self.caller, room, events).await?;
         let mut list = List::default();
         for index in 0..page.len() {
-            list.push(|out| page.write(out, index, None));
+            list.push(|out| page.write(out, index, room_id));
         }
         Ok(list)
     }

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod agreement;
 mod devices;
+mod events;
+mod initial;
 mod key_changes;
 mod look;
 mod poll;
@@ -20,6 +22,8 @@ pub(crate) mod write;
 
 use std::sync::Arc;
 
+pub use events::EventsRequest;
+pub use initial::InitialRequest;
 pub use token::{Token, known_upto};
 pub use v3::SyncRequest;
 pub use wait::{News, Subscription, Waiters};

@@ -51,8 +51,8 @@ impl Round<'_> {
             state_form: self.request.state_form,
             limited: shown.limited,
             prev_batch: timeline_token(shown.start),
-            timeline: look.timeline_list(room, &shown).await?,
-            state: look.state_list(&state),
+            timeline: look.timeline_list(room, &shown, None).await?,
+            state: look.state_list(&state, None),
             ..RoomPart::default()
         };
         let members_changed = |event: &Event| event.kind() == "m.room.member";

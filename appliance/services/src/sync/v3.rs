@@ -12,7 +12,6 @@ use appliance_ledger::{Direction, membership};
 use appliance_model::ruma::api::client::filter::FilterDefinition;
 use appliance_model::ruma::presence::PresenceState;
 use appliance_model::{Caller, Error, Position, RoomNid};
-use serde_json::json;
 
 use super::look::{Look, Span};
 use super::wait::{Memberships, News, RoomNews, Subscription, joined_rooms};
@@ -279,17 +278,8 @@ impl Round<'_> {
         answer: &mut Answer,
     ) -> Result<(), Error> {
         let known = self.request.since.map_or(0, |token| token.typing);
-        let changes = self.sync.reading.presence_changes(known);
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let users = changes.iter().map(|(user, _)| *user).collect();
-        let mut shown = self.sync.rooms.found_in(&joined_rooms(memberships), users).await?;
-        shown.insert(self.caller.user);
-        for (user, content) in changes.into_iter().filter(|(user, _)| shown.contains(user)) {
-            let sender = self.sync.house.ledger.user_id(user).await?;
-            let event = json!({ "type": "m.presence", "sender": sender, "content": content });
-            answer.presence.push_json(&event.to_string());
+        for event in self.look().presence_news(memberships, known).await? {
+            answer.presence.push_json(&event);
         }
         Ok(())
     }

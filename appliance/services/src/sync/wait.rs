@@ -46,6 +46,8 @@ struct Inner {
     idle: usize,
     /// The present users joined to a room.
     rooms: HashMap<RoomNid, HashSet<UserNid>>,
+    /// Users who look into a room from outside, once for each request.
+    peeks: HashMap<RoomNid, Vec<UserNid>>,
     marks: Marks,
 }
 
@@ -96,6 +98,13 @@ impl RoomNews {
         Self { timeline: News::Perhaps, receipts: News::Perhaps, own_receipts: News::Perhaps };
     const NONE: Self =
         Self { timeline: News::None, receipts: News::None, own_receipts: News::None };
+}
+
+/// One request that looks into a room. While it lives, the room's events wake its user.
+pub struct Peek {
+    waiters: Arc<Waiters>,
+    user: UserNid,
+    room: RoomNid,
 }
 
 /// One request that waits. While it lives, its user is present.
@@ -208,6 +217,12 @@ impl Waiters {
         if changed { News::Perhaps } else { News::None }
     }
 
+    /// How many rooms somebody looks into from outside.
+    #[cfg(test)]
+    pub(super) fn rooms_peeked_at(&self) -> usize {
+        self.lock().peeks.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -230,6 +245,7 @@ impl Observer for Waiters {
         let woken: HashSet<UserNid> = (touched.timelines.iter().chain(&touched.receipts))
             .filter_map(|room| inner.rooms.get(room))
             .flatten()
+            .chain(touched.timelines.iter().filter_map(|room| inner.peeks.get(room)).flatten())
             .chain(&touched.users)
             .chain(touched.own_receipts.iter().map(|(reader, _)| reader))
             .chain(touched.devices.iter().map(|(owner, _)| owner))
@@ -333,6 +349,12 @@ impl Subscription {
         self.wake.borrow_and_update();
     }
 
+    /// Has a room wake the user whether they are in it or not.
+    pub fn peek(&self, room: RoomNid) -> Peek {
+        self.waiters.lock().peeks.entry(room).or_default().push(self.user);
+        Peek { waiters: self.waiters.clone(), user: self.user, room }
+    }
+
     /// Waits until something concerns the user. `false` if the server stops.
     pub async fn woken(&mut self) -> bool {
         if *self.closing.borrow() {
@@ -378,6 +400,19 @@ impl Subscription {
             rooms.entry(*room).or_default().insert(self.user);
         }
         true
+    }
+}
+
+impl Drop for Peek {
+    fn drop(&mut self) {
+        let mut inner = self.waiters.lock();
+        let Some(users) = inner.peeks.get_mut(&self.room) else { return };
+        if let Some(index) = users.iter().position(|user| *user == self.user) {
+            users.swap_remove(index);
+        }
+        if users.is_empty() {
+            inner.peeks.remove(&self.room);
+        }
     }
 }
 

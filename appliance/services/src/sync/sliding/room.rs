@@ -263,8 +263,8 @@ impl Look<'_> {
         let numbers: Vec<_> = state.iter().copied().collect();
         let mut answer = RoomAnswer {
             membership: name_of(subject.row),
-            required_state: self.state_list(&ledger.events(&numbers).await?),
-            timeline: self.timeline_list(room, shown).await?,
+            required_state: self.state_list(&ledger.events(&numbers).await?, None),
+            timeline: self.timeline_list(room, shown, None).await?,
             limited: shown.limited,
             num_live: live_after(shown, self.since),
             prev_batch: Some(timeline_token(shown.start)),
