@@ -25,8 +25,8 @@ use crate::rows::reports::ReportRow;
 use crate::rows::{
     AccountDataRow, AccountRow, AliasRow, AuditRow, AuthRow, CallRow, ChangedDataRow, DeviceRow,
     EventRow, FilterRow, GapRow, HeadRow, InboundTxnRow, LoggedRow, MembershipRow, MovedReceiptRow,
-    PublishedRow, ReceiptRow, RefreshRow, RoomRow, SeenRow, StateKeyRow, StateNode, StoreRow,
-    TimelineRow, TokenRow, TxnRow, UserRow,
+    PublishedRow, ReceiptRow, RefreshRow, RegistrationTokenRow, RoomRow, SeenRow, StateKeyRow,
+    StateNode, StoreRow, TimelineRow, TokenRow, TxnRow, UserRow,
 };
 
 /// The schema's version. Raised with every change that an older binary would not understand.
@@ -103,6 +103,8 @@ keyspaces! {
     TOKENS b't' Digest => TokenRow;
     /// Refresh tokens, by digest.
     REFRESH_TOKENS b'~' Digest => RefreshRow;
+    /// Registration tokens that administrators gave out, by digest.
+    REGISTRATION_TOKENS 0xBA Digest => RegistrationTokenRow;
     /// When and from where devices were last seen.
     LAST_SEEN b'S' (UserNid, DeviceNid) => SeenRow;
 

@@ -15,7 +15,7 @@ use minicbor::{Decode, Encode};
 
 mod accounts;
 
-pub use accounts::{AccountRow, DeviceRow, RefreshRow, SeenRow, TokenRow};
+pub use accounts::{AccountRow, DeviceRow, RefreshRow, RegistrationTokenRow, SeenRow, TokenRow};
 
 /// Where the store stands. Written with every group of commits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]

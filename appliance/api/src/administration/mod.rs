@@ -5,6 +5,7 @@
 
 mod devices;
 mod media;
+mod registration_tokens;
 mod reports;
 mod rooms;
 mod server;
@@ -32,6 +33,7 @@ pub(crate) fn add(routes: &mut Routes) {
     devices::add(&mut desk);
     rooms::add(&mut desk);
     media::add(&mut desk);
+    registration_tokens::add(&mut desk);
     reports::add(&mut desk);
     server::add(&mut desk);
 }
@@ -53,10 +55,37 @@ impl Desk<'_> {
         F: Fn(Visit<RawRequest>) -> Answer + Clone + Send + Sync + 'static,
         Answer: Future<Output = Result<Response, Error>> + Send + 'static,
     {
+        self.serve_as(method, path, (verb, true), handler);
+    }
+
+    /// The same where the path holds a secret: the trail says only that it was asked for.
+    fn serve_unnamed<F, Answer>(
+        &mut self,
+        method: Method,
+        path: &'static str,
+        verb: &'static str,
+        handler: F,
+    ) where
+        F: Fn(Visit<RawRequest>) -> Answer + Clone + Send + Sync + 'static,
+        Answer: Future<Output = Result<Response, Error>> + Send + 'static,
+    {
+        self.serve_as(method, path, (verb, false), handler);
+    }
+
+    fn serve_as<F, Answer>(
+        &mut self,
+        method: Method,
+        path: &'static str,
+        (verb, named): (&'static str, bool),
+        handler: F,
+    ) where
+        F: Fn(Visit<RawRequest>) -> Answer + Clone + Send + Sync + 'static,
+        Answer: Future<Output = Result<Response, Error>> + Send + 'static,
+    {
         self.routes.serve_raw(method, path, Access::SignedIn, move |visit| {
             let handler = handler.clone();
             async move {
-                let object = visit.request.params.join(" ");
+                let object = if named { visit.request.params.join(" ") } else { String::new() };
                 let by = visit.caller()?.clone();
                 visit.services.administration.admit(&by, verb, &object).await?;
                 handler(visit).await

@@ -96,7 +96,7 @@ async fn check_registration_token(
     visit: Visit<check_registration_token_validity::v1::Request>,
 ) -> Result<check_registration_token_validity::v1::Response, Error> {
     let (accounts, token) = (&visit.services.accounts, &visit.request.token);
-    let valid = accounts.is_registration_token(token, visit.address())?;
+    let valid = accounts.is_registration_token(token, visit.address()).await?;
     Ok(check_registration_token_validity::v1::Response::new(valid))
 }
 

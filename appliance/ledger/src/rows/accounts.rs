@@ -113,3 +113,20 @@ pub struct SeenRow {
     #[n(2)]
     pub synced: Option<u64>,
 }
+
+/// A registration token that an administrator gave out.
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+pub struct RegistrationTokenRow {
+    /// The token.
+    #[n(0)]
+    pub token: String,
+    /// For how many accounts it is good; none: for any number.
+    #[n(1)]
+    pub uses_allowed: Option<u64>,
+    /// How many were made with it.
+    #[n(2)]
+    pub completed: u64,
+    /// Until when: milliseconds since the Unix epoch.
+    #[n(3)]
+    pub expires_ms: Option<u64>,
+}

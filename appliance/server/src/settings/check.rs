@@ -6,7 +6,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use ruma::{RoomVersionId, ServerName, UserId};
 
-use super::{Listener, ListenerKind, RegistrationMode, Settings};
+use super::{Listener, ListenerKind, Settings};
 use crate::net::Address;
 
 /// Room versions that this server can create.
@@ -143,12 +143,6 @@ impl Check {
 
     fn registration(&mut self, settings: &Settings) {
         let registration = &settings.registration;
-        let needs_token = registration.mode == RegistrationMode::Token;
-        self.require(
-            !needs_token || !registration.tokens.is_empty(),
-            "registration.tokens",
-            "is empty, but registration.mode is \"token\": nobody could register",
-        );
         // "Tokens … opaque string … 0-9A-Za-z._~-, length 1 to 64": client-server API,
         // m.login.registration_token.
         let is_token = |token: &str| {

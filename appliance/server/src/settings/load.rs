@@ -520,7 +520,6 @@ mod tests {
         assert!(with(&listener("metrics", "0.0.0.0:9")).contains("metrics tell strangers"));
         assert!(with(&listener("client", "127.0.0.1:1")).contains("taken by another listener"));
         assert!(with(&listener("client", "localhost")).contains("is not an address"));
-        assert!(with("[registration]\nmode = \"token\"\n").contains("nobody could register"));
         assert!(with("[rooms]\ndefault_version = \"5\"\n").contains("is not one of 6, 7"));
         assert!(with("[media]\nttl_ms = 0\n").contains("is not between"));
         assert!(with("[log]\nlevel = \"a=b=c\"\n").contains("is not a log level"));

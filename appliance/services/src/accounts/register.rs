@@ -8,7 +8,7 @@ use appliance_model::ruma::{OwnedUserId, UserId};
 use appliance_model::{Error, Kind};
 use appliance_rules::Permit;
 
-use super::{Accounts, Flows, NewSession, Proof, Session, Stage};
+use super::{Accounts, Attempt, Flows, NewSession, Proof, Session, Stage};
 use crate::house::Registration;
 use crate::limits::{Limit, Whose};
 
@@ -34,6 +34,9 @@ impl std::fmt::Debug for NewAccount {
             .finish_non_exhaustive()
     }
 }
+
+/// The flow of those who were given a registration token.
+const TOKEN: Flows = &[&[Stage::RegistrationToken]];
 
 /// Twelve letters: nobody guesses one, and nobody has one already.
 const RANDOM_LOCALPART_LENGTH: usize = 12;
@@ -66,12 +69,17 @@ impl Accounts {
         // Clients ask for the flows with an empty body first. There is no account yet whose owner
         // could be made to agree to something else, so any request to register is the same one.
         let proof = Proof { operation: self.operation(&[b"register"]), ..proof };
+        // This flow has one stage, so the request that passes is the one that brings the token.
+        let token = proof.attempt.as_ref().and_then(Attempt::token).map(ToOwned::to_owned);
+        let token = token.filter(|_| flows == TOKEN);
         self.require(None, flows, proof).await?;
         if new.password.is_none() {
             return Err(Error::new(Kind::MissingParam, "Choose a password for the account."));
         }
         self.limits.take(Limit::Registration, Whose::Address(address))?;
-        self.create_account(new, session).await
+        let user_id = self.new_user_id(new.localpart.as_deref())?;
+        let permit = Permit::own("account.created", &user_id, &user_id);
+        self.make_account_with((user_id, token), new, session, permit).await
     }
 
     /// What somebody hears who asks for a guest account: this server has none.
@@ -103,14 +111,14 @@ impl Accounts {
     /// # Errors
     ///
     /// "The homeserver does not permit registration": [`Kind::Forbidden`]; [`Kind::Limited`].
-    pub fn is_registration_token(
+    pub async fn is_registration_token(
         &self,
         token: &str,
         address: Option<IpAddr>,
     ) -> Result<bool, Error> {
         self.registration_flows()?;
         self.limits.check(Limit::Registration, Whose::Address(address))?;
-        let valid = self.has_registration_token(token);
+        let valid = self.opens_registration(token).await?;
         if !valid {
             self.limits.take(Limit::Registration, Whose::Address(address))?;
         }
@@ -131,7 +139,7 @@ impl Accounts {
             Registration::Closed => {
                 Err(Error::forbidden("Accounts on this server are made by its administrator."))
             }
-            Registration::Token(_) => Ok(&[&[Stage::RegistrationToken]]),
+            Registration::Token(_) => Ok(TOKEN),
             Registration::Open => Ok(&[&[Stage::Dummy]]),
         }
     }
@@ -158,6 +166,17 @@ impl Accounts {
         session: Option<NewSession>,
         permit: Permit,
     ) -> Result<(OwnedUserId, Option<Session>), Error> {
+        self.make_account_with((user_id, None), new, session, permit).await
+    }
+
+    /// The same, counting a use of a registration token.
+    async fn make_account_with(
+        &self,
+        (user_id, token): (OwnedUserId, Option<String>),
+        new: NewAccount,
+        session: Option<NewSession>,
+        permit: Permit,
+    ) -> Result<(OwnedUserId, Option<Session>), Error> {
         let ledger = &self.house.ledger;
         let password_hash = match new.password {
             Some(password) => Some(self.hash_password(password).await?),
@@ -177,6 +196,9 @@ impl Accounts {
             ..AccountRow::default()
         };
         commit.put(&ACCOUNTS, &user, &account);
+        if let Some(token) = token {
+            self.use_registration_token(&token, &mut commit).await?;
+        }
         let session = match session {
             Some(new) => Some(self.open_session((user, user_id.clone()), new, &mut commit).await?),
             None => None,

@@ -19,7 +19,6 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::Accounts;
-use crate::house::Registration;
 
 /// Sessions kept: about 200 bytes each. One that is forgotten too early costs its owner a second
 /// prompt.
@@ -96,6 +95,11 @@ impl std::fmt::Debug for Attempt {
 }
 
 impl Attempt {
+    /// The registration token, if one is shown.
+    pub(super) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
     /// Reads the `auth` of a request's body.
     ///
     /// # Errors
@@ -207,7 +211,7 @@ impl Accounts {
         match (stage, who) {
             (Stage::Dummy, _) => {}
             (Stage::RegistrationToken, _) => {
-                self.check_registration_token(attempt, proof.address)?;
+                self.check_registration_token(attempt, proof.address).await?;
             }
             (Stage::Password, Some(caller)) => {
                 self.check_own_password(caller, attempt, proof.address).await?;
@@ -251,22 +255,17 @@ impl Accounts {
         self.house.ledger.refuse(denial).await
     }
 
-    fn check_registration_token(
+    async fn check_registration_token(
         &self,
         attempt: &Attempt,
         address: Option<IpAddr>,
     ) -> Result<(), Error> {
         let missing = || Error::new(Kind::MissingParam, "The registration token is missing.");
         let token = attempt.token.as_deref().ok_or_else(missing)?;
-        if self.is_registration_token(token, address)? {
+        if self.is_registration_token(token, address).await? {
             return Ok(());
         }
         Err(Error::forbidden("This registration token is not valid."))
-    }
-
-    pub(super) fn has_registration_token(&self, guess: &str) -> bool {
-        let Registration::Token(tokens) = &self.house.options.registration else { return false };
-        tokens.iter().any(|token| token.matches(guess))
     }
 }
 
