@@ -10,13 +10,14 @@ use appliance_ledger::rows::push::{PusherRow, RingRow};
 use appliance_model::ruma::UserId;
 use appliance_model::ruma::events::StateEventType;
 use appliance_model::{Error, EventNid, RoomNid, UserNid};
-use appliance_rules::policy::POLICY_TYPE;
+use appliance_rules::policy::RoomClass;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Uri};
 use serde_json::{Map, Value, json};
 
 use super::{Push, PusherKey};
 use crate::egress::{Failure, Limits, Outgoing, Purpose};
+use crate::policy::of_room;
 
 /// A gateway passes on what it gets; it does not think.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -66,8 +67,9 @@ impl Push {
         notification.insert("prio".to_owned(), if is_urgent { "high" } else { "low" }.into());
         let settings = settings(row);
         // A clinical room's words stay in the house, whatever the pusher asked for.
-        let is_governed =
-            self.rooms.current(room, &StateEventType::from(POLICY_TYPE), "").await?.is_some();
+        let of_room = of_room(&self.rooms, room).await?;
+        let class = self.house.policy.now().class_of(of_room.as_ref());
+        let is_governed = of_room.is_some() || class != RoomClass::General;
         let id_only = is_governed || settings["data"]["format"] == "event_id_only";
         if !id_only {
             self.add_words(user, room, &event, &mut notification).await?;

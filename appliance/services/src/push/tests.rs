@@ -100,7 +100,7 @@ async fn a_message_rings_with_what_the_pusher_asked_for_and_reading_it_lowers_th
 async fn governed_rooms_send_nothing_but_ids() {
     let gateway = Answering::with(|_| Ok((200, json!({ "rejected": [] }))));
     let (ward, nurse, doctor, room) = scene(gateway.clone()).await;
-    let policy = json!({ "version": 1 });
+    let policy = json!({ "class": "clinical-photo" });
     ward.state(&nurse, &room, (appliance_rules::policy::POLICY_TYPE, ""), policy).await;
     ward.services.push.set_pusher(&doctor, pusher("full", None)).await.unwrap();
     let _working = work(&ward);
