@@ -3,6 +3,9 @@
     target/acceptance/synapse/bin/python appliance/acceptance/py/synapse.py \
         --dir /tmp/peer --port 8008 --name peer.example
 
+With --federation-port and --tls it also speaks to other servers, by TLS; --name must then say that
+port, as in localhost:8448.
+
 The folder holds everything (SQLite database, media, signing key, log) and is reused by a second
 start. The process becomes Synapse itself, so its id is the one to measure or to kill.
 The registration secret comes from the environment variable SYNAPSE_SHARED_SECRET, never from the
@@ -19,6 +22,33 @@ import json
 
 # A rate limit that nothing reaches: the suite measures behaviour, not patience.
 UNLIMITED = {"per_second": 100_000, "burst_count": 100_000}
+
+
+def federation(tls: pathlib.Path) -> dict:
+    """What a peer needs beside: TLS of the test's own authority, on loopback, and no long waits."""
+    return {
+        "tls_certificate_path": str(tls / "server.pem"),
+        "tls_private_key_path": str(tls / "server.key"),
+        "federation_custom_ca_list": [str(tls / "ca.pem")],
+        "ip_range_blacklist": [],
+        "federation_ip_range_blacklist": [],
+        "allow_public_rooms_over_federation": True,
+        "room_list_publication_rules": [{"action": "allow"}],
+        "rc_federation": {"reject_limit": 10_000, "concurrent": 50},
+        # A test asks again and again for the same first sync, which would be answered from memory.
+        "caches": {"sync_response_cache_duration": "0s"},
+        "federation_rr_transactions_per_room_per_second": 1_000,
+        "federation": {
+            "destination_min_retry_interval": 500,
+            "destination_retry_multiplier": 2,
+            "destination_max_retry_interval": "2s",
+            "client_timeout": "20s",
+            "max_short_retries": 1,
+            "max_long_retries": 1,
+            "max_short_retry_delay": "1s",
+            "max_long_retry_delay": "2s",
+        },
+    }
 
 
 def configuration(home: pathlib.Path, name: str, port: int, secret: str) -> dict:
@@ -97,6 +127,10 @@ def main() -> None:
     arguments.add_argument("--dir", required=True, type=pathlib.Path, help="folder of all state")
     arguments.add_argument("--port", required=True, type=int, help="TCP port on 127.0.0.1")
     arguments.add_argument("--name", default="peer.example", help="server name")
+    arguments.add_argument("--federation-port", type=int, help="TCP port for other servers")
+    arguments.add_argument(
+        "--tls", type=pathlib.Path, help="folder of server.pem, server.key and ca.pem, for other servers"
+    )
     given = arguments.parse_args()
 
     secret = os.environ.pop("SYNAPSE_SHARED_SECRET", "")
@@ -106,9 +140,25 @@ def main() -> None:
     home = given.dir.resolve()
 
     config_file = home / "homeserver.yaml"
-    config_file.write_text(json.dumps(configuration(home, given.name, given.port, secret), indent=1))
+    settings = configuration(home, given.name, given.port, secret)
+    logging = LOGGING
+    if given.federation_port:
+        settings.update(federation(given.tls.resolve()))
+        settings["listeners"].append(
+            {
+                "port": given.federation_port,
+                "type": "http",
+                "tls": True,
+                "bind_addresses": ["127.0.0.1"],
+                "resources": [{"names": ["federation"]}],
+            }
+        )
+        # One line for each request: a test counts who came.
+        access = f"synapse.access.https.{given.federation_port}"
+        logging = {**LOGGING, "loggers": {access: {"level": "INFO"}}}
+    config_file.write_text(json.dumps(settings, indent=1))
     config_file.chmod(0o600)
-    (home / "log.yaml").write_text(json.dumps(LOGGING, indent=1))
+    (home / "log.yaml").write_text(json.dumps(logging, indent=1))
 
     if not (home / "signing.key").exists():
         from signedjson.key import generate_signing_key, write_signing_keys

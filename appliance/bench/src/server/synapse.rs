@@ -45,7 +45,7 @@ fn install() -> Result<PathBuf> {
     };
     if version().as_deref() != Some(VERSION) {
         eprintln!("installing Synapse {VERSION}");
-        run(Command::new("appliance/acceptance/prepare").arg("synapse"))?;
+        run(&mut Command::new("appliance/acceptance/prepare"))?;
     }
     match version() {
         Some(found) if found == VERSION => Ok(std::path::absolute(python)?),

@@ -296,29 +296,30 @@ impl OpenRoom<'_> {
         version: &RoomVersionId,
         server: &ServerName,
     ) -> Result<(), Error> {
+        let room_id = self.room_id.clone();
         let refused = |why: &str| {
-            tracing::warn!(kind = "federation.join", room.id = %self.room_id, %server, why,
+            tracing::warn!(kind = "federation.join", room.id = %room_id, %server, why,
                 "the state that came with a join cannot be used");
             Error::new(
                 Kind::RemoteUnavailable,
                 "The room's state, as that server tells it, is wrong.",
             )
         };
-        let wrong_state = refused("the state has no create event of the room's version");
-        let wrong_join = refused("the state does not allow the join");
         let permit = appliance_rules::inbound::may_keep_outliers(server.as_str(), &self.room_id);
         let mut commit = self.begin(permit);
         self.keep_outliers(events, &mut commit).await?;
         let root = self.root_of(&state, &pdu.event_id, &mut commit).await?;
         let create = self.entry_at(root, &StateEventType::RoomCreate, "").await?;
         if create.is_none_or(|(_, create)| !is_of_version(&create, version)) {
-            return Err(wrong_state);
+            return Err(refused("the state has no create event of the room's version"));
         }
         let allowing: HashMap<_, Arc<Pdu>> = self.allowing(&pdu).await?;
         let by_auth = judge_by_auth_events(&pdu, &allowing, &self.rules.authorization);
-        let judged = by_auth.and(self.judged_at(root, &pdu).await?);
-        if judged.is_err() || membership_of(&pdu) != MembershipState::Join {
-            return Err(wrong_join);
+        if let Err(why) = by_auth.and(self.judged_at(root, &pdu).await?) {
+            return Err(refused(&why));
+        }
+        if membership_of(&pdu) != MembershipState::Join {
+            return Err(refused("what was signed is no join"));
         }
         commit.also(Standing::Accepted.permit(&pdu));
         // What we knew when our last user left is the past; what is between is a gap.

@@ -1,0 +1,274 @@
+//! Hospitals that speak to each other: Wardstones and Synapses with certificates of one authority. All
+//! are called `localhost`, each with a port of its own, so that nobody's `/etc/hosts` is touched.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use appliance_acceptance::http::Http;
+use appliance_acceptance::server::{SHARED_SECRET, free_port, prepared, wardstone};
+use appliance_acceptance::wait::until;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
+
+use crate::resident::Resident;
+
+/// What runs at a hospital.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Ours.
+    Wardstone,
+    /// The reference.
+    Synapse,
+}
+
+/// The authority that everybody in town trusts.
+#[derive(Clone, Debug)]
+pub struct Town {
+    tls: Arc<TempDir>,
+}
+
+/// One hospital's server.
+#[derive(Debug)]
+pub struct Hospital {
+    /// `localhost:port`.
+    pub name: String,
+    /// Where its people's devices connect, `127.0.0.1:port`.
+    pub address: String,
+    kind: Kind,
+    town: Town,
+    folder: TempDir,
+    process: Mutex<Child>,
+}
+
+impl Town {
+    /// A town with nobody in it.
+    pub fn found() -> Self {
+        let tls = tempfile::Builder::new().prefix("town-").tempdir().expect("a folder");
+        let ca_key = KeyPair::generate().expect("a key");
+        let mut ca = CertificateParams::new(Vec::new()).expect("no names");
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        // Two certificates of one name would look like one that signed itself.
+        ca.distinguished_name.push(DnType::CommonName, "The town's authority");
+        let ca_pem = ca.self_signed(&ca_key).expect("an authority").pem();
+        let key = KeyPair::generate().expect("a key");
+        let names = vec!["localhost".to_owned()];
+        let mut params = CertificateParams::new(names).expect("a name");
+        params.distinguished_name.push(DnType::CommonName, "localhost");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(&key, &Issuer::new(ca, ca_key)).expect("a certificate");
+        let write = |name: &str, text: &str| {
+            fs::write(tls.path().join(name), text).expect("write a PEM file");
+        };
+        write("ca.pem", &ca_pem);
+        write("server.pem", &certificate.pem());
+        write("server.key", &key.serialize_pem());
+        Self { tls: Arc::new(tls) }
+    }
+
+    /// Opens a hospital and waits until it answers.
+    pub async fn open(&self, kind: Kind) -> Arc<Hospital> {
+        let folder = tempfile::Builder::new().prefix("hospital-").tempdir().expect("a folder");
+        let (clients, servers) = (free_port(), free_port());
+        let name = format!("localhost:{servers}");
+        let address = format!("127.0.0.1:{clients}");
+        if kind == Kind::Wardstone {
+            configure(folder.path(), self.tls.path(), &name, &address);
+        }
+        let process = Mutex::new(launch(kind, folder.path(), self.tls.path(), &name, &address));
+        let hospital = Hospital { name, address, kind, town: self.clone(), folder, process };
+        hospital.wait_ready().await;
+        Arc::new(hospital)
+    }
+
+    /// A Wardstone and a Synapse that are on each other's list.
+    pub async fn open_both(&self) -> (Arc<Hospital>, Arc<Hospital>) {
+        let (ours, theirs) = tokio::join!(self.open(Kind::Wardstone), self.open(Kind::Synapse));
+        ours.befriend(&theirs).await;
+        (ours, theirs)
+    }
+}
+
+impl Hospital {
+    /// A raw client of it.
+    pub fn http(&self) -> Http {
+        Http::new(&self.address)
+    }
+
+    /// Somebody with an account and a session.
+    pub async fn hire(self: &Arc<Self>, localpart: &str) -> Resident {
+        let password = format!("password-of-{localpart}");
+        if self.kind == Kind::Wardstone {
+            self.order_with(&["user", "create", localpart], &password).await;
+        } else {
+            let body = json!({
+                "username": localpart, "password": password, "inhibit_login": true,
+                "auth": { "type": "m.login.dummy" },
+            });
+            let path = "/_matrix/client/v3/register";
+            let answer = self.http().call(http::Method::POST, path, None, Some(&body)).await;
+            answer.expect("an answer").ok();
+        }
+        Resident::log_in(self, localpart, &password).await
+    }
+
+    /// Puts another hospital on this one's list.
+    pub async fn befriend(&self, other: &Self) {
+        self.order(&["peers", "add", &other.name, "--media", "yes"]).await;
+    }
+
+    /// Runs an order of the command line; returns what it says as JSON.
+    pub async fn order(&self, words: &[&str]) -> Value {
+        self.order_with(words, "").await
+    }
+
+    async fn order_with(&self, words: &[&str], input: &str) -> Value {
+        let mut child = Command::new(wardstone())
+            .args(words)
+            .args(["--json", "--config"])
+            .arg(self.folder.path().join("wardstone.toml"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("run an order");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        stdin.write_all(format!("{input}\n").as_bytes()).await.expect("a pipe");
+        drop(stdin);
+        let output = child.wait_with_output().await.expect("an order ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "wardstone {words:?}: {said}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// Ends it as a power cut would.
+    pub async fn kill(&self) {
+        self.process.lock().await.kill().await.expect("kill the server");
+    }
+
+    /// Starts it again with what it had.
+    pub async fn start_again(&self) {
+        let tls = self.town.tls.path();
+        let process = launch(self.kind, self.folder.path(), tls, &self.name, &self.address);
+        *self.process.lock().await = process;
+        self.wait_ready().await;
+    }
+
+    /// Everything it wrote to standard output and error.
+    pub fn log(&self) -> String {
+        let mut bytes = Vec::new();
+        for stream in ["stdout.log", "stderr.log"] {
+            if let Ok(mut file) = File::open(self.folder.path().join(stream)) {
+                file.read_to_end(&mut bytes).expect("read the server's log");
+            }
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    async fn wait_ready(&self) {
+        let http = self.http();
+        until("a hospital's first answer", async || {
+            if let Ok(Some(status)) = self.process.lock().await.try_wait() {
+                panic!("{:?} ended at once with {status}:\n{}", self.kind, tail(&self.log()));
+            }
+            let path = "/_matrix/client/versions";
+            let answer = http.call(http::Method::GET, path, None, None).await.ok()?;
+            answer.status.is_success().then_some(())
+        })
+        .await;
+    }
+}
+
+impl Drop for Hospital {
+    fn drop(&mut self) {
+        // A failed test is easier to understand with what its servers said.
+        if std::thread::panicking() || std::env::var("WARDSTONE_TEST_LOGS").is_ok() {
+            eprintln!("--- last lines of {:?} {} ---\n{}", self.kind, self.name, tail(&self.log()));
+        }
+    }
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<_> = log.lines().collect();
+    lines[lines.len().saturating_sub(150)..].join("\n")
+}
+
+fn configure(folder: &Path, tls: &Path, name: &str, address: &str) {
+    let prepared = std::process::Command::new(wardstone())
+        .args(["init", "--name", name, "--config"])
+        .arg(folder.join("wardstone.toml"))
+        .arg("--data-dir")
+        .arg(folder.join("data"))
+        .output()
+        .expect("run `wardstone init`");
+    assert!(prepared.status.success(), "{}", String::from_utf8_lossy(&prepared.stderr));
+    let port = name.rsplit(':').next().expect("a port");
+    let pair = json!({
+        "certificate_file": tls.join("server.pem"), "key_file": tls.join("server.key"),
+    });
+    let plenty = json!({ "per_second": 10_000.0, "burst": 10_000 });
+    let settings = json!({
+        "server": { "public_base_url": format!("http://{address}") },
+        "listeners": [
+            { "kind": "client", "address": address },
+            { "kind": "federation", "address": format!("127.0.0.1:{port}"), "tls": pair },
+        ],
+        "federation": { "extra_ca_file": tls.join("ca.pem") },
+        "egress": { "networks": ["127.0.0.0/8", "::1/128"] },
+        "rate_limits": {
+            "message": plenty, "login": plenty, "failed_login": plenty, "room": plenty,
+            "media": plenty,
+        },
+        "log": { "level": "info" },
+        "admin": { "socket": folder.join("admin.sock") },
+    });
+    let over = folder.join("conf.d");
+    fs::create_dir_all(&over).expect("conf.d");
+    let text = toml::to_string(&settings).expect("settings as TOML");
+    fs::write(over.join("test.toml"), text).expect("the test's settings");
+}
+
+fn launch(kind: Kind, folder: &Path, tls: &Path, name: &str, address: &str) -> Child {
+    let port = |address: &str| address.rsplit(':').next().expect("a port").to_owned();
+    let mut command = match kind {
+        Kind::Wardstone => {
+            let mut command = Command::new(wardstone());
+            command.args(["serve", "--config"]).arg(folder.join("wardstone.toml"));
+            command
+        }
+        Kind::Synapse => {
+            let mut command = Command::new(prepared("synapse/bin/python"));
+            command
+                .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("py/synapse.py"))
+                .args(["--name", name, "--port", &port(address)])
+                .args(["--federation-port", &port(name), "--tls"])
+                .arg(tls)
+                .arg("--dir")
+                .arg(folder.join("synapse"))
+                .env("SYNAPSE_SHARED_SECRET", SHARED_SECRET);
+            command
+        }
+    };
+    let log = |name: &str| {
+        let file = File::options().create(true).append(true).open(folder.join(name));
+        Stdio::from(file.expect("a log file"))
+    };
+    command
+        .stdin(Stdio::null())
+        .stdout(log("stdout.log"))
+        .stderr(log("stderr.log"))
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|e| panic!("start {kind:?}: {e}; run `make test` once, it prepares all"))
+}
