@@ -198,9 +198,8 @@ pub async fn long_history(pair: Pair, at: Host, count: usize) {
         // A page that brings nothing may be followed by one that does, but not for ever.
         empty = if wanted.len() == before { empty + 1 } else { 0 };
         assert!(empty < 20, "{} of {count} lines are missing", wanted.len());
-        let Some(end) = page["end"].as_str() else {
-            panic!("the history ends before line {}", wanted.len());
-        };
+        let Some(end) = page["end"].as_str() else { break };
         from = format!("&from={end}");
     }
+    assert_eq!(wanted.len(), 0, "the history ends too early");
 }
