@@ -4,6 +4,7 @@
 #![recursion_limit = "256"]
 #![expect(clippy::print_stderr, reason = "a test that fails is understood by what it saw")]
 
+mod element_x;
 mod rust_sdk;
 mod ward;
 

@@ -378,18 +378,7 @@ impl RustSdk {
 /// Cross-signing and key backup.
 impl RustSdk {
     async fn bootstrap_cross_signing(&mut self) -> Outcome {
-        let client = self.client()?.clone();
-        // "... the homeserver MUST NOT require user-interactive authentication" for a first upload.
-        let Err(refusal) = client.encryption().bootstrap_cross_signing(None).await else {
-            return Ok(json!({}));
-        };
-        let stages = refusal.as_uiaa_response().ok_or_else(|| refusal.to_string())?;
-        let user = client.user_id().ok_or("logged out")?.localpart().to_owned();
-        let identifier = UserIdentifier::Matrix(MatrixUserIdentifier::new(user));
-        let mut password = Password::new(identifier, self.password.clone());
-        password.session = stages.session.clone();
-        let auth = Some(AuthData::Password(password));
-        client.encryption().bootstrap_cross_signing(auth).await?;
+        first_identity(self.client()?, &self.password).await?;
         Ok(json!({}))
     }
 
@@ -495,6 +484,22 @@ async fn sync_for_ever(client: Client, seen: Arc<Mutex<Seen>>) {
     }
 }
 
+/// Makes the keys of somebody's identity, with the password where the server asks for it.
+pub async fn first_identity(client: &Client, password: &str) -> Outcome<()> {
+    // "... the homeserver MUST NOT require user-interactive authentication" for a first upload.
+    let Err(refusal) = client.encryption().bootstrap_cross_signing(None).await else {
+        return Ok(());
+    };
+    let stages = refusal.as_uiaa_response().ok_or_else(|| refusal.to_string())?;
+    let user = client.user_id().ok_or("logged out")?.localpart().to_owned();
+    let identifier = UserIdentifier::Matrix(MatrixUserIdentifier::new(user));
+    let mut password = Password::new(identifier, password.to_owned());
+    password.session = stages.session.clone();
+    let auth = Some(AuthData::Password(password));
+    client.encryption().bootstrap_cross_signing(auth).await?;
+    Ok(())
+}
+
 fn source_of(content: &MessageType) -> Outcome<(MediaSource, String)> {
     let MessageType::Image(image) = content else { return Err("not a photo".into()) };
     let mxc = match &image.source {
@@ -504,7 +509,7 @@ fn source_of(content: &MessageType) -> Outcome<(MediaSource, String)> {
     Ok((image.source.clone(), mxc))
 }
 
-fn not_cancelled(
+pub fn not_cancelled(
     cancelled: Option<matrix_sdk::encryption::verification::CancelInfo>,
 ) -> Outcome<()> {
     match cancelled {
