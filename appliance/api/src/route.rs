@@ -340,6 +340,12 @@ impl RawRequest {
     pub fn query(&self, name: &str) -> Option<String> {
         query_param(&self.uri, name)
     }
+
+    /// Every value of a query parameter that may be said more than once.
+    pub fn queries(&self, name: &str) -> Vec<String> {
+        let pairs = form_urlencoded::parse(self.uri.query().unwrap_or_default().as_bytes());
+        pairs.filter(|(key, _)| key == name).map(|(_, value)| value.into_owned()).collect()
+    }
 }
 
 pub(crate) fn path_param(params: &[String], index: usize) -> Result<&str, Error> {

@@ -58,7 +58,9 @@ pub fn may_take_over(
     let object = object.to_string();
     let reason: String = reason.unwrap_or_default().trim().chars().take(REASON_CHARS_MAX).collect();
     if reason.is_empty() {
-        let why = "Say why, in `reason`: it is kept in the audit trail.";
+        let why = "Say why: it is kept in the audit trail. Send `reason` in the body, or \
+                   `?reason=…` after the path; synadm can with `synadm raw --method post \
+                   --data '{\"reason\": \"…\"}' v1/…`.";
         return Err(denial(caller, object, why));
     }
     may_administer(caller, verb, format!("{object} because: {reason}"))

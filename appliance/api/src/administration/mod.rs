@@ -115,6 +115,11 @@ fn flag(request: &RawRequest, name: &str) -> Result<Option<bool>, Error> {
     }
 }
 
+/// Why something is done: said in the body, or in the query by a tool whose bodies cannot be changed.
+fn reason_of(request: &RawRequest, in_body: Option<String>) -> Option<String> {
+    in_body.filter(|reason| !reason.trim().is_empty()).or_else(|| request.query("reason"))
+}
+
 fn number(request: &RawRequest, name: &str) -> Result<Option<u64>, Error> {
     let Some(text) = request.query(name) else { return Ok(None) };
     let wrong = |_| Error::invalid_param(format!("`{name}` is a whole number, not negative."));

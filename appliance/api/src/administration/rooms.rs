@@ -11,7 +11,7 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Desk, answer, does_not, is_backward, page_of, room_at};
+use super::{Desk, answer, does_not, is_backward, page_of, reason_of, room_at};
 use crate::json::read_json;
 use crate::route::{RawRequest, Visit};
 
@@ -269,7 +269,8 @@ async fn make_admin(mut visit: Visit<RawRequest>) -> Result<Response, Error> {
     let user_id = body.user_id.unwrap_or_else(|| by.user_id.clone());
     let object = format!("{room_id} {user_id}");
     let what = ("admin.room_power_taken", object.as_str());
-    desk.admit_to_take_over(by, what, body.reason.as_deref()).await?;
+    let reason = reason_of(&visit.request, body.reason);
+    desk.admit_to_take_over(by, what, reason.as_deref()).await?;
     desk.make_room_admin(&user_id, &room_id).await?;
     answer(&json!({}))
 }

@@ -50,6 +50,10 @@ async fn accounts_are_made_changed_and_closed() {
         (&json!("Nurse Joy"), &json!("bot"))
     );
     assert_eq!(changed["admin"], true);
+    for (kinds, total) in [("not_user_type=bot", 1), ("not_user_type=bot&not_user_type=", 0)] {
+        let list = desk.get(&at(&format!("v2/users?{kinds}")), &token).await.ok();
+        assert_eq!(list["total"], total, "{kinds}");
+    }
     let list = desk.get(&at("v2/users?name=joy"), &token).await.ok();
     assert_eq!((list["total"].as_u64(), &list["users"][0]["name"]), (Some(1), &json!(NURSE)));
     let demoted = json!({ "admin": false, "user_type": null });
@@ -69,7 +73,13 @@ async fn accounts_are_made_changed_and_closed() {
     desk.post(&reset, &chief, json!({ "new_password": "nurse" })).await.ok();
 
     let login = at(&format!("v1/users/{NURSE}/login"));
-    assert_eq!(desk.post(&login, &chief, json!({})).await.error(), (403, "M_FORBIDDEN"));
+    let refused = desk.post(&login, &chief, json!({})).await;
+    assert_eq!(refused.error(), (403, "M_FORBIDDEN"));
+    assert!(refused.json["error"].as_str().unwrap().contains("synadm raw"), "{}", refused.json);
+    let blank = desk.post(&format!("{login}?reason=%20"), &chief, json!({ "reason": "" })).await;
+    assert_eq!(blank.error(), (403, "M_FORBIDDEN"));
+    let asked = format!("{login}?reason=ticket%204712");
+    assert!(desk.is_in(&desk.post(&asked, &chief, json!({})).await.text("access_token")).await);
     let entered = desk.post(&login, &chief, json!({ "reason": "ticket 4711" })).await;
     let entered = entered.text("access_token");
     assert!(desk.is_in(&entered).await);
@@ -116,8 +126,7 @@ async fn rooms_are_seen_blocked_taken_over_and_closed() {
     let power = at(&format!("v1/rooms/{room}/make_room_admin"));
     let body = json!({ "user_id": "@doctor:hospital.example" });
     assert_eq!(desk.post(&power, &chief, body.clone()).await.error(), (403, "M_FORBIDDEN"));
-    let mut body = body;
-    body["reason"] = json!("the nurse has left the hospital");
+    let power = format!("{power}?reason=the%20nurse%20has%20left%20the%20hospital");
     desk.post(&power, &chief, body).await.ok();
     let topic = format!("/v3/rooms/{room}/state/m.room.topic/");
     desk.call("PUT", &topic, &doctor, json!({ "topic": "x" })).await.ok();

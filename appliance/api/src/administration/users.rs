@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
-use super::{Desk, answer, does_not, flag, is_backward, page_of, user_at};
+use super::{Desk, answer, does_not, flag, is_backward, page_of, reason_of, user_at};
 use crate::json::read_json;
 use crate::route::{RawRequest, Visit, json_response};
 
@@ -93,6 +93,8 @@ async fn list(visit: Visit<RawRequest>) -> Result<Response, Error> {
     };
     let admins = flag(request, "admins")?;
     let shows_locked = flag(request, "locked")?.unwrap_or(false) || v3;
+    // "To exclude users without a user type, use an empty string".
+    let unwanted = request.queries("not_user_type");
     let has = |field: &str, part: &str| field.to_lowercase().contains(&part.to_lowercase());
     let is_wanted = |view: &AccountView| {
         let displayname = view.row.displayname.as_deref().unwrap_or_default();
@@ -104,6 +106,9 @@ async fn list(visit: Visit<RawRequest>) -> Result<Response, Error> {
                 .is_none_or(|part| has(view.user_id.as_str(), part))
             && deactivated.is_none_or(|wanted| view.row.deactivated == wanted)
             && admins.is_none_or(|wanted| view.row.administrator == wanted)
+            && !unwanted
+                .iter()
+                .any(|kind| kind == view.row.user_type.as_deref().unwrap_or_default())
             && (shows_locked || view.row.locked != Some(true))
     };
     let mut all: Vec<_> = accounts.into_iter().filter(is_wanted).collect();
@@ -271,13 +276,14 @@ struct LoginBody {
     reason: Option<String>,
 }
 
-/// With a reason, which Synapse's tools do not send: they are told to.
+/// With a reason, which Synapse's tools do not send by themselves: their users are told how.
 async fn login_as(mut visit: Visit<RawRequest>) -> Result<Response, Error> {
     let body: LoginBody = read_json(&mut visit.request).await?;
     let user_id = user_at(&visit.request, 0)?;
     let (desk, by) = (&visit.services.administration, visit.caller()?);
     let what = ("admin.user_entered", user_id.as_str());
-    desk.admit_to_take_over(by, what, body.reason.as_deref()).await?;
+    let reason = reason_of(&visit.request, body.reason);
+    desk.admit_to_take_over(by, what, reason.as_deref()).await?;
     let session = desk.enter_account(by, &user_id, body.valid_until_ms).await?;
     answer(&json!({ "access_token": session.access_token, "device_id": session.device_id }))
 }
