@@ -47,6 +47,13 @@ impl Process {
         Self::spawn(command)
     }
 
+    /// mautrix, as an application service.
+    pub fn bridge() -> Self {
+        let mut command = Command::new(prepared("mautrix/bin/python"));
+        command.arg(source("py/bridge.py"));
+        Self::spawn(command)
+    }
+
     /// matrix-js-sdk.
     pub fn js() -> Self {
         let modules = source("js/node_modules/matrix-js-sdk/package.json");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
@@ -54,11 +54,14 @@ pub struct Options {
     pub media_ttl_ms: u64,
     /// `info`, `trace`, ...
     pub log_level: &'static str,
+    /// Registrations of application services, as they are written in a file.
+    pub appservices: Vec<Value>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { engine: "lmdb", media_ttl_ms: 7 * 24 * 3_600_000, log_level: "info" }
+        let media_ttl_ms = 7 * 24 * 3_600_000;
+        Self { engine: "lmdb", media_ttl_ms, log_level: "info", appservices: Vec::new() }
     }
 }
 
@@ -212,7 +215,15 @@ fn configure(folder: &Path, address: &str, options: &Options) {
         "media": { "ttl_ms": options.media_ttl_ms },
         "log": { "level": options.log_level },
         "admin": { "socket": folder.join("admin.sock") },
+        "appservices": { "registrations_dir": folder.join("appservices") },
     });
+    let registrations = folder.join("appservices");
+    fs::create_dir_all(&registrations).expect("a folder of registrations");
+    for (index, registration) in options.appservices.iter().enumerate() {
+        // JSON is YAML.
+        let file = registrations.join(format!("{index}.yaml"));
+        fs::write(file, registration.to_string()).expect("a registration");
+    }
     let text = toml::to_string(&settings).expect("settings as TOML");
     let over = folder.join("conf.d");
     fs::create_dir_all(&over).expect("conf.d");
