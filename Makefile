@@ -14,7 +14,7 @@ DENY_VERSION := 0.20.2
 
 export PATH := $(TOOLS)/bin:$(PATH)
 
-.PHONY: help run test bench lint deb deb-test advisories
+.PHONY: help run test fuzz bench lint deb deb-test advisories
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,11 @@ test: ## Install what the tests need and run all of them
 	@if command -v cargo-nextest >/dev/null; then \
 	  $(CARGO) nextest run --locked --workspace --no-fail-fast --config-file appliance/nextest.toml; \
 	else $(CARGO) test --locked --workspace --no-fail-fast --all-targets; fi
+
+fuzz: ## Feed strange input to every parser of strangers' input. SECONDS=60 each, ONLY=multipart
+	@FUZZ_SECONDS=$(or $(SECONDS),60) $(CARGO) nextest run --locked --workspace --no-fail-fast \
+	  --config-file appliance/nextest.toml --success-output final --status-level none \
+	  -E 'test(/\bfuzz_.*$(ONLY)/)'
 
 bench: ## Measure the server and Synapse beside it. QUICK=1 for small sizes, ONLY=send,sync
 	@$(CARGO) build --locked --release --bin wardstone --bin wardstone-bench

@@ -23,6 +23,7 @@ pub fn code(kind: &Kind) -> (StatusCode, &'static str) {
         Kind::InvalidParam => (S::BAD_REQUEST, "M_INVALID_PARAM"),
         Kind::MissingParam => (S::BAD_REQUEST, "M_MISSING_PARAM"),
         Kind::TooLarge => (S::PAYLOAD_TOO_LARGE, "M_TOO_LARGE"),
+        Kind::ResourceLimit { .. } => (S::FORBIDDEN, "M_RESOURCE_LIMIT_EXCEEDED"),
         Kind::UnknownPos => (S::BAD_REQUEST, "M_UNKNOWN_POS"),
         Kind::Limited { .. } => (S::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED"),
         Kind::Unrecognized => (S::NOT_FOUND, "M_UNRECOGNIZED"),
@@ -90,6 +91,9 @@ pub(crate) fn refuse(error: &Error) -> Response {
         }
         Kind::Limited { retry_after_ms } => {
             body.insert("retry_after_ms".to_owned(), (*retry_after_ms).into());
+        }
+        Kind::ResourceLimit { admin_contact } => {
+            body.insert("admin_contact".to_owned(), admin_contact.as_str().into());
         }
         Kind::MaxDelayExceeded { max_delay_ms } => {
             body.insert("max_delay".to_owned(), (*max_delay_ms).into());

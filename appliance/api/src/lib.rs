@@ -11,6 +11,8 @@ pub mod error;
 #[cfg(test)]
 mod every_route;
 mod form;
+#[cfg(test)]
+mod fuzz;
 mod json;
 mod json_body;
 mod peer;

@@ -19,6 +19,9 @@ pub struct Named {
     pub networks: Vec<IpNet>,
     /// Hosts of push gateways.
     pub push_gateways: Vec<String>,
+    /// Hosts whose pages are asked for previews: a name, `*.name` for all below it, with a port
+    /// where it is not 443.
+    pub previews: Vec<String>,
 }
 
 /// What a request that is allowed may do.
@@ -35,6 +38,7 @@ pub struct Judge {
     anything: bool,
     networks: Arc<[IpNet]>,
     push_gateways: HashSet<String>,
+    previews: Vec<String>,
     app_services: RwLock<HashSet<(String, u16)>>,
     peers: Arc<Roll>,
 }
@@ -46,6 +50,7 @@ impl Judge {
             anything: named.anything,
             networks: named.networks.into(),
             push_gateways: named.push_gateways.iter().map(|h| h.to_ascii_lowercase()).collect(),
+            previews: named.previews.iter().map(|h| h.to_ascii_lowercase()).collect(),
             app_services: RwLock::default(),
             peers,
         }
@@ -86,9 +91,26 @@ impl Judge {
                     Err(format!("{host} is not the URL of a registered application service"))
                 }
             }
+            Purpose::Preview if !self.previews_allow(&host, port(uri)) => {
+                Err(format!("{host} is not among `egress.preview_hosts`"))
+            }
             _ if !is_tls => Err(format!("{host} would be asked without TLS")),
             _ => Ok(terms),
         }
+    }
+
+    fn previews_allow(&self, host: &str, port: u16) -> bool {
+        self.previews.iter().any(|pattern| {
+            let (name, wanted) = match pattern.rsplit_once(':') {
+                Some((name, wanted)) => (name, wanted.parse().unwrap_or(0)),
+                None => (pattern.as_str(), 443),
+            };
+            let is_host = match name.strip_prefix("*.") {
+                Some(parent) => host.strip_suffix(parent).is_some_and(|sub| sub.ends_with('.')),
+                None => host == name,
+            };
+            is_host && wanted == port
+        })
     }
 
     /// Whether DNS may be asked about a peer.
@@ -205,6 +227,30 @@ mod tests {
         assert!(push("https://push.example/_matrix/push/v1/notify"));
         assert!(!push("http://push.example/_matrix/push/v1/notify"));
         assert!(!push("https://push.example.evil.example/_matrix/push/v1/notify"));
+    }
+
+    #[test]
+    fn previews_are_made_of_named_hosts_over_tls_alone() {
+        let previews = vec!["Wiki.example".to_owned(), "*.press.example:8443".to_owned()];
+        let judge = Judge::new(Named { previews, ..Named::default() }, roll());
+        let allows = |uri| judge.judge(&Purpose::Preview, &Uri::from_static(uri)).is_ok();
+        assert!(allows("https://wiki.example/page"));
+        assert!(allows("https://a.press.example:8443/"));
+        for no in [
+            "http://wiki.example/page",
+            "https://wiki.example:8443/",
+            "https://evil.example/",
+            "https://notwiki.example/",
+            "https://wiki.example.evil.example/",
+            "https://press.example:8443/",
+            "https://evilpress.example:8443/",
+            "https://a.press.example/",
+            "https://127.0.0.1/",
+        ] {
+            assert!(!allows(no), "{no}");
+        }
+        let terms = judge.judge(&Purpose::Preview, &Uri::from_static("https://wiki.example/"));
+        assert!(!terms.unwrap().allow("10.0.0.1".parse().unwrap()), "whatever its name says");
     }
 
     #[test]

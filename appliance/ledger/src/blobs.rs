@@ -178,6 +178,36 @@ impl Blobs {
         failed.map_or(Ok(()), Err)
     }
 
+    /// Erases one rendering of a blob. What is not there is erased already.
+    ///
+    /// # Errors
+    ///
+    /// If the file could not be removed.
+    pub async fn erase_rendering(&self, name: &BlobName, label: &str) -> io::Result<()> {
+        files::destroy(&self.path(name, label), stream::HEAD_BYTES).await
+    }
+
+    /// The renderings on one shelf: blob, label, and bytes on the disk.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be read.
+    pub async fn renderings_on(&self, shelf: usize) -> io::Result<Vec<(BlobName, String, u64)>> {
+        let mut found = Vec::new();
+        let mut entries = tokio::fs::read_dir(self.0.folder.join(format!("{shelf:02x}"))).await?;
+        while let Some(entry) = entries.next_entry().await? {
+            let file_name = entry.file_name();
+            let parts = file_name.to_str().and_then(|name| name.split_once('.'));
+            if let Some((stem, label)) = parts
+                && let Some(name) = BlobName::parse(stem)
+                && let Ok(metadata) = entry.metadata().await
+            {
+                found.push((name, label.to_owned(), metadata.len()));
+            }
+        }
+        Ok(found)
+    }
+
     /// How many folders blobs are spread over.
     pub fn shelves(&self) -> usize {
         SHELVES

@@ -14,7 +14,9 @@ use crate::rows::keys::{
     BackedUpKeyRow, BackupRow, ClaimedKeyRow, CrossSigningRow, DeviceKeysRow, OneTimeKeyRow,
     SentRow, StockRow, ToDeviceRow, TrustRow,
 };
-use crate::rows::media::{LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow};
+use crate::rows::media::{
+    LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow, UsageRow,
+};
 use crate::rows::peers::{DestinationRow, EduRow, OwedRow, PeerKeysRow, PeerRow, RemoteKeysRow};
 use crate::rows::policy::{
     CopyRow, EnrolmentRow, ErasureRow, HousePolicyRow, OpensRow, SessionRow,
@@ -90,6 +92,9 @@ keyspaces! {
     MEDIA_REDACTIONS b'=' EventNid => RedactionRow;
     /// Encrypted files that no event of the device may be about yet.
     MEDIA_UNBOUND b'+' (DeviceNid, MediaNid) => UnboundRow;
+
+    /// What users have uploaded that is still there, and their own limits.
+    MEDIA_USAGE 0xBD UserNid => UsageRow;
 
     /// User ID to number.
     USER_IDS b'u' Digest => u64;

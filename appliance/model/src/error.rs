@@ -40,6 +40,11 @@ pub enum Kind {
     MissingParam,
     /// Larger than a limit.
     TooLarge,
+    /// As much is here as may be.
+    ResourceLimit {
+        /// A URI where the administrator is asked for more.
+        admin_contact: String,
+    },
     /// The place in a sync connection is not known any more; begin anew.
     UnknownPos,
     /// Too many requests; try again after `retry_after_ms`.

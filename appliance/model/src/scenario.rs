@@ -1,5 +1,7 @@
 //! A clock and dice for tests: what happens can be told in advance and happens again.
 
+pub mod fuzz;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ruma::{MilliSecondsSinceUnixEpoch, UInt};

@@ -143,6 +143,13 @@ pub enum Order {
         /// Shown by this event.
         event: Option<OwnedEventId>,
     },
+    /// What a user may have here, and has.
+    MediaQuota {
+        /// Whose.
+        user_id: OwnedUserId,
+        /// What is to hold; none: only look.
+        quota: Option<Quota>,
+    },
     /// Files whose erasure is not finished.
     PurgingMedia,
     /// A device is lost.
@@ -157,6 +164,16 @@ pub enum Order {
         /// Where to write it; none: in place of the old one.
         new_key_file: Option<PathBuf>,
     },
+}
+
+/// What a user may have here.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quota {
+    /// As everyone.
+    General,
+    /// So many bytes.
+    Bytes(u64),
 }
 
 /// A secret on its way through the socket: the one place where it is written in clear.
@@ -256,6 +273,7 @@ impl Admin {
             Order::EraseMedia { room, user, since_ms, event } => {
                 self.erase_media(Which { room, user, since_ms, event }, by).await
             }
+            Order::MediaQuota { user_id, quota } => self.media_quota(&user_id, quota, by).await,
             Order::PurgingMedia => self.purging_media().await,
             Order::DeviceLost { user_id, device_id } => {
                 self.device_lost(&user_id, &device_id, by).await

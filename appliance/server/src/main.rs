@@ -5,6 +5,7 @@ mod appservices;
 mod cli;
 mod conformance;
 mod files;
+mod fuzz;
 mod health;
 mod jobs;
 mod keys;

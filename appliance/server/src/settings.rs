@@ -322,6 +322,12 @@ pub struct Media {
     pub unused_ms: u64,
     /// The most pixels an image may have before a thumbnail of it is refused.
     pub pixels_max: u64,
+    /// All files of one user together; 0: no limit.
+    pub user_bytes_max: u64,
+    /// All files of all users together; 0: no limit but the disk.
+    pub total_bytes_max: u64,
+    /// All thumbnails that are kept.
+    pub renderings_bytes_max: u64,
 }
 
 impl Default for Media {
@@ -331,6 +337,9 @@ impl Default for Media {
             upload_bytes_max: 52_428_800,
             unused_ms: 86_400_000,
             pixels_max: 40_000_000,
+            user_bytes_max: 10_737_418_240,
+            total_bytes_max: 0,
+            renderings_bytes_max: 4_294_967_296,
         }
     }
 }
@@ -442,6 +451,9 @@ pub struct Egress {
     pub networks: Vec<String>,
     /// Hosts of push gateways that people's pushers may name.
     pub push_gateways: Vec<String>,
+    /// Hosts whose pages are asked for URL previews, e.g. `wiki.hospital.example` or
+    /// `*.hospital.example`, with a port where it is not 443; empty: there are no previews.
+    pub preview_hosts: Vec<String>,
 }
 
 /// Application services: bridges and bots that speak as many users.

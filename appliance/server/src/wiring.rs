@@ -241,7 +241,11 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
             upload_bytes_max: settings.media.upload_bytes_max,
             unused_ms: settings.media.unused_ms,
             pixels_max: settings.media.pixels_max,
+            user_bytes_max: settings.media.user_bytes_max,
+            total_bytes_max: settings.media.total_bytes_max,
+            renderings_bytes_max: settings.media.renderings_bytes_max,
         },
+        previews: !settings.egress.preview_hosts.is_empty(),
         rate_limits: is_limited.then(|| rate_limits(&settings.rate_limits)),
         support: support(&settings.support),
         directory: directory(settings, conformance),
@@ -284,6 +288,7 @@ fn egress(
         anything: conformance.is_some_and(|c| c.any_peer),
         networks: networks.collect::<Result<_, _>>()?,
         push_gateways: settings.egress.push_gateways.clone(),
+        previews: settings.egress.preview_hosts.clone(),
     };
     Ok(Gate::new(named, roll, appliance_egress::trust(extra_ca_file)?, Arc::new(SystemClock)))
 }

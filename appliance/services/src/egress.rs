@@ -24,6 +24,8 @@ pub enum Purpose {
     PushGateway,
     /// An application service, by the URL of its registration.
     AppService,
+    /// A page that somebody's message points at, for a preview.
+    Preview,
 }
 
 impl Purpose {
@@ -33,6 +35,7 @@ impl Purpose {
             Self::Peer(_) => "peer",
             Self::PushGateway => "push_gateway",
             Self::AppService => "app_service",
+            Self::Preview => "preview",
         }
     }
 }

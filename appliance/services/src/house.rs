@@ -83,6 +83,8 @@ pub struct Options {
     pub quick_retries: bool,
     /// Classes of sessions.
     pub policy: PolicyOptions,
+    /// Make previews of pages that messages point at.
+    pub previews: bool,
 }
 
 /// Who finds whom and what.
@@ -127,6 +129,7 @@ impl Default for Options {
             search_folder: None,
             quick_retries: false,
             policy: PolicyOptions::default(),
+            previews: false,
         }
     }
 }
@@ -163,6 +166,18 @@ pub struct Contact {
 }
 
 impl House {
+    /// "admin_contact … a URI … to contact the administrator": of those the operator named, or the
+    /// document that says who they are.
+    pub fn admin_contact(&self) -> String {
+        let support = &self.options.support;
+        let email = support.contacts.iter().find_map(|contact| contact.email_address.as_ref());
+        match (email, &support.page) {
+            (Some(email), _) => format!("mailto:{email}"),
+            (None, Some(page)) => page.clone(),
+            (None, None) => format!("https://{}/.well-known/matrix/support", self.server_name),
+        }
+    }
+
     /// Whether a user is one of ours.
     pub fn is_ours(&self, user_id: &UserId) -> bool {
         user_id.server_name() == self.server_name

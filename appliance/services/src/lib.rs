@@ -16,6 +16,8 @@ mod edus;
 pub mod egress;
 pub mod event_filter;
 pub mod federation;
+#[cfg(test)]
+mod fuzz;
 mod house;
 pub mod keys;
 pub mod limits;

@@ -94,6 +94,11 @@ impl Ward {
             .await
     }
 
+    /// Both.
+    pub async fn with_options_and_egress(options: Options, egress: Arc<dyn Egress>) -> Self {
+        Self::with(SERVER, (options, 1), egress, Roll::default(), Arc::new(NoRemote)).await
+    }
+
     /// An empty ward whose words to others go this way.
     pub async fn with_egress(egress: Arc<dyn Egress>) -> Self {
         Self::with(SERVER, (options(), 1), egress, Roll::default(), Arc::new(NoRemote)).await

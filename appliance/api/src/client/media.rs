@@ -3,7 +3,7 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#content-repository
 
-mod range;
+pub(crate) mod range;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +12,7 @@ use std::str::FromStr;
 use appliance_model::ruma::http_headers::{ContentDisposition, ContentDispositionType};
 use appliance_model::ruma::{OwnedServerName, ServerName};
 use appliance_model::{Error, Kind};
+use appliance_services::media::kind::agrees;
 use appliance_services::media::serve::{Delivery, Opened};
 use appliance_services::media::thumbnail::{Thumbnail, Wanted};
 use appliance_services::media::upload::NewFile;
@@ -89,7 +90,7 @@ pub(crate) fn add(routes: &mut Routes) {
         "/_matrix/media/v3/preview_url",
         "/_matrix/media/r0/preview_url",
     ] {
-        routes.serve_raw(Method::GET, path, SignedIn, no_previews);
+        routes.serve_raw(Method::GET, path, SignedIn, preview);
     }
     // "404 M_NOT_FOUND … after the server froze unauthenticated media access": here, from the start.
     for path in [
@@ -147,9 +148,12 @@ async fn config(visit: Visit<RawRequest>) -> Result<Response, Error> {
     Ok(json_response(StatusCode::OK, body.to_string()))
 }
 
-async fn no_previews(_: Visit<RawRequest>) -> Result<Response, Error> {
-    // Fetching what people's messages point at would tell the outside what staff talk about.
-    Err(Error::not_found("This server makes no URL previews."))
+async fn preview(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let missing = || Error::new(Kind::MissingParam, "`url` is missing.");
+    let url = query(&visit.request, "url").ok_or_else(missing)?;
+    let (services, caller) = (visit.services.clone(), visit.caller()?.clone());
+    let preview = services.media.preview(&caller, &url).await?;
+    Ok(json_response(StatusCode::OK, serde_json::Value::Object(preview).to_string()))
 }
 
 async fn frozen(_: Visit<RawRequest>) -> Result<Response, Error> {
@@ -187,7 +191,7 @@ async fn try_download(visit: Visit<RawRequest>) -> Result<Response, Error> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, HeaderValue::from(to - from));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    describe(headers, found.content_type(), file_name)?;
+    describe(headers, (found.content_type(), found.sniffed()), file_name)?;
     if !is_whole {
         let range = format!("bytes {from}-{}/{}", to.saturating_sub(1), found.bytes());
         headers.insert(CONTENT_RANGE, HeaderValue::from_str(&range).map_err(Error::internal)?);
@@ -237,7 +241,7 @@ async fn pass_on(
     let asked_for = visit.request.params.get(2).cloned();
     let content_type = file.content_type.as_deref().unwrap_or("application/octet-stream");
     let mut response = Response::new(Body::from_stream(file.body));
-    describe(response.headers_mut(), content_type, asked_for.or(named).as_deref())?;
+    describe(response.headers_mut(), (content_type, None), asked_for.or(named).as_deref())?;
     Ok(response)
 }
 
@@ -259,7 +263,7 @@ async fn try_thumbnail(visit: Visit<RawRequest>) -> Result<Response, Error> {
 fn picture(made: Thumbnail) -> Result<Response, Error> {
     let file_name = format!("thumbnail.{}", made.extension);
     let mut response = Response::new(Body::from(made.bytes));
-    describe(response.headers_mut(), made.content_type, Some(&file_name))?;
+    describe(response.headers_mut(), (made.content_type, None), Some(&file_name))?;
     Ok(response)
 }
 
@@ -274,21 +278,24 @@ pub(crate) fn wanted_of(request: &RawRequest) -> Result<Wanted, Error> {
         Some("crop") => true,
         Some(_) => return Err(Error::invalid_param("`method` is `crop` or `scale`.")),
     };
-    Ok(Wanted { width: pixels("width")?, height: pixels("height")?, crop })
+    let animated = match query(request, "animated").as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(Error::invalid_param("`animated` is `true` or `false`.")),
+    };
+    Ok(Wanted { width: pixels("width")?, height: pixels("height")?, crop, animated })
 }
 
 /// What the client is to do with the bytes: show or save them, run nothing, guess nothing.
 pub(crate) fn describe(
     headers: &mut HeaderMap,
-    content_type: &str,
+    (content_type, sniffed): (&str, Option<&str>),
     file_name: Option<&str>,
 ) -> Result<(), Error> {
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let kind = if INLINE_TYPES.contains(&essence.as_str()) {
-        ContentDispositionType::Inline
-    } else {
-        ContentDispositionType::Attachment
-    };
+    let may_show = INLINE_TYPES.contains(&essence.as_str()) && agrees(&essence, sniffed);
+    let kind =
+        if may_show { ContentDispositionType::Inline } else { ContentDispositionType::Attachment };
     let disposition = ContentDisposition::new(kind).with_filename(file_name.map(str::to_owned));
     let disposition = HeaderValue::from_str(&disposition.to_string()).map_err(Error::internal)?;
     let content_type = HeaderValue::from_str(content_type).map_err(Error::internal)?;

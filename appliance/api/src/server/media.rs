@@ -41,7 +41,7 @@ async fn try_download(visit: Visit<RawRequest>) -> Result<Response, Error> {
         Opened::Picture(made) => return picture(&visit.services, made),
     };
     let mut headers = HeaderMap::new();
-    describe(&mut headers, found.content_type(), found.filename())?;
+    describe(&mut headers, (found.content_type(), found.sniffed()), found.filename())?;
     let file = pieces(delivery);
     multipart(&visit.services, &headers, file)
 }
@@ -61,7 +61,11 @@ async fn try_thumbnail(visit: Visit<RawRequest>) -> Result<Response, Error> {
 
 fn picture(services: &Services, made: Thumbnail) -> Result<Response, Error> {
     let mut headers = HeaderMap::new();
-    describe(&mut headers, made.content_type, Some(&format!("thumbnail.{}", made.extension)))?;
+    describe(
+        &mut headers,
+        (made.content_type, None),
+        Some(&format!("thumbnail.{}", made.extension)),
+    )?;
     multipart(services, &headers, stream::iter([Ok(made.bytes)]))
 }
 

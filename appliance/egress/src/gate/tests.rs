@@ -182,3 +182,30 @@ async fn nothing_follows_a_redirect() {
     assert_eq!(answer.status, StatusCode::FOUND);
     assert_eq!(other.gate.take_seen().len(), 1);
 }
+
+/// A page for a preview: the host must be named with its port, and what lies inside is not reached
+/// though the name is on the list, unless its network is, too.
+#[tokio::test]
+async fn a_preview_reaches_a_named_host_and_nothing_inside() {
+    let mut other = other(Named::default(), b"http/1.1").await;
+    let asked = |other: &Other| {
+        let request = other.request("/");
+        Outgoing { purpose: Purpose::Preview, connect_to: None, ..request }
+    };
+    let refused = |result: Result<_, Failure>| matches!(result, Err(Failure::Refused(_)));
+    assert!(refused(other.gate.send(asked(&other)).await.map(drop)), "nobody named it");
+    let named = Named { previews: vec![format!("localhost:{}", other.port)], ..Named::default() };
+    let roll = || Arc::new(Roll::default());
+    other.gate.judge = Judge::new(named.clone(), roll());
+    assert!(refused(other.gate.send(asked(&other)).await.map(drop)), "it lies inside");
+    assert_eq!(other.connections.load(Ordering::SeqCst), 0);
+    let networks = vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
+    let open = Named { networks, ..named };
+    // A pool remembers on which terms it was made.
+    other.gate.pools = Mutex::default();
+    other.gate.judge = Judge::new(open, roll());
+    let answer = other.gate.send(asked(&other)).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK);
+    let away = Outgoing { uri: other.request("/away").uri, ..asked(&other) };
+    assert_eq!(other.gate.send(away).await.unwrap().status, StatusCode::FOUND, "not followed");
+}

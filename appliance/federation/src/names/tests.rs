@@ -149,3 +149,25 @@ async fn a_delegation_lives_as_long_as_it_says_within_reason() {
         assert_eq!(lifetime_ms, (minutes * MINUTE_MS).min(LITERAL_MS), "{header}");
     }
 }
+
+/// Whatever a host says of where its server is, it is read, and the name is one.
+#[test]
+fn fuzz_well_known() {
+    let seeds: [&[u8]; 3] =
+        [br#"{"m.server":"a.example:443"}"#, br#"{"m.server":"[2001:db8::1]:8448"}"#, b"[]"];
+    let folder = env!("CARGO_MANIFEST_DIR");
+    let mut inputs = appliance_model::scenario::fuzz::Inputs::of("well-known", folder, &seeds);
+    while let Some(input) = inputs.next() {
+        let mut headers = HeaderMap::new();
+        if let Ok(value) = http::HeaderValue::from_bytes(input) {
+            headers.insert(CACHE_CONTROL, value);
+        }
+        let lifetime_ms = lifetime_ms(&headers);
+        assert!((WELL_KNOWN_MS_MIN..=WELL_KNOWN_MS_MAX).contains(&lifetime_ms));
+        let body = bytes::Bytes::copy_from_slice(input);
+        let answer = Answer { status: StatusCode::OK, headers, body };
+        if let Some(name) = read_well_known(&answer) {
+            assert!(ServerName::parse(name.as_str()).is_ok());
+        }
+    }
+}

@@ -45,6 +45,23 @@ pub struct MediaRow {
     /// The keyed digest of its bytes.
     #[cbor(n(12), with = "minicbor::bytes")]
     pub content: Option<Vec<u8>>,
+    /// What its first bytes show it to be, if they show anything.
+    #[n(13)]
+    pub sniffed: Option<String>,
+}
+
+/// What a user has uploaded that is still there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct UsageRow {
+    /// Files.
+    #[n(0)]
+    pub files: u64,
+    /// Bytes.
+    #[n(1)]
+    pub bytes: u64,
+    /// A limit of their own, in bytes.
+    #[n(2)]
+    pub quota_bytes: Option<u64>,
 }
 
 /// How far a file is.

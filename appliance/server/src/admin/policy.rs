@@ -8,7 +8,7 @@ use appliance_services::policy::Question;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Admin, Reason, Refusal};
+use super::{Admin, Quota, Reason, Refusal};
 
 /// About whom, and where. What is left out is taken for an ordinary user, an ordinary session, no
 /// room.
@@ -92,6 +92,30 @@ impl Admin {
             "at_ms": receipt.at_ms,
             "files": receipt.uris.len(),
             "uris": receipt.uris,
+        }))
+    }
+
+    pub(super) async fn media_quota(
+        &self,
+        user_id: &UserId,
+        quota: Option<Quota>,
+        by: &str,
+    ) -> Result<Value, Refusal> {
+        let services = &self.house.services;
+        let usage = match quota {
+            Some(Quota::General) => services.media.set_quota(user_id, None, by).await?,
+            Some(Quota::Bytes(bytes)) => services.media.set_quota(user_id, Some(bytes), by).await?,
+            None => {
+                let user = services.house.ledger.user(user_id).await?;
+                let user = user.ok_or_else(|| refused("there is no such user"))?;
+                services.media.usage(user).await?
+            }
+        };
+        Ok(json!({
+            "user_id": user_id,
+            "files": usage.files,
+            "bytes": usage.bytes,
+            "quota_bytes": usage.quota_bytes,
         }))
     }
 

@@ -1,4 +1,4 @@
-//! `wardstone media where | erase | purging` and `wardstone device lost`
+//! `wardstone media where | erase | purging | quota` and `wardstone device lost`
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::{Common, order};
-use crate::admin::Order;
+use crate::admin::{self, Order};
 
 /// Find out who was given a file, and erase files.
 #[derive(Args)]
@@ -21,6 +21,7 @@ enum MediaCommand {
     Where(Where),
     Erase(Erase),
     Purging(Purging),
+    Quota(Quota),
 }
 
 /// List the devices that were given a file, in which form, and what may be left of it.
@@ -65,6 +66,24 @@ struct Purging {
     common: Common,
 }
 
+/// Show how much a user has here and may have, or give them another limit than everyone's.
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  wardstone media quota @amara:hospital.example --bytes 1073741824"
+)]
+struct Quota {
+    /// Whose.
+    user: OwnedUserId,
+    /// The most bytes that their files may have together.
+    #[arg(long, conflicts_with = "general")]
+    bytes: Option<u64>,
+    /// The limit that everyone has.
+    #[arg(long)]
+    general: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
 /// Look after people's devices.
 #[derive(Args)]
 pub struct Device {
@@ -105,6 +124,20 @@ impl Media {
                         "Nobody gets these {} files any more. Receipt: {}.",
                         answer["files"],
                         answer["receipt"].as_str().unwrap_or_default()
+                    )
+                })
+            }
+            MediaCommand::Quota(Quota { user, bytes, general, common }) => {
+                let general = general.then_some(admin::Quota::General);
+                let quota = bytes.map(admin::Quota::Bytes).or(general);
+                order::give(common, Order::MediaQuota { user_id: user, quota }, None, |answer| {
+                    let limit = answer["quota_bytes"].as_u64();
+                    let limit = limit.map_or("any number of".to_owned(), |n| n.to_string());
+                    format!(
+                        "{} has {} files of {} bytes here, and may have {limit} bytes.",
+                        text(answer, "user_id"),
+                        answer["files"],
+                        answer["bytes"]
                     )
                 })
             }

@@ -219,6 +219,7 @@ impl Check {
         self.within("media.unused_ms", media.unused_ms, 1_000, 604_800_000);
         self.within("media.upload_bytes_max", media.upload_bytes_max, 1, 4 << 30);
         self.within("media.pixels_max", media.pixels_max, 1, 1_000_000_000);
+        self.within("media.renderings_bytes_max", media.renderings_bytes_max, 1 << 20, 1 << 50);
         let version = settings.rooms.default_version.as_str();
         let is_known = RoomVersionId::try_from(version).is_ok() && ROOM_VERSIONS.contains(&version);
         let message = format!("\"{version}\" is not one of {}", ROOM_VERSIONS.join(", "));
@@ -262,6 +263,17 @@ impl Check {
             if host.is_empty() || host.contains(['/', ':']) {
                 let key = format!("egress.push_gateways[{index}]");
                 self.wrong(&key, format!("\"{host}\" is no host such as \"push.example\""));
+            }
+        }
+        for (index, host) in settings.egress.preview_hosts.iter().enumerate() {
+            let (name, port) = host.rsplit_once(':').unwrap_or((host, "443"));
+            let name = name.strip_prefix("*.").unwrap_or(name);
+            // A star alone would be everybody.
+            if name.is_empty() || name.contains(['/', ':', '*']) || port.parse::<u16>().is_err() {
+                let key = format!("egress.preview_hosts[{index}]");
+                let message =
+                    "is no host such as \"wiki.example\", \"*.example\" or \"a.example:8443\"";
+                self.wrong(&key, format!("\"{host}\" {message}"));
             }
         }
     }

@@ -17,6 +17,7 @@ pub fn shape() -> Value {
     settings.federation.allowed_servers = vec![String::new()];
     settings.egress.networks = vec![String::new()];
     settings.egress.push_gateways = vec![String::new()];
+    settings.egress.preview_hosts = vec![String::new()];
     serde_json::to_value(settings).expect("settings are plain data")
 }
 

@@ -80,6 +80,7 @@ impl Media {
                 let mut request =
                     get_content_thumbnail::v1::Request::new(media_id.to_owned(), width, height);
                 request.timeout_ms = wait;
+                request.animated = Some(wanted.animated);
                 request.method = Some(if wanted.crop { Method::Crop } else { Method::Scale });
                 house.call_open(server, request, limits).await
             }

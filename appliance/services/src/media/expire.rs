@@ -87,6 +87,15 @@ impl Media {
                     self.blobs().erase(&name, &labels).await.map_err(failed)?;
                 }
             }
+            // From the last run: they count as used just now, in whatever order.
+            for (name, label, bytes) in self.blobs().renderings_on(shelf).await.map_err(failed)? {
+                if let Some(label) = super::thumbnail::labels().into_iter().find(|l| *l == label) {
+                    let bytes_max = self.options().renderings_bytes_max;
+                    for (name, label) in self.0.renderings.used((name, label), bytes, bytes_max) {
+                        self.blobs().erase_rendering(&name, label).await.map_err(failed)?;
+                    }
+                }
+            }
         }
         Ok(())
     }

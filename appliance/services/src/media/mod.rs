@@ -10,15 +10,21 @@
 //! undo each other's deadline.
 
 pub mod administer;
+mod animate;
 pub mod copies;
 pub mod create;
 mod elsewhere;
 pub mod erase;
 pub mod expire;
 mod govern;
+pub mod kind;
 pub mod link;
 mod multipart;
+pub mod page;
+pub mod preview;
 pub mod purge;
+pub mod quota;
+mod renderings;
 pub mod serve;
 mod stamp;
 pub mod thumbnail;
@@ -57,6 +63,12 @@ pub struct MediaOptions {
     pub unused_ms: u64,
     /// The most pixels an image may have before a thumbnail of it is refused.
     pub pixels_max: u64,
+    /// All files of one user, in bytes; zero: no limit.
+    pub user_bytes_max: u64,
+    /// All files of all users, in bytes; zero: no limit but the disk.
+    pub total_bytes_max: u64,
+    /// All renderings, in bytes.
+    pub renderings_bytes_max: u64,
 }
 
 impl Default for MediaOptions {
@@ -67,6 +79,9 @@ impl Default for MediaOptions {
             // "The recommended default expiration is 24 hours."
             unused_ms: 24 * 60 * 60 * 1_000,
             pixels_max: 40_000_000,
+            user_bytes_max: 10 * 1024 * 1024 * 1024,
+            total_bytes_max: 0,
+            renderings_bytes_max: 4 * 1024 * 1024 * 1024,
         }
     }
 }
@@ -100,6 +115,12 @@ struct Inner {
     arrived: Notify,
     waiting: Semaphore,
     rendering: Arc<Semaphore>,
+    /// How old the renderings on the disk are.
+    renderings: renderings::Renderings,
+    previews: preview::Previews,
+    /// Bytes of all files, once they were counted.
+    total_bytes: AtomicU64,
+    total_counted: tokio::sync::Mutex<Option<()>>,
     /// Which file was given to which device in which form.
     delivered: Cache<(MediaNid, DeviceNid, u8), ()>,
     /// Files whose deadline was seen to pass and whose purge is not committed yet: should the clock go
@@ -138,6 +159,10 @@ impl Media {
             arrived: Notify::new(),
             waiting: Semaphore::new(WAITING_MAX),
             rendering: Arc::new(Semaphore::new(thumbnail::RENDERINGS_AT_ONCE_MAX)),
+            renderings: renderings::Renderings::default(),
+            previews: preview::Previews::new(),
+            total_bytes: AtomicU64::new(0),
+            total_counted: tokio::sync::Mutex::new(None),
             delivered: Cache::new(DELIVERIES_CACHED_MAX),
             overdue: Mutex::default(),
             swept: AtomicBool::new(false),
@@ -288,4 +313,4 @@ pub(crate) fn no_such_media() -> Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

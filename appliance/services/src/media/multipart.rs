@@ -81,14 +81,16 @@ impl Multipart {
 
     /// Returns what comes before `mark`, and goes to behind it.
     async fn skip_to(&mut self, mark: &[u8]) -> Result<Bytes, Error> {
+        let mut searched = 0;
         loop {
-            if let Some(at) = find(&self.buffer, mark) {
+            if let Some(at) = find_from(&self.buffer, mark, searched) {
                 let before = self.buffer.split_to(at + mark.len());
                 return Ok(before.freeze().slice(..at));
             }
             if self.buffer.len() > HEAD_BYTES_MAX {
                 return Err(malformed());
             }
+            searched = self.buffer.len();
             let more = self.body.next().await.ok_or_else(malformed)?;
             self.buffer.extend_from_slice(&more?);
         }
@@ -135,6 +137,13 @@ fn join(before: &[u8], after: &[u8]) -> BytesMut {
 
 fn find(text: &[u8], mark: &[u8]) -> Option<usize> {
     text.windows(mark.len()).position(|window| window == mark)
+}
+
+/// The same where it is known not to lie whole in the first `searched` bytes: a head that comes byte by
+/// byte must not be searched from its beginning each time.
+fn find_from(text: &[u8], mark: &[u8], searched: usize) -> Option<usize> {
+    let start = (searched + 1).saturating_sub(mark.len());
+    Some(start + find(text.get(start..)?, mark)?)
 }
 
 /// Lines of a head; those that are no headers are passed over.

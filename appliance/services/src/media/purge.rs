@@ -121,6 +121,7 @@ impl Media {
         self.overdue().remove(&number);
         let Some(row) = self.ledger().get(&MEDIA, &number).await? else { return Ok(true) };
         let Some(blob) = blob_of(&row) else { return self.forget(number, &row).await };
+        self.0.renderings.forget(&blob, &thumbnail::labels());
         if let Err(error) = self.blobs().erase(&blob, &thumbnail::labels()).await {
             tracing::error!(kind = "media.stuck", media.number = number.0, %error,
                 "a file could not be erased; nobody gets it, and it is tried again");
@@ -176,7 +177,17 @@ impl Media {
         commit.delete(&MEDIA_DUE, &(row.deadline_ms, number));
         commit.delete(&MEDIA_PENDING, &(UserNid(row.uploader), number));
         commit.delete(&MEDIA_UNBOUND, &(DeviceNid(row.device), number));
+        // Only what was there was counted.
+        let counted = row.stage == Stage::Purging;
+        if counted {
+            let user = UserNid(row.uploader);
+            let door = self.uncount_file(user, row.bytes, &mut commit).await?;
+            commit.hold(door);
+        }
         self.ledger().commit(commit).await?;
+        if counted {
+            self.take_off_total(row.bytes);
+        }
         Ok(true)
     }
 }

@@ -51,6 +51,11 @@ impl Found {
         self.living.row.content_type.as_deref().unwrap_or(OCTET_STREAM)
     }
 
+    /// What its bytes show it to be, if they show anything.
+    pub fn sniffed(&self) -> Option<&str> {
+        self.living.row.sniffed.as_deref()
+    }
+
     /// What the uploader calls it.
     pub fn filename(&self) -> Option<&str> {
         self.living.row.filename.as_deref()
@@ -137,7 +142,7 @@ impl Media {
         let reader = reader.into();
         let obligations = self.govern(reader, living, Action::Download).await?;
         if obligations.form != Form::Original {
-            let largest = Wanted { width: 800, height: 600, crop: false };
+            let largest = Wanted { width: 800, height: 600, crop: false, animated: false };
             return Ok(Opened::Picture(self.picture(reader, found, largest, obligations).await?));
         }
         let (blob, key) =

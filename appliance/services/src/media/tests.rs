@@ -1,6 +1,7 @@
 //! Scenes with files.
 
 mod lifetime;
+mod limits;
 mod policy;
 
 use std::convert::Infallible;
@@ -24,6 +25,31 @@ fn body(bytes: &[u8]) -> impl futures_util::Stream<Item = Result<Bytes, Infallib
 
 fn of_type(content_type: &str) -> NewFile {
     NewFile { content_type: Some(content_type.to_owned()), ..NewFile::default() }
+}
+
+/// The file in an answer in parts that comes in pieces of so many bytes; none if it has no form.
+pub(crate) async fn read_parts(answer: &[u8], piece_bytes: usize) -> Option<Vec<u8>> {
+    let pieces: Vec<_> =
+        answer.chunks(piece_bytes).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+    let content_type = "multipart/mixed; boundary=x";
+    let parts = super::multipart::Multipart::new(content_type, Box::pin(stream::iter(pieces)));
+    let mut file = parts.unwrap().file().await.ok()?.body;
+    let mut whole = Vec::new();
+    while let Some(piece) = stream::StreamExt::next(&mut file).await {
+        whole.extend_from_slice(&piece.ok()?);
+    }
+    Some(whole)
+}
+
+/// The renderings that can be made of some bytes, still and moving.
+pub(crate) fn try_renderings(source: &[u8], pixels_max: u64) -> Vec<Bytes> {
+    let _ = kind::of_bytes(source);
+    let mut made = Vec::new();
+    for size in [thumbnail::SIZES[1], thumbnail::SIZES[4]] {
+        made.extend(thumbnail::render(source, size, pixels_max).ok());
+        made.extend(animate::animated(source, size, pixels_max).ok().flatten());
+    }
+    made
 }
 
 /// The ID at the end of an `mxc://` URI.

@@ -19,6 +19,8 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::animate::animated;
+use super::renderings::Rendering;
 use super::serve::{Found, Reader};
 use super::{Media, no_such_media, stamp};
 
@@ -33,7 +35,7 @@ const SIDE_PIXELS_MAX: u32 = 32_768;
 const DECODED_BYTES_PER_PIXEL: u64 = 8;
 const DECODER_BYTES: u64 = 16 * 1024 * 1024;
 /// No rendering is larger.
-const RENDERING_BYTES_MAX: u64 = 16 * 1024 * 1024;
+pub(super) const RENDERING_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const JPEG_QUALITY: u8 = 80;
 
 /// What a client asks for.
@@ -45,6 +47,8 @@ pub struct Wanted {
     pub height: u32,
     /// Fill the size and cut off what stands over, instead of fitting into it.
     pub crop: bool,
+    /// Moving, if the original moves.
+    pub animated: bool,
 }
 
 impl Wanted {
@@ -63,9 +67,11 @@ const PLACEHOLDER: &[&str] = &[
 ];
 
 fn named(bytes: Bytes) -> Thumbnail {
-    let is_png = bytes.starts_with(b"\x89PNG");
-    let (content_type, extension) =
-        if is_png { ("image/png", "png") } else { ("image/jpeg", "jpg") };
+    let (content_type, extension) = match &bytes[..] {
+        [b'\x89', b'P', b'N', b'G', ..] => ("image/png", "png"),
+        [b'G', b'I', b'F', b'8', ..] => ("image/gif", "gif"),
+        _ => ("image/jpeg", "jpg"),
+    };
     Thumbnail { bytes, content_type, extension }
 }
 
@@ -74,9 +80,9 @@ fn named(bytes: Bytes) -> Thumbnail {
 pub struct Thumbnail {
     /// The picture.
     pub bytes: Bytes,
-    /// `image/jpeg` or `image/png`.
+    /// `image/jpeg` or `image/png`, `image/gif` if it moves.
     pub content_type: &'static str,
-    /// `jpg` or `png`.
+    /// `jpg`, `png` or `gif`.
     pub extension: &'static str,
 }
 
@@ -84,34 +90,36 @@ pub struct Thumbnail {
 /// methods: 32x32 crop, 96x96 crop, 320x240 scale, 640x480 scale, 800x600 scale"; the others are for
 /// the screens of today.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Size {
-    label: &'static str,
-    width: u32,
-    height: u32,
-    crop: bool,
+pub(super) struct Size {
+    pub label: &'static str,
+    /// What it is called where it moves; none: it is too large to move.
+    pub moving: Option<&'static str>,
+    pub width: u32,
+    pub height: u32,
+    pub crop: bool,
 }
 
-const SIZES: [Size; 9] = [
-    Size { label: "32x32c", width: 32, height: 32, crop: true },
-    Size { label: "96x96c", width: 96, height: 96, crop: true },
-    Size { label: "256x256c", width: 256, height: 256, crop: true },
-    Size { label: "512x512c", width: 512, height: 512, crop: true },
-    Size { label: "320x240s", width: 320, height: 240, crop: false },
-    Size { label: "640x480s", width: 640, height: 480, crop: false },
-    Size { label: "800x600s", width: 800, height: 600, crop: false },
-    Size { label: "1600x1200s", width: 1_600, height: 1_200, crop: false },
-    Size { label: "3200x2400s", width: 3_200, height: 2_400, crop: false },
+pub(super) const SIZES: [Size; 9] = [
+    Size { label: "32x32c", moving: Some("32x32cm"), width: 32, height: 32, crop: true },
+    Size { label: "96x96c", moving: Some("96x96cm"), width: 96, height: 96, crop: true },
+    Size { label: "256x256c", moving: Some("256x256cm"), width: 256, height: 256, crop: true },
+    Size { label: "512x512c", moving: Some("512x512cm"), width: 512, height: 512, crop: true },
+    Size { label: "320x240s", moving: Some("320x240sm"), width: 320, height: 240, crop: false },
+    Size { label: "640x480s", moving: Some("640x480sm"), width: 640, height: 480, crop: false },
+    Size { label: "800x600s", moving: Some("800x600sm"), width: 800, height: 600, crop: false },
+    Size { label: "1600x1200s", moving: None, width: 1_600, height: 1_200, crop: false },
+    Size { label: "3200x2400s", moving: None, width: 3_200, height: 2_400, crop: false },
 ];
 
 /// The labels of all renderings a blob can have.
-pub(super) fn labels() -> [&'static str; SIZES.len()] {
-    SIZES.map(|size| size.label)
+pub(super) fn labels() -> Vec<&'static str> {
+    SIZES.iter().flat_map(|size| [Some(size.label), size.moving]).flatten().collect()
 }
 
 /// "Servers MUST NOT return a smaller thumbnail than requested": the first size that is as large, else
 /// the largest there is, which bounds the work.
 fn size_for(wanted: Wanted) -> Size {
-    let Wanted { width, height, crop } = wanted;
+    let Wanted { width, height, crop, .. } = wanted;
     // Only squares are kept cropped: the number of renderings of a file must stay small.
     let square = crop && width == height;
     let covers = |size: &&Size| size.crop == square && size.width >= width && size.height >= height;
@@ -164,7 +172,12 @@ impl Media {
         // What a marked picture shows of the original is bounded.
         let is_marked = obligations.form != Form::Thumbnail;
         let wanted = if is_marked { wanted.at_most(800, 600) } else { wanted };
-        let mut bytes = self.rendering(found, size_for(wanted)).await?;
+        let size = size_for(wanted);
+        let moving = size.moving.filter(|_| wanted.animated && !is_marked);
+        let mut bytes = match moving {
+            Some(label) => self.rendering(found, (size, label)).await?,
+            None => self.rendering(found, (size, size.label)).await?,
+        };
         if is_marked {
             bytes = self.stamped(reader, bytes, obligations.watermark).await?;
         }
@@ -196,16 +209,22 @@ impl Media {
         self.in_the_pool(move || stamp::mark(&picture, &lines)).await
     }
 
-    async fn rendering(&self, found: &Found, size: Size) -> Result<Bytes, Error> {
+    /// A rendering, kept under its label.
+    async fn rendering(
+        &self,
+        found: &Found,
+        (size, label): (Size, &'static str),
+    ) -> Result<Bytes, Error> {
         let number = found.living().number;
         let row = &found.living().row;
         let (blob, key) = self.open_key(number, row).await?.ok_or_else(no_such_media)?;
-        let kept = || self.blobs().read_rendering(&blob, size.label, &key, RENDERING_BYTES_MAX);
+        let kept = || self.blobs().read_rendering(&blob, label, &key, RENDERING_BYTES_MAX);
         if let Some(bytes) = kept().await? {
+            self.note_rendering((blob, label), &bytes).await;
             return Ok(bytes);
         }
         // One makes it, the others wait and find it. A purge waits too, and then erases it.
-        let _door = self.0.doors.enter(number.0).await;
+        let door = self.0.doors.enter(number.0).await;
         if let Some(bytes) = kept().await? {
             return Ok(bytes);
         }
@@ -213,10 +232,13 @@ impl Media {
         if row.bytes > SOURCE_BYTES_MAX {
             return Err(too_large());
         }
-        let made = self.render(&blob, &key, row.bytes, size).await?;
-        let mut writer = self.blobs().begin_rendering(&blob, size.label, &key).await?;
+        let moving = label != size.label;
+        let made = self.render(&blob, &key, row.bytes, (size, moving)).await?;
+        let mut writer = self.blobs().begin_rendering(&blob, label, &key).await?;
         writer.write(&made).await?;
         drop(writer.finish().await?.into_named());
+        drop(door);
+        self.note_rendering((blob, label), &made).await;
         Ok(made)
     }
 
@@ -226,7 +248,7 @@ impl Media {
         blob: &appliance_ledger::blobs::BlobName,
         key: &appliance_ledger::SecretKey,
         bytes: u64,
-        size: Size,
+        (size, moving): (Size, bool),
     ) -> Result<Bytes, Error> {
         // The place is taken before the original is read, so that few originals are in memory at once.
         let place = self.place().await?;
@@ -241,7 +263,26 @@ impl Media {
             }
         }
         let pixels_max = self.options().pixels_max;
-        in_the_pool(place, move || render(&source, size, pixels_max)).await
+        in_the_pool(place, move || {
+            // What does not move has its still picture under the name of the moving one, too.
+            if moving && let Some(made) = animated(&source, size, pixels_max)? {
+                return Ok(made);
+            }
+            render(&source, size, pixels_max)
+        })
+        .await
+    }
+
+    /// Notes that a rendering was asked for; those that take up too much room go, the oldest first.
+    async fn note_rendering(&self, rendering: Rendering, bytes: &Bytes) {
+        let bytes_max = self.options().renderings_bytes_max;
+        for (blob, label) in self.0.renderings.used(rendering, bytes.len() as u64, bytes_max) {
+            // Nobody writes it meanwhile. Who reads it meanwhile makes it again.
+            let _door = self.0.doors.enter(blob.number()).await;
+            if let Err(error) = self.blobs().erase_rendering(&blob, label).await {
+                tracing::warn!(kind = "media.rendering_stuck", %error, "a rendering stays");
+            }
+        }
     }
 
     async fn place(&self) -> Result<OwnedSemaphorePermit, Error> {
@@ -271,7 +312,7 @@ async fn in_the_pool(
     rendered.map_err(|_| cannot_thumbnail())?
 }
 
-fn format_of(source: &[u8]) -> Result<ImageFormat, Error> {
+pub(super) fn format_of(source: &[u8]) -> Result<ImageFormat, Error> {
     use ImageFormat::{Gif, Jpeg, Png, WebP};
     // By its bytes, not by what the uploader says.
     match image::guess_format(source) {
@@ -280,17 +321,22 @@ fn format_of(source: &[u8]) -> Result<ImageFormat, Error> {
     }
 }
 
-/// Decodes, turns upright, makes smaller, encodes. The first picture of an animation stands for it:
-/// "When not provided, the server SHOULD NOT return an animated thumbnail."
-fn render(source: &[u8], size: Size, pixels_max: u64) -> Result<Bytes, Error> {
-    let format = format_of(source)?;
-    let mut reader = ImageReader::with_format(Cursor::new(source), format);
+/// What a decoder may hold.
+pub(super) fn decoder_limits(pixels_max: u64) -> Limits {
     let mut limits = Limits::no_limits();
     limits.max_image_width = Some(SIDE_PIXELS_MAX);
     limits.max_image_height = Some(SIDE_PIXELS_MAX);
     limits.max_alloc =
         Some(pixels_max.saturating_mul(DECODED_BYTES_PER_PIXEL).saturating_add(DECODER_BYTES));
-    reader.limits(limits);
+    limits
+}
+
+/// Decodes, turns upright, makes smaller, encodes. The first picture of an animation stands for it:
+/// "When not provided, the server SHOULD NOT return an animated thumbnail."
+pub(super) fn render(source: &[u8], size: Size, pixels_max: u64) -> Result<Bytes, Error> {
+    let format = format_of(source)?;
+    let mut reader = ImageReader::with_format(Cursor::new(source), format);
+    reader.limits(decoder_limits(pixels_max));
     let mut decoder = reader.into_decoder().map_err(|error| refused(&error))?;
     let (width, height) = decoder.dimensions();
     // A small file may claim to be a huge picture: it is refused before anything is unpacked.
@@ -317,7 +363,7 @@ fn render(source: &[u8], size: Size, pixels_max: u64) -> Result<Bytes, Error> {
 }
 
 /// "Servers MUST NOT upscale thumbnails under any circumstance."
-fn shrink(picture: DynamicImage, width: u32, height: u32, crop: bool) -> DynamicImage {
+pub(super) fn shrink(picture: DynamicImage, width: u32, height: u32, crop: bool) -> DynamicImage {
     let (is_width, is_height) = (picture.width(), picture.height());
     if crop {
         let side = width.min(is_width).min(is_height);
@@ -462,7 +508,8 @@ mod tests {
 
     #[test]
     fn the_size_is_the_next_larger_one() {
-        let of = |width, height, crop| size_for(Wanted { width, height, crop }).label;
+        let of =
+            |width, height, crop| size_for(Wanted { width, height, crop, animated: false }).label;
         assert_eq!(of(30, 30, true), "32x32c");
         assert_eq!(of(33, 33, true), "96x96c");
         assert_eq!(of(600, 600, true), "800x600s", "no square is as large");

@@ -9,19 +9,26 @@ use appliance_ledger::keyspaces::{
     INHERITED, MEDIA, MEDIA_DUE, MEDIA_IDS, MEDIA_PENDING, MEDIA_UNBOUND,
 };
 use appliance_ledger::rows::media::{MediaRow, Stage, UnboundRow};
-use appliance_model::{Caller, Error, Kind, MediaNid};
+use appliance_model::{Caller, Error, Kind, MediaNid, UserNid};
 use appliance_rules::policy;
 use aws_lc_rs::digest;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::OwnedMutexGuard;
 
-use super::{Media, media_digest, no_such_media};
+use super::{Media, kind, media_digest, no_such_media};
 
 /// Names longer than what file systems take help nobody.
 const FILENAME_BYTES_MAX: usize = 255;
 /// The type of what is not known, or encrypted.
 pub const OCTET_STREAM: &str = "application/octet-stream";
+
+/// What has arrived.
+struct Received {
+    kept: Kept,
+    content: Digest,
+    sniffed: Option<&'static str>,
+}
 
 /// What comes along with an upload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +51,7 @@ impl Media {
     /// * [`Kind::Unavailable`]: the disk is full, or too many uploads are under way. Nothing was kept.
     /// * [`Kind::InvalidParam`]: the bytes did not arrive whole.
     /// * [`Kind::Limited`]: many uploads in a short time.
+    /// * [`Kind::ResourceLimit`]: the user, or all together, have as much here as they may.
     pub async fn upload<B, E>(
         &self,
         caller: &Caller,
@@ -56,7 +64,7 @@ impl Media {
         self.count(caller)?;
         let number = MediaNid(self.ledger().next_number());
         let media_id = self.fresh_id();
-        let received = self.receive(number, &new, body).await?;
+        let received = self.receive((caller.user, number), &new, body).await?;
         let uri = self.uri(&media_id);
         self.name(caller, (number, media_id), new, received, None).await?;
         Ok(uri)
@@ -82,12 +90,12 @@ impl Media {
         B: Stream<Item = Result<Bytes, E>> + Unpin,
     {
         let number = self.reserved(caller, server_name, media_id).await?;
-        let received = self.receive(number, &new, body).await?;
+        let received = self.receive((caller.user, number), &new, body).await?;
         // A retry may have overtaken this upload: only one becomes the file.
         let door = self.0.doors.enter(number.0).await;
         let judged = self.reserved(caller, server_name, media_id).await;
         if let Err(error) = judged {
-            self.discard(received.0).await;
+            self.discard(received.kept).await;
             return Err(error);
         }
         self.name(caller, (number, media_id.to_owned()), new, received, Some(door)).await?;
@@ -117,10 +125,10 @@ impl Media {
 
     async fn receive<B, E>(
         &self,
-        number: MediaNid,
+        (user, number): (UserNid, MediaNid),
         new: &NewFile,
         mut body: B,
-    ) -> Result<(Kept, Digest), Error>
+    ) -> Result<Received, Error>
     where
         B: Stream<Item = Result<Bytes, E>> + Unpin,
     {
@@ -129,12 +137,14 @@ impl Media {
         if new.announced_bytes.is_some_and(|bytes| bytes > bytes_max) {
             return Err(too_large());
         }
+        self.check_quota(user, new.announced_bytes.unwrap_or_default()).await?;
         let _place = self.0.uploads.try_acquire().map_err(|_| {
             Error::new(Kind::Unavailable, "Too many uploads are under way. Try again shortly.")
         })?;
         let mut writer = self.blobs().begin(number.0).await?;
         let mut bytes = 0_u64;
         let mut digest = digest::Context::new(&digest::SHA256);
+        let mut head = Vec::with_capacity(kind::HEAD_BYTES);
         while let Some(part) = body.next().await {
             let part =
                 part.map_err(|_| Error::invalid_param("The upload did not arrive whole."))?;
@@ -143,6 +153,7 @@ impl Media {
                 return Err(too_large());
             }
             digest.update(&part);
+            head.extend(part.iter().take(kind::HEAD_BYTES - head.len()));
             writer.write(&part).await?;
         }
         if new.announced_bytes.is_some_and(|announced| announced != bytes) {
@@ -150,7 +161,7 @@ impl Media {
         }
         // Keyed, so that nobody who finds it can tell which picture it was.
         let content = self.ledger().digest(&[b"content", digest.finish().as_ref()]);
-        Ok((writer.finish().await?, content))
+        Ok(Received { kept: writer.finish().await?, content, sniffed: kind::of_bytes(&head) })
     }
 
     /// The one commit: from here on the file is there.
@@ -159,7 +170,7 @@ impl Media {
         caller: &Caller,
         (number, media_id): (MediaNid, String),
         new: NewFile,
-        (kept, content): (Kept, Digest),
+        Received { kept, content, sniffed }: Received,
         door: Option<OwnedMutexGuard<()>>,
     ) -> Result<(), Error> {
         let now_ms = self.now_ms();
@@ -193,11 +204,19 @@ impl Media {
             key_day,
             wrapped_key,
             content: Some(content.to_vec()),
+            sniffed: sniffed.map(str::to_owned),
         };
         let uri = self.uri(&row.media_id);
         let mut commit = self.ledger().begin(policy::may_upload(&caller.user_id, &uri));
         commit.put(&MEDIA_IDS, &media_digest(self.ledger(), &row.media_id), &number.0);
         commit.put(&MEDIA, &number, &row);
+        let counting = match self.count_file(caller.user, row.bytes, &mut commit).await {
+            Ok(counting) => counting,
+            Err(error) => {
+                self.discard(kept).await;
+                return Err(error);
+            }
+        };
         commit.put(&MEDIA_DUE, &(deadline_ms, number), &());
         commit.delete(&MEDIA_PENDING, &(caller.user, number));
         if may_be_encrypted {
@@ -205,11 +224,12 @@ impl Media {
             commit.put(&MEDIA_UNBOUND, &(caller.device, number), &unbound);
         }
         let blob = kept.name.clone();
-        commit.hold((kept.into_named(), in_use, door));
+        commit.hold((kept.into_named(), in_use, door, counting));
         if let Err(error) = self.ledger().commit(commit).await {
             // Nobody was told of the file. Should its row be there after all, it is a file that nobody
             // can read, until its deadline.
             let _ = self.blobs().erase(&blob, &[]).await;
+            self.take_off_total(row.bytes);
             return Err(error);
         }
         Ok(())

@@ -18,6 +18,8 @@ use std::sync::Arc;
 use appliance_model::ruma::ServerName;
 
 pub use authenticate::Claim;
+#[cfg(test)]
+pub(crate) use canonical::canonical as canonical_json;
 pub(crate) use canonical::canonical;
 pub use keys::base64;
 pub use outbox::{Outbox, QueueState};

@@ -61,6 +61,15 @@ fn one_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
     is_range.then_some((first, last))
 }
 
+/// The bytes asked for, if some can be given.
+#[cfg(test)]
+pub(crate) fn range_for_tests(headers: &HeaderMap, bytes: u64) -> Option<(u64, u64)> {
+    match wanted(headers, bytes) {
+        Part::Bytes { from, to, .. } => Some((from, to)),
+        Part::Unsatisfiable => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;

@@ -1,12 +1,14 @@
 //! What clients and browsers see of files.
 
+use appliance_services::Options;
+use appliance_services::media::MediaOptions;
 use axum::body::Body;
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request};
 use serde_json::Value;
 
-use crate::scenario::{Desk, SERVER};
+use crate::scenario::{Desk, SERVER, open_house};
 
 struct Seen {
     status: u16,
@@ -105,6 +107,37 @@ async fn a_picture_is_shown_in_place_and_a_page_is_not() {
         assert_eq!(seen.header("content-type"), active);
         seen.is_guarded();
     }
+}
+
+/// What says that it is a picture and is a page is not shown in place.
+#[tokio::test]
+async fn nothing_in_disguise_is_shown_in_place() {
+    let client = Client::new().await;
+    for (announced, bytes, shown) in [
+        ("image/png", b"<svg onload=alert(1)>".as_slice(), "attachment"),
+        ("text/plain", b" <!doctype html><script>", "attachment"),
+        ("image/jpeg", b"%PDF-1.7 ", "attachment"),
+        ("image/png", b"\x89PNG\r\n\x1a\n", "inline"),
+        ("text/plain", b"Bed 4 < bed 5", "inline"),
+    ] {
+        let media = client.upload("", announced, bytes).await;
+        let seen = client.get(&download(&media)).await;
+        assert_eq!(seen.header("content-disposition"), shown, "{announced} {bytes:?}");
+        assert_eq!(seen.header("content-type"), announced);
+        seen.is_guarded();
+    }
+}
+
+#[tokio::test]
+async fn who_has_enough_here_is_told_whom_to_ask() {
+    let media = MediaOptions { user_bytes_max: 3, ..MediaOptions::default() };
+    let desk = Desk::with(Options { media, ..open_house() }).await;
+    let token = desk.sign_up("nurse").await;
+    let client = Client { desk, token };
+    let seen = client.send("POST", "/_matrix/media/v3/upload", &[], "four").await;
+    assert_eq!(seen.error(), (403, "M_RESOURCE_LIMIT_EXCEEDED".to_owned()));
+    let contact = "https://hospital.example/.well-known/matrix/support";
+    assert_eq!(seen.json()["admin_contact"], contact);
 }
 
 #[tokio::test]
@@ -213,6 +246,7 @@ async fn thumbnails_are_of_pictures_only() {
         ("width=-1&height=5", "M_INVALID_PARAM"),
         ("width=0&height=5", "M_INVALID_PARAM"),
         ("width=5&height=5&method=stretch", "M_INVALID_PARAM"),
+        ("width=5&height=5&animated=perhaps", "M_INVALID_PARAM"),
         ("width=5&height=5&timeout_ms=x", "M_INVALID_PARAM"),
     ] {
         assert_eq!(client.get(&of(&media, query)).await.error(), (400, errcode.to_owned()));

@@ -156,7 +156,7 @@ async fn the_bytes_are_nowhere_before_and_after() {
     jpeg.extend_from_slice(MARKER);
     let uri = ward.upload(&nurse, &jpeg).await;
     let found = ward.find(&uri).await.unwrap();
-    let wanted = thumbnail::Wanted { width: 32, height: 32, crop: true };
+    let wanted = thumbnail::Wanted { width: 32, height: 32, crop: true, animated: false };
     let made = ward.services.media.thumbnail(&nurse, &found, wanted).await.unwrap();
     let again = ward.services.media.thumbnail(&nurse, &found, wanted).await.unwrap();
     assert_eq!(made.bytes, again.bytes);

@@ -71,7 +71,7 @@ async fn an_unmanaged_phone_gets_a_placeholder_on_every_path_and_a_managed_one_t
         let shown = image::load_from_memory(&made.bytes).unwrap().to_rgb8();
         assert!(!shown.pixels().any(|pixel| pixel.0 == [150, 60, 60]), "nothing of the photo");
         let found = ward.find(&uri).await.unwrap();
-        let wanted = Wanted { width: 800, height: 600, crop: false };
+        let wanted = Wanted { width: 800, height: 600, crop: false, animated: false };
         let small = ward.services.media.thumbnail(who, &found, wanted).await.unwrap();
         assert_eq!(small.bytes, made.bytes);
     }
