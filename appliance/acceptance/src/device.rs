@@ -126,17 +126,22 @@ pub struct Photo {
 impl Device {
     /// Registers a new account as a client does, and starts syncing.
     pub async fn register(sdk: Box<dyn Sdk>, person: &Person, server: &Server) -> Self {
-        Self::enter("register", sdk, person, server).await
+        Self::enter("register", sdk, person, &server.base_url()).await
     }
 
     /// Logs in with the password, and starts syncing.
     pub async fn log_in(sdk: Box<dyn Sdk>, person: &Person, server: &Server) -> Self {
-        Self::enter("login", sdk, person, server).await
+        Self::enter("login", sdk, person, &server.base_url()).await
     }
 
-    async fn enter(how: &str, mut sdk: Box<dyn Sdk>, person: &Person, server: &Server) -> Self {
+    /// The same at any server's URL.
+    pub async fn log_in_at(sdk: Box<dyn Sdk>, person: &Person, base_url: &str) -> Self {
+        Self::enter("login", sdk, person, base_url).await
+    }
+
+    async fn enter(how: &str, mut sdk: Box<dyn Sdk>, person: &Person, base_url: &str) -> Self {
         let given = json!({
-            "base_url": server.base_url(),
+            "base_url": base_url,
             "user": person.localpart,
             "password": person.password,
         });

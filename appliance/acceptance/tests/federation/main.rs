@@ -2,11 +2,20 @@
 //! another Wardstone. Each file starts its servers once and plays several scenes with them, because a
 //! Synapse takes seconds to start.
 
+// matrix-sdk's futures nest deeply.
+#![recursion_limit = "256"]
 #![expect(clippy::panic, clippy::print_stderr, reason = "tests fail aloud")]
 
+#[path = "../clients/rust_sdk.rs"]
+mod rust_sdk;
+
+mod branches;
+mod encrypted;
 mod members;
 mod resident;
 mod rooms;
 mod scenes;
+mod stranger;
 mod talk;
 mod town;
+mod two;

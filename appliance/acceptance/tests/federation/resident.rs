@@ -53,6 +53,17 @@ impl Resident {
         answer.unwrap_or_else(|error| panic!("{method} {path}: {}", error.0))
     }
 
+    /// The same; none if the server is gone before it has answered.
+    pub async fn try_call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Option<Answer> {
+        let path = format!("/_matrix/client{path}");
+        self.http.call(method, &path, Some(&self.token), body.as_ref()).await.ok()
+    }
+
     /// `GET` that succeeds.
     pub async fn get(&self, path: &str) -> Value {
         self.expect(Method::GET, path, None).await

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::resident::Resident;
 use crate::scenes::Scenes;
 use crate::town::Town;
-use crate::{members, talk};
+use crate::{branches, members, talk};
 
 /// Two people, one at each hospital.
 #[derive(Clone)]
@@ -75,12 +75,16 @@ async fn rooms_with_a_synapse() {
             let name = named(&format!("redaction, {version}"));
             scenes.play(&name, talk::redaction(p(), at, version)).await;
         }
+        for version in ["10", "12"] {
+            let name = named(&format!("conflict, {version}"));
+            scenes.play(&name, branches::conflict(p(), at, version)).await;
+            let name = named(&format!("power fight, {version}"));
+            scenes.play(&name, branches::power_fight(p(), at, version)).await;
+        }
         scenes.play(&named("knock"), members::knock(p(), at)).await;
         scenes.play(&named("typing and receipts"), talk::typing_and_receipts(p(), at)).await;
         scenes.play(&named("media"), talk::media(p(), at)).await;
-        if matches!(at, Host::Wardstone) {
-            scenes.play(&named("space"), talk::space(p(), at)).await;
-        }
+        scenes.play(&named("space"), talk::space(p(), at)).await;
         scenes.play(&named("upgrade"), talk::upgrade(p(), at)).await;
         scenes.play(&named("history"), talk::long_history(p(), at, 250)).await;
     }

@@ -101,6 +101,16 @@ impl Town {
 }
 
 impl Hospital {
+    /// What its people type in as their server.
+    pub fn base_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// A folder for the test's own files.
+    pub fn scratch(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// A raw client of it.
     pub fn http(&self) -> Http {
         Http::new(&self.address)
@@ -109,8 +119,14 @@ impl Hospital {
     /// Somebody with an account and a session.
     pub async fn hire(self: &Arc<Self>, localpart: &str) -> Resident {
         let password = format!("password-of-{localpart}");
+        self.enrol(localpart, &password).await;
+        Resident::log_in(self, localpart, &password).await
+    }
+
+    /// An account, and no session yet.
+    pub async fn enrol(&self, localpart: &str, password: &str) {
         if self.kind == Kind::Wardstone {
-            self.order_with(&["user", "create", localpart], &password).await;
+            self.order_with(&["user", "create", localpart], password).await;
         } else {
             let body = json!({
                 "username": localpart, "password": password, "inhibit_login": true,
@@ -120,7 +136,6 @@ impl Hospital {
             let answer = self.http().call(http::Method::POST, path, None, Some(&body)).await;
             answer.expect("an answer").ok();
         }
-        Resident::log_in(self, localpart, &password).await
     }
 
     /// Puts another hospital on this one's list.

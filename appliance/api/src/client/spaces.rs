@@ -21,6 +21,9 @@ use super::membership::room_named;
 use crate::json::{answer, read_json};
 use crate::route::{Access, RawRequest, Routes, Visit, json_response};
 
+/// Servers that a client names as knowing a room.
+const VIA_MAX: usize = 10;
+
 pub(crate) fn add(routes: &mut Routes) {
     routes.serve_json(hierarchy);
     for path in [
@@ -87,8 +90,11 @@ async fn summary(visit: Visit<RawRequest>) -> Result<Response, Error> {
     check_open(&visit)?;
     let name = <&RoomOrAliasId>::try_from(visit.request.param(0)?)
         .map_err(|_| Error::invalid_param("A room is named by its ID or an alias."))?;
-    let (room_id, _): (OwnedRoomId, _) = room_named(&visit.services, name).await?;
-    let summary = visit.services.rooms.face_for(visit.visitor.as_ref(), &room_id).await?;
+    let (room_id, mut via): (OwnedRoomId, _) = room_named(&visit.services, name).await?;
+    let query = visit.request.uri.query().unwrap_or_default();
+    let named = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == "via");
+    via.extend(named.filter_map(|(_, name)| name.as_ref().try_into().ok()).take(VIA_MAX));
+    let summary = visit.services.rooms.face_for(visit.visitor.as_ref(), &room_id, &via).await?;
     let mut body = serde_json::to_value(summary).map_err(Error::internal)?;
     // What clients of before the acceptance read.
     for (old, new) in [

@@ -56,5 +56,19 @@ mod tests {
         assert_eq!(found["inaccessible_children"], json!([closed]));
         assert_eq!(ask(&closed).await.0, 404);
         assert_eq!(ask("!nowhere:a.example").await.0, 404);
+
+        // People of the other hospital walk the tree too.
+        let doctor = town.desk(1).sign_up("doctor").await;
+        let path = format!("/v1/rooms/{space}/hierarchy");
+        let tree = town.desk(1).get(&path, &doctor).await.ok();
+        let names: Vec<_> =
+            tree["rooms"].as_array().unwrap().iter().map(|room| room["name"].as_str()).collect();
+        assert_eq!(names, [Some("House"), Some("Lobby")], "{tree}");
+        assert_eq!(tree["rooms"][0]["children_state"].as_array().unwrap().len(), 2);
+        let path = format!("/v1/room_summary/{open}?via=a.example");
+        let summary = town.desk(1).get(&path, &doctor).await.ok();
+        assert_eq!((&summary["name"], &summary["membership"]), (&json!("Lobby"), &json!("leave")));
+        let path = format!("/v1/room_summary/{closed}?via=a.example&via=c.example");
+        assert_eq!(town.desk(1).get(&path, &doctor).await.status, 404);
     }
 }

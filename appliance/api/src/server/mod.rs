@@ -9,6 +9,7 @@ mod media;
 mod openid;
 mod query;
 mod rooms;
+mod third_party;
 mod version;
 
 use crate::route::Routes;
@@ -24,6 +25,7 @@ pub(crate) fn add(routes: &mut Routes) {
     openid::add(routes);
     hierarchy::add(routes);
     rooms::add(routes);
+    third_party::add(routes);
 }
 
 #[cfg(test)]

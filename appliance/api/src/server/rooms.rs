@@ -16,13 +16,13 @@ use appliance_model::ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionI
 use appliance_model::{Error, Kind};
 use appliance_services::federation::{InviteBody, MissingQuery};
 use axum::response::Response;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::json::read_json;
 use crate::peer::BODY_BYTES_MAX;
-use crate::route::{RawRequest, Routes, Visit, json_response, read_body};
+use crate::route::{Access, RawRequest, Routes, Visit, json_response, read_body};
 
 /// "edus: … Must not include more than 100 EDUs."
 const EDUS_MAX: usize = 100;
@@ -35,6 +35,13 @@ pub(crate) fn add(routes: &mut Routes) {
     routes.serve_raw_as::<prepare_knock_event::v1::Request, _, _>(make_knock);
     routes.serve_raw_as::<create_join_event::v2::Request, _, _>(send_join);
     routes.serve_raw_as::<create_leave_event::v2::Request, _, _>(send_leave);
+    for (path, membership) in [
+        ("/_matrix/federation/v1/send_join/{room_id}/{event_id}", MembershipState::Join),
+        ("/_matrix/federation/v1/send_leave/{room_id}/{event_id}", MembershipState::Leave),
+    ] {
+        let handler = move |visit| send_v1(visit, membership.clone());
+        routes.serve_raw(Method::PUT, path, Access::Peer, handler);
+    }
     routes.serve_raw_as::<create_knock_event::v1::Request, _, _>(send_knock);
     routes.serve_raw_as::<create_invite::v2::Request, _, _>(invite);
     routes.serve_raw_as::<create_invite::v1::Request, _, _>(invite_v1);
@@ -107,6 +114,22 @@ async fn send_join(mut visit: Visit<RawRequest>) -> Result<Response, Error> {
     let (room_id, id, event) = signed_event(&mut visit).await?;
     let rooms = &visit.services.rooms;
     ok(rooms.take_join(visit.origin()?, (&room_id, &id), &event).await?)
+}
+
+/// Version 1, deprecated: the same answers, as the second of two elements after a status ([spec]).
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1send_joinroomideventid
+async fn send_v1(
+    mut visit: Visit<RawRequest>,
+    membership: MembershipState,
+) -> Result<Response, Error> {
+    let (room_id, id, event) = signed_event(&mut visit).await?;
+    let (rooms, at) = (&visit.services.rooms, (&*room_id, &*id));
+    let answer = match membership {
+        MembershipState::Join => rooms.take_join(visit.origin()?, at, &event).await?,
+        _ => rooms.take_leave(visit.origin()?, at, &event).await?,
+    };
+    ok(format!("[200,{answer}]"))
 }
 
 async fn send_leave(mut visit: Visit<RawRequest>) -> Result<Response, Error> {

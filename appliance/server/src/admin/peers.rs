@@ -15,8 +15,13 @@ impl Admin {
         by: &str,
     ) -> Result<Value, Refusal> {
         let peers = &self.house.services.peers;
+        let is_suspended = change.suspended == Some(true);
         peers.describe(server_name, change, by).await?;
-        Ok(in_json(&peers.report(server_name).await?))
+        let mut answer = in_json(&peers.report(server_name).await?);
+        if is_suspended {
+            answer["rooms"] = json!(peers.rooms_with(server_name).await?);
+        }
+        Ok(answer)
     }
 
     pub(super) async fn list_peers(&self) -> Result<Value, Refusal> {
@@ -25,7 +30,10 @@ impl Admin {
     }
 
     pub(super) async fn show_peer(&self, server_name: &ServerName) -> Result<Value, Refusal> {
-        Ok(in_json(&self.house.services.peers.report(server_name).await?))
+        let peers = &self.house.services.peers;
+        let mut answer = in_json(&peers.report(server_name).await?);
+        answer["rooms"] = json!(peers.rooms_with(server_name).await?);
+        Ok(answer)
     }
 
     pub(super) async fn remove_peer(
@@ -36,7 +44,8 @@ impl Admin {
         self.house.services.peers.remove(server_name, by).await?;
         // Whom the settings name is still talked with.
         let is_allowed = self.house.services.house.roll.allows(server_name);
-        Ok(json!({ "server_name": server_name, "is_allowed": is_allowed }))
+        let rooms = self.house.services.peers.rooms_with(server_name).await?;
+        Ok(json!({ "server_name": server_name, "is_allowed": is_allowed, "rooms": rooms }))
     }
 
     pub(super) async fn check_peer(&self, server_name: &ServerName) -> Result<Value, Refusal> {

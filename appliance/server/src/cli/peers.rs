@@ -74,7 +74,8 @@ struct List {
     common: Common,
 }
 
-/// Exchange nothing with a server for now. What it is owed is kept.
+/// Exchange nothing with a server for now. What it is owed is kept; the rooms in which its people are
+/// are listed.
 #[derive(Args)]
 #[command(after_help = "Example:\n  wardstone peers suspend hospital-b.example")]
 struct Suspend {
@@ -150,7 +151,10 @@ impl Peers {
                     } else {
                         ""
                     };
-                    format!("{} is off the list.{rest}", text(&answer["server_name"]))
+                    let mut lines =
+                        vec![format!("{} is off the list.{rest}", text(&answer["server_name"]))];
+                    lines.extend(rooms(answer));
+                    lines.join("\n")
                 })
             }
             Command::Check(Check { server, common }) => {
@@ -169,7 +173,17 @@ fn suspend(common: Common, server_name: OwnedServerName, suspended: bool) -> Exi
         media: None,
         pinned_keys: None,
     };
-    order::give(common, order, None, line)
+    order::give(common, order, None, |peer| {
+        let mut lines = vec![line(peer)];
+        lines.extend(rooms(peer));
+        lines.join("\n")
+    })
+}
+
+/// The rooms in which its people are.
+fn rooms(answer: &Value) -> Vec<String> {
+    let rooms = answer["rooms"].as_array().map(Vec::as_slice).unwrap_or_default();
+    rooms.iter().map(|room| format!("  room: {}", text(room))).collect()
 }
 
 fn server_name(text: &str) -> Result<OwnedServerName, String> {
@@ -216,6 +230,7 @@ fn page(peer: &Value) -> String {
     }
     lines.push(format!("  files: {}", if peer["media"] == true { "yes" } else { "no" }));
     lines.extend(keys(&peer["keys"]));
+    lines.extend(rooms(peer));
     lines.join("\n")
 }
 

@@ -80,7 +80,7 @@ impl Rooms {
     ///
     /// [`Kind::Forbidden`] if this server has nothing to do with any of them, [`Kind::NotFound`] if there
     /// are none.
-    pub(super) async fn ways_in(
+    pub(crate) async fn ways_in(
         &self,
         caller: &Caller,
         room_id: &RoomId,

@@ -73,6 +73,8 @@ pub enum Ask {
     Timestamp { room_id: OwnedRoomId, at_ms: u64, backward: bool },
     /// `GET /query/directory`.
     Alias { alias: OwnedRoomAliasId },
+    /// `GET /hierarchy`.
+    Hierarchy { room_id: OwnedRoomId },
 }
 
 impl Ask {
@@ -158,6 +160,7 @@ impl Ask {
             Self::Alias { alias } => {
                 format!("{V1}/query/directory?room_alias={}", encoded(alias.as_str()))
             }
+            Self::Hierarchy { room_id } => room(V1, "hierarchy", room_id.as_str(), ""),
         }
     }
 

@@ -37,4 +37,5 @@ mod wire;
 
 pub use invited::InviteBody;
 pub use line::{Ask, Line, OtherServers};
+pub(crate) use receive::only_this_one;
 pub use serve::MissingQuery;

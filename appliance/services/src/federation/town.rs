@@ -251,6 +251,7 @@ impl OtherServers for Phone {
                     if *backward { ApiDirection::Backward } else { ApiDirection::Forward };
                 rooms.timestamp_for(origin, room_id, *at_ms, direction).await
             }
+            Ask::Hierarchy { room_id } => rooms.hierarchy_for_server(origin, room_id, false).await,
             Ask::Alias { alias } => {
                 let room_id = rooms.resolve_alias(alias).await?;
                 Ok(format!(r#"{{"room_id":"{room_id}","servers":["{server}"]}}"#))

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use appliance_ledger::keyspaces::{MEMBERS, USER_ROOMS};
+use appliance_ledger::keyspaces::{MEMBERS, ROOMS, USER_ROOMS};
 use appliance_ledger::{Direction, membership};
-use appliance_model::ruma::OwnedServerName;
+use appliance_model::ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use appliance_model::{Error, RoomNid, UserNid};
 
 use crate::house::House;
@@ -12,8 +12,11 @@ use crate::house::House;
 /// Members and rooms read at once.
 const PAGE: usize = 1_000;
 
+/// Rooms in a list for an administrator: more are counted nowhere else either.
+const LISTED_MAX: usize = 10_000;
+
 impl House {
-    /// The other servers with a joined member, as far as this server talks with them.
+    /// The other servers with a joined member, as far as they may be owed anything.
     ///
     /// # Errors
     ///
@@ -24,7 +27,7 @@ impl House {
         Ok(servers.into_iter().collect())
     }
 
-    /// The other servers that share a room with a user, as far as this server talks with them.
+    /// The other servers that share a room with a user, as far as they may be owed anything.
     ///
     /// # Errors
     ///
@@ -52,6 +55,52 @@ impl House {
         }
     }
 
+    /// The rooms in which users of another server are joined, whether or not anything is exchanged with
+    /// it now. Looks at every room: for administrators, not for every request.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub(crate) async fn rooms_with(&self, server: &ServerName) -> Result<Vec<OwnedRoomId>, Error> {
+        let view = self.ledger.newest();
+        let mut from = RoomNid(0);
+        let mut found = Vec::new();
+        loop {
+            let range = (&from, &RoomNid(u64::MAX));
+            let (rooms, more) = view.scan_between(&ROOMS, range, Direction::Forward, PAGE).await?;
+            for (room, row) in &rooms {
+                if self.has_member_of(*room, server).await? {
+                    found.push(RoomId::parse(&*row.room_id).map_err(Error::internal)?);
+                }
+            }
+            match rooms.last() {
+                Some((room, _)) if more && found.len() < LISTED_MAX => from = RoomNid(room.0 + 1),
+                _ => return Ok(found),
+            }
+        }
+    }
+
+    async fn has_member_of(&self, room: RoomNid, server: &ServerName) -> Result<bool, Error> {
+        let view = self.ledger.newest();
+        let mut from = (room, membership::JOIN, UserNid(0));
+        let end = (room, membership::JOIN + 1, UserNid(0));
+        loop {
+            let (rows, more) =
+                view.scan_between(&MEMBERS, (&from, &end), Direction::Forward, PAGE).await?;
+            for ((_, _, user), _) in &rows {
+                if self.ledger.user_id(*user).await?.server_name() == server {
+                    return Ok(true);
+                }
+            }
+            match rows.last() {
+                Some(((_, _, user), _)) if more => {
+                    from = (room, membership::JOIN, UserNid(user.0 + 1));
+                }
+                _ => return Ok(false),
+            }
+        }
+    }
+
     async fn add_servers_in(
         &self,
         room: RoomNid,
@@ -69,7 +118,7 @@ impl House {
             for ((_, _, user), _) in &rows {
                 let user_id = self.ledger.user_id(*user).await?;
                 let server = user_id.server_name();
-                if *server != *self.server_name && self.roll.allows(server) {
+                if *server != *self.server_name && self.roll.may_be_owed(server) {
                     servers.insert(server.to_owned());
                 }
             }

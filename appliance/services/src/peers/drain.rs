@@ -56,6 +56,8 @@ impl Peers {
             // Whatever comes from now on rings again.
             outbox.change(server, |queue| queue.is_owed = false);
             if !self.house.roll.allows(server) {
+                // What lasts waits; who typed meanwhile is of no use later.
+                outbox.take_fleeting(server, EDUS_MAX);
                 return Ok(());
             }
             let batch = match outbox.take_pending(server) {

@@ -213,7 +213,8 @@ impl House {
     }
 
     fn owed(&self, mut servers: Vec<OwnedServerName>, commit: &mut Commit) -> Option<Vec<Digest>> {
-        servers.retain(|server| *server != self.server_name && self.roll.allows(server));
+        // A suspended peer is still in its rooms: what it misses waits until it is resumed.
+        servers.retain(|server| *server != self.server_name && self.roll.may_be_owed(server));
         if servers.is_empty() {
             return None;
         }

@@ -6,7 +6,7 @@ use appliance_ledger::keyspaces::{OUTBOX, OUTBOX_EDUS, PEER_KEYS, PEERS};
 use appliance_ledger::rows::peers::{PeerKeysRow, PeerRow};
 use appliance_model::Error;
 use appliance_model::ruma::api::federation::discovery::get_server_version;
-use appliance_model::ruma::{OwnedServerName, ServerName};
+use appliance_model::ruma::{OwnedRoomId, OwnedServerName, ServerName};
 use appliance_rules::Permit;
 
 use super::{ASK, Peers, QueueState};
@@ -209,6 +209,15 @@ impl Peers {
         })
     }
 
+    /// The rooms in which users of that server are: those that a suspension or a removal affects.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn rooms_with(&self, server: &ServerName) -> Result<Vec<OwnedRoomId>, Error> {
+        self.house.rooms_with(server).await
+    }
+
     /// Asks a peer who it is, over the same way on which everything else goes.
     ///
     /// # Errors
@@ -271,7 +280,7 @@ mod tests {
         let suspended = PeerChange { suspended: Some(true), ..Default::default() };
         let row = peers.describe(b, suspended, "uid 0").await.unwrap();
         assert_eq!(row.legal_name, "Hospital B", "what is not said stays");
-        assert!(!roll.allows(b));
+        assert!(!roll.allows(b) && roll.may_be_owed(b), "what it misses waits");
 
         let facts = ward.audit().await;
         let ward = ward.power_cut_and_restart().await;
@@ -282,6 +291,7 @@ mod tests {
         peers.remove(b, "uid 0").await.unwrap();
         assert!(peers.list().await.unwrap().is_empty());
         assert!(peers.remove(b, "uid 0").await.is_err());
+        assert!(!roll.may_be_owed(b), "who is off the list is owed nothing");
         assert!(facts.iter().any(|fact| fact.contains("peer.suspended")), "{facts:?}");
     }
 

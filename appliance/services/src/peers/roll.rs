@@ -40,6 +40,12 @@ impl Roll {
         }
     }
 
+    /// Whether that server gets, now or once its suspension is over, what is said in rooms it is in.
+    pub fn may_be_owed(&self, server_name: &ServerName) -> bool {
+        let described = self.described.read().unwrap_or_else(PoisonError::into_inner);
+        self.anyone || self.named.contains(server_name) || described.contains_key(server_name)
+    }
+
     /// Whether files may be given to that server, and taken from it.
     pub fn allows_media(&self, server_name: &ServerName) -> bool {
         match self.described(server_name) {

@@ -7,17 +7,18 @@ use appliance_ledger::keyspaces::{HEADS, ROOMS, USER_ROOMS};
 use appliance_ledger::{Root, membership};
 use appliance_model::ruma::events::StateEventType;
 use appliance_model::ruma::events::room::history_visibility::HistoryVisibility;
-use appliance_model::ruma::{OwnedRoomId, RoomId, RoomVersionId};
+use appliance_model::ruma::{OwnedRoomId, OwnedServerName, RoomId, RoomVersionId};
 use appliance_model::{Caller, Error, RoomNid};
 use appliance_rules::restricted::rooms_that_open_by;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::visible::visibility_set_by;
 use super::{Rooms, rules_of};
 
 /// A room as people outside see it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Face {
     /// Its ID.
     pub room_id: String,
@@ -65,8 +66,16 @@ pub struct Summary {
     pub membership: Option<String>,
 }
 
+impl Face {
+    /// Whether it is a room of rooms.
+    pub fn is_space(&self) -> bool {
+        self.room_type.as_deref() == Some("m.space")
+    }
+}
+
 impl Rooms {
-    /// The summary of a room that the caller may look at.
+    /// The summary of a room that the caller may look at; `via` are servers to ask about a room that
+    /// this one is not in.
     ///
     /// # Errors
     ///
@@ -75,17 +84,30 @@ impl Rooms {
         &self,
         caller: Option<&Caller>,
         room_id: &RoomId,
+        via: &[OwnedServerName],
     ) -> Result<Summary, Error> {
         let unknown = || Error::not_found("There is no such room, or it is not for you to see.");
-        let room = self.house.ledger.room(room_id).await?.ok_or_else(unknown)?;
-        let face = self.face(room).await?.ok_or_else(unknown)?;
-        if !self.may_look(caller, room, &face).await? {
-            return Err(unknown());
+        let room = self.house.ledger.room(room_id).await?;
+        let mut face = match room {
+            Some(room) => self.face(room).await?,
+            None => None,
+        };
+        if let Some(known) = &face
+            && !self.may_look(caller, room, known).await?
+        {
+            face = None;
         }
+        if let (None, Some(caller)) = (&face, caller) {
+            face = self.face_elsewhere(caller, room_id, via).await?;
+        }
+        let face = face.ok_or_else(unknown)?;
         let membership = match caller {
             None => None,
             Some(caller) => {
-                let row = self.house.ledger.get(&USER_ROOMS, &(caller.user, room)).await?;
+                let row = match room {
+                    Some(room) => self.house.ledger.get(&USER_ROOMS, &(caller.user, room)).await?,
+                    None => None,
+                };
                 let code = row.map_or(membership::LEAVE, |row| row.membership);
                 Some(membership::state(code).to_string())
             }
@@ -148,12 +170,14 @@ impl Rooms {
     pub async fn may_look(
         &self,
         caller: Option<&Caller>,
-        room: RoomNid,
+        room: Option<RoomNid>,
         face: &Face,
     ) -> Result<bool, Error> {
-        let row = match caller {
-            Some(caller) => self.house.ledger.get(&USER_ROOMS, &(caller.user, room)).await?,
-            None => None,
+        let row = match (caller, room) {
+            (Some(caller), Some(room)) => {
+                self.house.ledger.get(&USER_ROOMS, &(caller.user, room)).await?
+            }
+            _ => None,
         };
         match row.map(|row| row.membership) {
             Some(membership::JOIN | membership::INVITE) => return Ok(true),
@@ -229,14 +253,14 @@ mod tests {
                 "initial_state": [{ "type": "m.room.join_rules", "content": join_rule }],
             });
             let room = ward.room_as(&nurse, body).await;
-            let own = rooms.face_for(Some(&nurse), &room).await.unwrap();
+            let own = rooms.face_for(Some(&nurse), &room, &[]).await.unwrap();
             assert_eq!(own.membership.as_deref(), Some("join"));
             assert_eq!(own.face.name.as_deref(), Some("Ward 4"));
             assert_eq!(own.face.topic.as_deref(), Some("Beds"));
             assert_eq!(own.face.room_type.as_deref(), Some("m.space"));
             assert_eq!(own.face.join_rule, join_rule["join_rule"]);
             assert_eq!((own.face.num_joined_members, own.face.world_readable), (1, false));
-            let seen = async |caller| match rooms.face_for(caller, &room).await {
+            let seen = async |caller| match rooms.face_for(caller, &room, &[]).await {
                 Ok(summary) => Some(summary.membership),
                 Err(error) => {
                     assert_eq!(error.kind, Kind::NotFound);

@@ -2,14 +2,17 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidhierarchy
 
+mod elsewhere;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use appliance_ledger::Event;
-use appliance_model::ruma::{OwnedRoomId, RoomId, ServerName};
+use appliance_model::ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use appliance_model::{Caller, Error, RoomNid};
 use serde::Deserialize;
 
+use self::elsewhere::Elsewhere;
 use super::{Face, Rooms};
 use crate::sync::write::{List, Object};
 
@@ -21,6 +24,8 @@ const ROOMS_MAX: usize = 2_000;
 const CHILDREN_FOR_SERVERS_MAX: usize = 100;
 /// Children of one space.
 const CHILDREN_MAX: usize = 1_000;
+/// Servers that are said to know a child.
+const VIA_MAX: usize = 10;
 
 /// Which part of the tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,12 +63,24 @@ impl Rooms {
         let closed = || Error::forbidden("There is no such space, or it is not for you to see.");
         let limit = query.limit.unwrap_or(LIMIT_MAX).clamp(1, LIMIT_MAX);
         let (mut rooms, mut passed) = (Vec::new(), 0_usize);
-        let (mut known, mut open) = (HashSet::new(), vec![(room_id.to_owned(), 0_u64)]);
-        while let Some((room_id, depth)) = open.pop() {
+        let mut elsewhere = Elsewhere::default();
+        let mut known = HashSet::new();
+        let mut open = vec![(room_id.to_owned(), 0_u64, Vec::new())];
+        while let Some((room_id, depth, via)) = open.pop() {
             if !known.insert(room_id.clone()) || known.len() > ROOMS_MAX {
                 continue;
             }
-            let Some((face, children)) = self.looked_at(caller, &room_id).await? else {
+            let found = match self.looked_at(caller, &room_id).await? {
+                Some(found) => Some(found),
+                None => {
+                    let via = match depth {
+                        0 => self.ways_in(caller, &room_id, &[]).await.unwrap_or_default(),
+                        _ => via,
+                    };
+                    self.looked_at_elsewhere(caller, (&room_id, &via), &mut elsewhere).await?
+                }
+            };
+            let Some((face, children)) = found else {
                 if depth == 0 {
                     return Err(closed());
                 }
@@ -80,7 +97,8 @@ impl Rooms {
             passed += 1;
             if query.max_depth.is_none_or(|max| depth < max) {
                 // The first child is to be next.
-                open.extend(children.into_iter().rev().map(|child| (child.room_id, depth + 1)));
+                let below = children.into_iter().rev();
+                open.extend(below.map(|child| (child.room_id, depth + 1, child.via)));
             }
         }
         Ok(Hierarchy { rooms, next: None })
@@ -138,7 +156,7 @@ impl Rooms {
         for allowed in &face.allowed_room_ids {
             rooms.extend(self.house.ledger.room(allowed).await?);
         }
-        let mut may_look = self.may_look(None, room, &face).await?;
+        let mut may_look = self.may_look(None, Some(room), &face).await?;
         for room in rooms {
             may_look = may_look
                 || self.house.servers_in(room).await?.iter().any(|server| server == origin);
@@ -146,8 +164,7 @@ impl Rooms {
         if !may_look {
             return Ok(None);
         }
-        let is_space = face.room_type.as_deref() == Some("m.space");
-        let children = if is_space { self.children(room).await? } else { Vec::new() };
+        let children = if face.is_space() { self.children(room).await? } else { Vec::new() };
         Ok(Some((face, children)))
     }
 
@@ -158,11 +175,10 @@ impl Rooms {
     ) -> Result<Option<(Face, Vec<Child>)>, Error> {
         let Some(room) = self.house.ledger.room(room_id).await? else { return Ok(None) };
         let Some(face) = self.face(room).await? else { return Ok(None) };
-        if !self.may_look(Some(caller), room, &face).await? {
+        if !self.may_look(Some(caller), Some(room), &face).await? {
             return Ok(None);
         }
-        let is_space = face.room_type.as_deref() == Some("m.space");
-        let children = if is_space { self.children(room).await? } else { Vec::new() };
+        let children = if face.is_space() { self.children(room).await? } else { Vec::new() };
         Ok(Some((face, children)))
     }
 
@@ -185,40 +201,63 @@ struct Child {
     room_id: OwnedRoomId,
     suggested: bool,
     order: Option<String>,
-    event: Arc<Event>,
+    via: Vec<OwnedServerName>,
+    sent_ms: u64,
+    /// The event that says so, stripped, as JSON.
+    json: String,
 }
 
 impl Child {
-    /// "via … If not present or not an array, the child is not part of the space".
     fn of(event: Arc<Event>) -> Option<Self> {
+        if event.kind() != "m.space.child" {
+            return None;
+        }
+        let room_id: OwnedRoomId = serde_json::from_str(event.part(event.spans.state_key)).ok()?;
+        let sent_ms = event.part(event.spans.origin_server_ts).parse().unwrap_or_default();
+        let mut json = String::new();
+        let mut object = Object::begin(&mut json);
+        object.field("content", |out| out.push_str(event.content()));
+        for (name, span) in [
+            ("origin_server_ts", event.spans.origin_server_ts),
+            ("sender", event.spans.sender),
+            ("state_key", event.spans.state_key),
+            ("type", event.spans.kind),
+        ] {
+            object.field(name, |out| out.push_str(event.part(span)));
+        }
+        object.end();
+        Self::read(room_id, event.content(), sent_ms, json)
+    }
+
+    /// "via … If not present or not an array, the child is not part of the space".
+    fn read(room_id: OwnedRoomId, content: &str, sent_ms: u64, json: String) -> Option<Self> {
         #[derive(Deserialize)]
         struct Content {
-            via: Vec<serde::de::IgnoredAny>,
+            via: Vec<serde_json::Value>,
             #[serde(default)]
             suggested: serde_json::Value,
             #[serde(default)]
             order: serde_json::Value,
         }
-        if event.kind() != "m.space.child" {
-            return None;
-        }
-        let content: Content = serde_json::from_str(event.content()).ok()?;
-        let room_id: OwnedRoomId = serde_json::from_str(event.part(event.spans.state_key)).ok()?;
+        let content: Content = serde_json::from_str(content).ok()?;
         // "order … ASCII between \x20 and \x7E inclusive, and must not exceed 50 characters".
         let valid = |order: &&str| {
             order.len() <= 50 && order.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
         };
         let order = content.order.as_str().filter(valid).map(ToOwned::to_owned);
         let suggested = content.suggested.as_bool().unwrap_or_default();
-        (!content.via.is_empty()).then_some(Self { room_id, suggested, order, event })
+        if content.via.is_empty() {
+            return None;
+        }
+        let names = content.via.iter().filter_map(|name| name.as_str()?.try_into().ok());
+        Some(Self { room_id, suggested, order, via: names.take(VIA_MAX).collect(), sent_ms, json })
     }
 
     /// "Rooms are sorted based on a lexicographic ordering of the Unicode codepoints of the
     /// characters in order values. Rooms with no order come last, … ascending numeric order of the
     /// origin_server_ts …, or ascending lexicographic order of their room_ids".
     fn rank(&self) -> (bool, Option<String>, u64, OwnedRoomId) {
-        let at = self.event.part(self.event.spans.origin_server_ts).parse().unwrap_or_default();
-        (self.order.is_none(), self.order.clone(), at, self.room_id.clone())
+        (self.order.is_none(), self.order.clone(), self.sent_ms, self.room_id.clone())
     }
 }
 
@@ -229,20 +268,8 @@ fn entry(face: &Face, children: &[Child]) -> Result<String, Error> {
     json.pop();
     json.push_str(",\"children_state\":");
     let mut list = List::default();
-    for Child { event, .. } in children {
-        list.push(|out| {
-            let mut object = Object::begin(out);
-            object.field("content", |out| out.push_str(event.content()));
-            for (name, span) in [
-                ("origin_server_ts", event.spans.origin_server_ts),
-                ("sender", event.spans.sender),
-                ("state_key", event.spans.state_key),
-                ("type", event.spans.kind),
-            ] {
-                object.field(name, |out| out.push_str(event.part(span)));
-            }
-            object.end();
-        });
+    for Child { json, .. } in children {
+        list.push_json(json);
     }
     list.write(&mut json);
     json.push('}');

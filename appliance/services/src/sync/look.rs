@@ -79,6 +79,13 @@ pub(super) struct Shown {
     pub start: i64,
 }
 
+impl Shown {
+    /// Whether the event is among those shown.
+    pub fn shows(&self, number: EventNid) -> bool {
+        self.events.iter().any(|(event, _)| event.number == number)
+    }
+}
+
 impl Wish<'_> {
     fn wants(&self, (event, _): &Placed) -> bool {
         let wanted = |filter: &RoomEventFilter| wants_all(filter) || wants(filter, event);

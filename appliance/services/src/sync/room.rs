@@ -1,10 +1,10 @@
 //! One room of a sync answer: its timeline, the state that goes with it, its summary.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use appliance_ledger::rows::MembershipRow;
-use appliance_ledger::state::Entries;
+use appliance_ledger::state::{Change, Entries};
 use appliance_ledger::{Event, Root, membership};
 use appliance_model::ruma::api::client::filter::LazyLoadOptions;
 use appliance_model::{Error, EventNid, Position, RoomNid};
@@ -98,7 +98,11 @@ impl Round<'_> {
         };
         let full = span.since.is_none() || self.request.full_state;
         let numbers = if full {
-            let all = states.all(upto).await?;
+            let mut all = states.all(upto).await?;
+            if self.request.state_form == StateForm::Before {
+                let changes = states.changes(upto, shown.state_after).await?;
+                settle(&mut all, changes, shown);
+            }
             self.without_lazy_members(room, upto, all, shown).await?
         } else {
             let mut numbers = self.changed_state(room, span, shown, upto).await?;
@@ -131,14 +135,37 @@ impl Round<'_> {
         upto: Root,
     ) -> Result<Vec<EventNid>, Error> {
         let Some(since) = span.since else { return Ok(Vec::new()) };
-        // Without a gap the timeline itself tells every change since.
-        let told = self.request.state_form == StateForm::Before && !shown.limited;
-        if told {
-            return Ok(Vec::new());
-        }
+        let states = self.sync.house.ledger.states(room);
         let before = self.look().state_at(room, since).await?;
-        let changes = self.sync.house.ledger.states(room).changes(before, upto).await?;
-        Ok(changes.into_iter().filter_map(|(_, _, after)| after).collect())
+        let changes = states.changes(before, shown.state_after).await?;
+        if self.request.state_form != StateForm::Before {
+            return Ok(changes.into_iter().filter_map(|(_, _, after)| after).collect());
+        }
+        let mut numbers = Vec::new();
+        for (key, _, after) in changes {
+            let Some(after) = after else { continue };
+            let is_told = if shown.shows(after) {
+                // What it was before the timeline changes it, as far as the client cannot know.
+                if shown.limited && before != upto {
+                    let was = states.get(upto, key).await?;
+                    let known = states.get(before, key).await?;
+                    numbers.extend(was.filter(|_| was != known));
+                }
+                true
+            } else if shown.limited {
+                false
+            } else {
+                // Without a gap the timeline itself tells every change since, but not what became
+                // state because branches met: that was said long ago, or is shown to nobody.
+                let event = self.sync.house.ledger.event(after).await?;
+                let low = place(since);
+                event.position.is_some_and(|at| at > low && at <= place(span.upto))
+            };
+            if !is_told {
+                numbers.push(after);
+            }
+        }
+        Ok(numbers)
     }
 
     fn lazy(&self) -> bool {
@@ -188,4 +215,14 @@ impl Round<'_> {
             invited: summary.invited,
         })
     }
+}
+
+/// Changes what was the state before a timeline so that with the timeline's own changes it comes to the
+/// state after it, also where that is what branches of the room made together.
+fn settle(before: &mut Entries, changes: Vec<Change>, shown: &Shown) {
+    let changes: HashMap<_, _> = changes.into_iter().map(|(key, _, after)| (key, after)).collect();
+    let told = |after: &Option<EventNid>| after.is_some_and(|after| shown.shows(after));
+    before.retain(|(key, _)| changes.get(key).is_none_or(told));
+    let others = changes.into_iter().filter(|(_, after)| !told(after));
+    before.extend(others.filter_map(|(key, after)| Some((key, after?))));
 }

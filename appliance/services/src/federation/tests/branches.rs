@@ -1,13 +1,17 @@
 //! Rooms whose servers did not reach each other for a while.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use appliance_model::ruma::events::room::member::MembershipState as M;
+use appliance_model::ruma::presence::PresenceState;
 use appliance_model::ruma::{OwnedRoomId, RoomVersionId as V};
 use appliance_model::{Caller, Clock};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::federation::town::Town;
+use crate::sync::{StateForm, SyncRequest, Token};
 
 /// Brings every server's own events to all others, in `order`, until nothing is new.
 async fn heal(town: &Town, room: &OwnedRoomId, txn: &str) {
@@ -85,6 +89,55 @@ async fn branches_meet_in_the_same_state_on_both_sides() {
         drop(open);
         heal(&town, &room, "u").await;
         same_everywhere(&town, &room, version.as_str()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_phone_hears_of_state_that_came_back_when_branches_met() {
+    for version in [V::V10, V::V12] {
+        let town = Town::of(2, version.clone()).await;
+        let [one, two] = [&town.wards[0], &town.wards[1]];
+        let nurse = one.member("nurse").await;
+        let (doctor, porter) = (two.member("doctor").await, two.member("porter").await);
+        let body = json!({ "power_level_content_override": { "events": { "m.room.topic": 0 } } });
+        let room = one.room_as(&nurse, body).await;
+        for who in [&doctor, &porter] {
+            one.set(&nurse, &room, &who.user_id, M::Invite).await;
+            heal(&town, &room, who.user_id.localpart()).await;
+            two.set(who, &room, &who.user_id, M::Join).await;
+        }
+        one.state(&nurse, &room, ("m.room.topic", ""), json!({ "topic": "true" })).await;
+        heal(&town, &room, "s").await;
+        town.cut(0, 1, true);
+        two.state(&doctor, &room, ("m.room.topic", ""), json!({ "topic": "mine" })).await;
+        let phone = async |since: Option<&str>| {
+            let request = SyncRequest {
+                since: since.map(|token| Token::parse(token).unwrap()),
+                filter: Arc::default(),
+                full_state: false,
+                timeout: Duration::ZERO,
+                state_form: StateForm::Before,
+                presence: PresenceState::Offline,
+            };
+            let json = two.services.sync.sync(&porter, "", &request).await.unwrap();
+            serde_json::from_str::<Value>(&json).unwrap()
+        };
+        let before = phone(None).await;
+        one.set(&nurse, &room, &doctor.user_id, M::Ban).await;
+        town.cut(0, 1, false);
+        heal(&town, &room, "t").await;
+
+        let topics = |answer: &Value| {
+            let part = &answer["rooms"]["join"][room.as_str()];
+            let state = part["state"]["events"].as_array().cloned().unwrap_or_default();
+            let timeline = part["timeline"]["events"].as_array().cloned().unwrap_or_default();
+            let all = state.into_iter().chain(timeline);
+            let topics = all.filter(|event| event["type"] == "m.room.topic");
+            topics.map(|event| event["content"]["topic"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(topics(&before).last().unwrap(), "mine");
+        let after = phone(before["next_batch"].as_str()).await;
+        assert_eq!(topics(&after), ["true"], "{version}: {after}");
     }
 }
 
