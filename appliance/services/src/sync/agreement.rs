@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use appliance_ledger::Direction;
-use appliance_model::Caller;
 use appliance_model::ruma::api::client::filter::RoomEventFilter;
 use appliance_model::ruma::events::room::member::MembershipState as M;
 use appliance_model::ruma::{OwnedRoomId, RoomId};
+use appliance_model::{Caller, Kind};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ use crate::scenario::Ward;
 const ALL: usize = 400;
 
 /// Something that happens, in the first or the second room.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deed {
     NurseSays,
     ObserverSays,
@@ -45,11 +45,13 @@ enum Deed {
     Slide,
     /// The same, and the answer is lost.
     SlideInVain,
+    /// The server goes dark and comes back.
+    PowerCut,
 }
 
 use Deed as D;
 
-const DEEDS: [Deed; 20] = [
+const DEEDS: [Deed; 21] = [
     D::NurseSays,
     D::NurseSays,
     D::ObserverSays,
@@ -70,6 +72,7 @@ const DEEDS: [Deed; 20] = [
     D::Slide,
     D::Slide,
     D::SlideInVain,
+    D::PowerCut,
 ];
 
 /// A room as a client sees it.
@@ -205,6 +208,8 @@ struct Scene {
     rooms: Vec<OwnedRoomId>,
     desktop: (Picture, SyncRequest),
     phone: (Picture, SlidingRequest),
+    /// The server has forgotten the phone's connection.
+    forgotten: bool,
     deeds: usize,
 }
 
@@ -231,7 +236,7 @@ impl Scene {
         ];
         let desktop = (Picture::default(), sync_request());
         let phone = (Picture::default(), sliding_request(limit, last));
-        Self { ward, nurse, observer, visitor, rooms, desktop, phone, deeds: 0 }
+        Self { ward, nurse, observer, visitor, rooms, desktop, phone, forgotten: false, deeds: 0 }
     }
 
     async fn sync(&mut self) {
@@ -240,14 +245,39 @@ impl Scene {
         self.desktop.1.since = super::Token::parse(&text(&answer["next_batch"])).ok();
     }
 
+    /// A connection that is not known any more is begun anew, as clients do.
+    async fn begin_anew(&mut self) {
+        if !std::mem::take(&mut self.forgotten) || self.phone.1.pos.is_none() {
+            return;
+        }
+        let refused = self.ward.services.sync.sliding(&self.observer, "", &self.phone.1).await;
+        assert_eq!(refused.unwrap_err().kind, Kind::UnknownPos);
+        self.phone.0 = Picture::default();
+        self.phone.1.pos = None;
+    }
+
     async fn slide(&mut self) {
+        self.begin_anew().await;
         let answer = ask_sliding(&self.ward, &self.observer, &self.phone.1).await;
         self.phone.0.apply_sliding(&answer, &self.observer);
         self.phone.1 = after(&self.phone.1, &answer);
     }
 
+    async fn after(mut self, deed: Deed, room: usize) -> Self {
+        if deed == D::PowerCut {
+            self.ward = self.ward.power_cut_and_restart().await;
+            self.forgotten = true;
+        } else {
+            self.play(deed, room).await;
+        }
+        self
+    }
+
     /// What the rules forbid does not happen.
     async fn play(&mut self, deed: Deed, room: usize) {
+        if deed == D::SlideInVain {
+            self.begin_anew().await;
+        }
         let Self { ward, nurse, observer, visitor, .. } = self;
         let room: &RoomId = &self.rooms[room];
         self.deeds += 1;
@@ -293,7 +323,7 @@ impl Scene {
             D::Sync => self.sync().await,
             D::Slide => self.slide().await,
             D::SlideInVain => drop(ask_sliding(ward, observer, &self.phone.1).await),
-            D::ObserverSays | D::ObserverReads => {}
+            D::ObserverSays | D::ObserverReads | D::PowerCut => {}
         }
     }
 
@@ -360,7 +390,7 @@ fn all_ways_of_looking_show_the_same() {
         runtime.block_on(async {
             let mut scene = Scene::open(limit, last).await;
             for (deed, room) in deeds {
-                scene.play(deed, room).await;
+                scene = scene.after(deed, room).await;
             }
             scene.compare(limit).await;
         });

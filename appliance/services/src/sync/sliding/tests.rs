@@ -142,10 +142,13 @@ async fn a_room_is_told_whole_once_and_then_what_is_new() {
     assert!(part["bump_stamp"] == second["rooms"][room.as_str()]["bump_stamp"], "no message");
 }
 
-/// CLIENTS: the same `pos` twice gives the same; after a restart it is unknown.
+/// The same `pos` twice gives the same; after a restart it is unknown, and a connection that is begun
+/// anew is woken as the one before was.
 #[tokio::test]
 async fn a_lost_answer_is_given_again() {
-    let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+    let ward = Ward::new().await;
+    let nurse = ward.member("nurse").await;
+    let (doctor, token) = ward.signed_in("doctor").await;
     let room = ward.room_of(&[&nurse, &doctor]).await;
     let mut asked = SlidingRequest { extensions: everything(), ..request() };
     let first = ask(&ward, &doctor, &asked).await;
@@ -179,6 +182,15 @@ async fn a_lost_answer_is_given_again() {
     let anew = ask(&ward, &doctor, &asked).await;
     assert_eq!(anew["rooms"][room.as_str()]["initial"], true);
     assert_eq!(anew["extensions"]["to_device"]["events"], json!([]), "acknowledged is gone");
+    let settled = next(&ward, &doctor, &mut asked, &anew).await;
+    asked = SlidingRequest { timeout: Duration::from_secs(30), ..after(&asked, &settled) };
+    let sync = &ward.services.sync;
+    let (woken, _) = tokio::join!(
+        sync.sliding(&doctor, &token, &asked),
+        ward.say(&nurse, &room, "after the dark"),
+    );
+    let woken: Value = serde_json::from_str(&woken.unwrap()).unwrap();
+    assert_eq!(bodies(&woken["rooms"][room.as_str()]), ["after the dark"]);
 }
 
 #[tokio::test]
