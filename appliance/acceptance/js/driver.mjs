@@ -15,12 +15,14 @@ import {
     ClientEvent,
     EventType,
     MsgType,
+    RelationType,
     RoomEvent,
     SyncState,
     createClient,
 } from "matrix-js-sdk";
 import { CryptoEvent, VerificationPhase, VerifierEvent, decodeRecoveryKey } from "matrix-js-sdk/lib/crypto-api/index.js";
 import { logger } from "matrix-js-sdk/lib/logger.js";
+import { RoomHierarchy } from "matrix-js-sdk/lib/room-hierarchy.js";
 
 logger.setLevel?.(process.env.DRIVER_LOG ?? "warn", false);
 
@@ -28,6 +30,8 @@ logger.setLevel?.(process.env.DRIVER_LOG ?? "warn", false);
 const WAIT_MS = 120_000;
 const LOOK_AGAIN_MS = 100;
 const POLL_MS = 10_000;
+// Events of a room in one answer to /sync, as Element Web asks.
+const SYNC_LIMIT = 20;
 
 class Driver {
     client = null;
@@ -38,6 +42,13 @@ class Driver {
     sas = null;
     redacted = new Set();
     keysToBackUp = null;
+    away = false;
+    // Events on their way. The server gives the answers to /send and to the /sync that it wakes within
+    // the same fifth of a millisecond; matrix-js-sdk 43 stumbles over a relation in a thread when
+    // /sync is the first ("not a local echo").
+    sending = 0;
+    // What the answers to /sync were made of.
+    synced = { without: 0, after: 0, before: 0, limited: 0 };
 
     // Entering and leaving
 
@@ -71,6 +82,7 @@ class Driver {
             userId: user_id,
             deviceId: device_id,
             accessToken: access_token,
+            fetchFn: (input, init) => this.#fetchNoted(input, init),
             cryptoCallbacks: {
                 getSecretStorageKey: async ({ keys }) =>
                     this.recoveryKey && [Object.keys(keys)[0], this.recoveryKey],
@@ -83,13 +95,53 @@ class Driver {
         this.client.on(RoomEvent.Redaction, (event) => this.redacted.add(event.event.redacts ?? event.getContent().redacts));
         // As Element Web starts: lazily loaded members, threads.
         await this.client.startClient({
-            initialSyncLimit: 20,
+            initialSyncLimit: SYNC_LIMIT,
             lazyLoadMembers: true,
             threadSupport: true,
             pollTimeout: POLL_MS,
         });
-        await until(() => [SyncState.Prepared, SyncState.Syncing].includes(this.client.getSyncState()), "the first /sync");
+        await this.#syncing();
         return { user_id, device_id, access_token };
+    }
+
+    #syncing() {
+        return until(() => [SyncState.Prepared, SyncState.Syncing].includes(this.client.getSyncState()), "/sync");
+    }
+
+    // Out of reach of the network: no request leaves, no answer arrives.
+    async go_away() {
+        this.away = true;
+        return {};
+    }
+
+    async come_back() {
+        this.away = false;
+        this.client.retryImmediately();
+        await this.#syncing();
+        return {};
+    }
+
+    async synced_how() {
+        return this.synced;
+    }
+
+    async #fetchNoted(input, init) {
+        const unreachable = () => this.away && fail("out of reach");
+        unreachable();
+        const url = new URL(input);
+        const sends = url.pathname.includes("/send/");
+        if (sends) this.sending += 1;
+        const answer = await fetch(input, init).finally(() => sends && setTimeout(() => (this.sending -= 1), LOOK_AGAIN_MS));
+        unreachable();
+        if (!answer.ok || !url.pathname.endsWith("/v3/sync")) return answer;
+        await until(() => this.sending === 0, "the answer to /send");
+        if (url.searchParams.get("org.matrix.msc4222.use_state_after") !== "true") this.synced.without += 1;
+        for (const room of Object.values((await answer.clone().json()).rooms?.join ?? {})) {
+            if (room["org.matrix.msc4222.state_after"]) this.synced.after += 1;
+            if (room.state) this.synced.before += 1;
+            if (room.timeline?.limited) this.synced.limited += 1;
+        }
+        return answer;
     }
 
     async logout() {
@@ -149,6 +201,107 @@ class Driver {
         const event = this.client.getRoom(room_id).findEventById(event_id);
         if (event && !event.isRedacted()) fail("the redaction came, but the event still shows its content");
         return {};
+    }
+
+    // Threads and relations
+
+    async reply_in_thread({ room_id, root, body }) {
+        // As Element Web opens a thread that nobody has written in: it must be there before its first
+        // event comes back from the server.
+        const room = this.client.getRoom(room_id);
+        const first = room.findEventById(root);
+        if (!room.getThread(root)) room.createThread(root, first, [first], true);
+        const { event_id } = await this.client.sendMessage(room_id, root, { msgtype: MsgType.Text, body });
+        return { event_id };
+    }
+
+    async wait_thread({ room_id, root, length, body }) {
+        const thread = await until(() => {
+            const thread = this.client.getRoom(room_id)?.getThread(root);
+            return thread?.initialEventsFetched && thread.replyToEvent?.getContent().body === body && thread;
+        }, `a thread with ${body} at its end`);
+        // As the server counts: matrix-js-sdk's own number may hold a reply of one's own twice.
+        const counted = async () => (await this.client.fetchRoomEvent(room_id, root)).unsigned["m.relations"]["m.thread"];
+        await until(async () => (await counted()).count === length, `${length} in the thread`);
+        const bodies = thread.events.map((event) => event.getContent().body);
+        return { bodies, participated: thread.hasCurrentUserParticipated };
+    }
+
+    async wait_unread({ room_id, root, in_thread, in_room }) {
+        const room = this.client.getRoom(room_id);
+        const counts = () => [room.getThreadUnreadNotificationCount(root), room.getRoomUnreadNotificationCount()];
+        await until(() => counts()[0] === in_thread && counts()[1] === in_room, `${in_thread} and ${in_room} unread`);
+        return {};
+    }
+
+    async read_thread({ room_id, root }) {
+        await this.client.sendReadReceipt(this.client.getRoom(room_id).getThread(root).replyToEvent);
+        return {};
+    }
+
+    // The list that the panel of threads shows.
+    async threads({ room_id }) {
+        const room = this.client.getRoom(room_id);
+        await room.createThreadsTimelineSets();
+        await room.fetchRoomThreads();
+        return { roots: room.getThreads().map((thread) => thread.id) };
+    }
+
+    async react({ room_id, event_id, key }) {
+        const content = { "m.relates_to": { rel_type: RelationType.Annotation, event_id, key } };
+        return { event_id: (await this.client.sendEvent(room_id, EventType.Reaction, content)).event_id };
+    }
+
+    async edit({ room_id, event_id, body }) {
+        const content = { msgtype: MsgType.Text, body: `* ${body}`, "m.new_content": { msgtype: MsgType.Text, body } };
+        content["m.relates_to"] = { rel_type: RelationType.Replace, event_id };
+        return { event_id: (await this.client.sendMessage(room_id, content)).event_id };
+    }
+
+    async wait_related({ room_id, event_id, body, key, reactions }) {
+        const room = this.client.getRoom(room_id);
+        await until(() => room.findEventById(event_id)?.getContent().body === body, `the edit to ${body}`);
+        const seen = () => room.relations.getChildEventsForEvent(event_id, RelationType.Annotation, EventType.Reaction);
+        await until(() => seen()?.getSortedAnnotationsByKey()?.some(([k, of]) => k === key && of.size === reactions), `${reactions} ${key}`);
+        return {};
+    }
+
+    async relations({ room_id, event_id, rel_type }) {
+        const { events } = await this.client.relations(room_id, event_id, rel_type, null, { limit: 10 });
+        return { event_ids: events.map((event) => event.getId()) };
+    }
+
+    // Spaces, search, state
+
+    async create_space({ name, children }) {
+        const { room_id } = await this.client.createRoom({ name, preset: "private_chat", creation_content: { type: "m.space" } });
+        for (const child of children) {
+            await this.client.sendStateEvent(room_id, EventType.SpaceChild, { via: [this.client.getDomain()] }, child);
+        }
+        await until(() => this.client.getRoom(room_id)?.isSpaceRoom(), "the new space in /sync");
+        return { room_id };
+    }
+
+    async hierarchy({ room_id }) {
+        const hierarchy = new RoomHierarchy(this.client.getRoom(room_id), 1);
+        while (hierarchy.canLoadMore) await hierarchy.load();
+        return { rooms: hierarchy.rooms.map((room) => ({ room_id: room.room_id, name: room.name, type: room.room_type ?? null })) };
+    }
+
+    async search({ term }) {
+        const { count, results } = await this.client.searchRoomEvents({ term });
+        return { count, event_ids: results.map((result) => result.context.getEvent().getId()) };
+    }
+
+    async set_state({ room_id, type, content }) {
+        await this.client.sendStateEvent(room_id, type, content, "");
+        return {};
+    }
+
+    async wait_state({ room_id, type, content }) {
+        const now = () => this.client.getRoom(room_id)?.getLiveTimeline().getState("f")?.getStateEvents(type, "")?.getContent();
+        await until(() => JSON.stringify(now()) === JSON.stringify(content), `the ${type} ${JSON.stringify(content)}`);
+        return { name: this.client.getRoom(room_id).name };
     }
 
     // Photos

@@ -48,7 +48,7 @@ async fn working_day(nurse_has: Brand, doctor_has: Brand) {
 }
 
 /// One makes a room and invites, the other joins, and each knows the other is there.
-async fn meet(host: &mut Device, guest: &mut Device, encrypted: bool) -> String {
+pub async fn meet(host: &mut Device, guest: &mut Device, encrypted: bool) -> String {
     let room = host.create_room(encrypted, &[&guest.user_id]).await;
     guest.join(&room).await;
     let both = [host.user_id.clone(), guest.user_id.clone()];

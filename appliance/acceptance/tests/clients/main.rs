@@ -9,5 +9,6 @@ mod rust_sdk;
 mod ward;
 
 mod conversation;
+mod element_web;
 mod kill;
 mod terminal;
