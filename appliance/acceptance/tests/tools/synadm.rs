@@ -34,8 +34,8 @@ impl Synadm {
         Self { home }
     }
 
-    /// Runs a command; returns the last thing that it shows.
-    async fn run(&self, arguments: &[&str]) -> Value {
+    /// Runs a command; returns what it shows.
+    async fn shows(&self, arguments: &[&str]) -> String {
         let mut command = Command::new(prepared("synadm/bin/synadm"));
         command
             .args(["--batch", "--output", "minified", "--config-file"])
@@ -47,8 +47,14 @@ impl Synadm {
         let (shown, said) = (text(&output.stdout), text(&output.stderr));
         assert!(output.status.success(), "synadm {arguments:?}: {shown}\n{said}");
         assert!(!said.contains("Traceback"), "synadm {arguments:?}: {said}");
+        shown
+    }
+
+    /// Runs a command; returns the last thing that it shows.
+    async fn run(&self, arguments: &[&str]) -> Value {
+        let shown = self.shows(arguments).await;
         let last = shown.lines().rev().find_map(|line| serde_json::from_str(line).ok());
-        assert!(last.is_some(), "synadm {arguments:?} shows no JSON: {shown}\n{said}");
+        assert!(last.is_some(), "synadm {arguments:?} shows no JSON: {shown}");
         last.unwrap_or_default()
     }
 
@@ -136,6 +142,29 @@ async fn synadm_keeps_the_accounts() {
     assert_eq!(synadm.does(&["user", "list"]).await["total"], 1);
     assert_eq!(synadm.does(&["user", "list", "--deactivated"]).await["total"], 2);
     let missing = synadm.run(&["user", "details", "nobody"]).await;
+    assert_eq!(missing["errcode"], "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn synadm_gives_out_registration_tokens() {
+    let (_server, synadm, _) = ward().await;
+    let made = ["regtok", "new", "--token", "spring-intake", "--uses-allowed", "2"];
+    let made = synadm.does(&made).await;
+    assert_eq!((&made["token"], &made["uses_allowed"]), (&json!("spring-intake"), &json!(2)));
+    let random = synadm.does(&["regtok", "new", "--length", "24"]).await;
+    assert_eq!(random["token"].as_str().map(str::len), Some(24), "{random}");
+    let list = synadm.does(&["regtok", "list", "--valid"]).await;
+    assert_eq!(list["registration_tokens"].as_array().map(Vec::len), Some(2), "{list}");
+    let spent = ["regtok", "update", "spring-intake", "--uses-allowed", "-1", "--expiry-ts", "1"];
+    let past = synadm.run(&spent).await;
+    assert_eq!(past["errcode"], "M_INVALID_PARAM", "a time that is over: {past}");
+    let changed = synadm.does(&["regtok", "update", "spring-intake", "--uses-allowed", "-1"]).await;
+    assert_eq!(changed["uses_allowed"], Value::Null, "without end: {changed}");
+    let details = synadm.does(&["regtok", "details", "spring-intake"]).await;
+    assert_eq!((&details["completed"], &details["pending"]), (&json!(0), &json!(0)));
+    let gone = synadm.shows(&["regtok", "delete", "spring-intake"]).await;
+    assert!(gone.contains("successfully deleted"), "{gone}");
+    let missing = synadm.run(&["regtok", "details", "spring-intake"]).await;
     assert_eq!(missing["errcode"], "M_NOT_FOUND");
 }
 
