@@ -22,6 +22,8 @@ mod server;
 mod suspended;
 #[cfg(test)]
 mod town;
+#[cfg(test)]
+mod traps;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,12 +1,12 @@
 //! Membership: joining, leaving, inviting, removing, knocking, forgetting.
 
-use appliance_model::Error;
 use appliance_model::ruma::api::client::knock::knock_room;
 use appliance_model::ruma::api::client::membership::{
     ban_user, forget_room, invite_user, join_room_by_id, join_room_by_id_or_alias, joined_rooms,
     kick_user, leave_room, unban_user,
 };
 use appliance_model::ruma::{OwnedRoomId, OwnedServerName, RoomOrAliasId};
+use appliance_model::{Error, Kind};
 use appliance_services::Services;
 use appliance_services::rooms::Removal;
 
@@ -66,6 +66,15 @@ fn no_third_party_invites() -> Error {
 
 async fn leave(visit: Visit<leave_room::v3::Request>) -> Result<leave_room::v3::Response, Error> {
     let (caller, request) = (visit.caller()?, &visit.request);
+    let administration = &visit.services.administration;
+    // "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM: … the room is a server notice room and the user … cannot
+    // reject the invite": who has seen the notices may leave them.
+    if administration.calls_to_notices(caller, &request.room_id).await? {
+        return Err(Error::new(
+            Kind::CannotLeaveServerNoticeRoom,
+            "The server has something to tell you there. You can leave after you have come.",
+        ));
+    }
     visit.services.rooms.leave(caller, &request.room_id, request.reason.clone()).await?;
     Ok(leave_room::v3::Response::new())
 }

@@ -11,7 +11,7 @@ use appliance_model::ruma::{OwnedRoomId, OwnedServerName, RoomOrAliasId, ServerN
 use appliance_model::{Error, Kind, RoomNid};
 use appliance_services::Services;
 use appliance_services::peers::ASK;
-use appliance_services::rooms::{DirectoryQuery, HierarchyQuery};
+use appliance_services::rooms::{DirectoryQuery, HierarchyQuery, ROOMS_MAX};
 use axum::response::Response;
 use http::{Method, StatusCode};
 use serde::Deserialize;
@@ -153,15 +153,20 @@ async fn filtered_directory(mut visit: Visit<RawRequest>) -> Result<Response, Er
 
 /// The rooms of this server, for people and for servers.
 pub(crate) async fn answer_directory(services: &Services, asked: Asked) -> Result<Response, Error> {
-    if asked.third_party_instance_id.is_some_and(|network| !network.is_empty()) {
-        // No third-party network is connected, so that none has rooms here.
-        return answer(&json!({ "chunk": [], "total_room_count_estimate": 0 }));
-    }
+    let network = asked.third_party_instance_id.filter(|network| !network.is_empty());
+    let of_network = match network {
+        Some(network) => {
+            let appservices = &services.appservices;
+            Some(appservices.published(&network, RoomNid(0), ROOMS_MAX).await?.0)
+        }
+        None => None,
+    };
     let query = DirectoryQuery {
         search: asked.filter.generic_search_term,
         room_types: asked.filter.room_types,
         limit: asked.limit,
         skip: skip_of(asked.since.as_deref())?,
+        of_network,
     };
     page(services, query).await
 }

@@ -120,16 +120,18 @@ impl Administration {
         self.rooms.create_room(house, &request).await
     }
 
-    /// Whether a room is one in which the house speaks to somebody.
+    /// Whether somebody is called to the room in which the house speaks to them, and has not come yet.
     ///
     /// # Errors
     ///
     /// If the store fails.
-    pub async fn is_notice_room(&self, reader: &Caller, room_id: &RoomId) -> Result<bool, Error> {
+    pub async fn calls_to_notices(&self, reader: &Caller, room_id: &RoomId) -> Result<bool, Error> {
         let ledger = &self.house.ledger;
+        let kept = ledger.get(&NOTICE_ROOMS, &reader.user).await?.map(RoomNid);
         let room = ledger.room(room_id).await?;
-        let kept = ledger.get(&NOTICE_ROOMS, &reader.user).await?;
-        Ok(room.is_some() && room.map(|room| room.0) == kept)
+        let Some(room) = room.filter(|room| kept == Some(*room)) else { return Ok(false) };
+        let row = ledger.get(&USER_ROOMS, &(reader.user, room)).await?;
+        Ok(row.is_some_and(|row| row.membership == membership::INVITE))
     }
 }
 

@@ -4,12 +4,12 @@
 
 use appliance_ledger::Direction;
 use appliance_ledger::keyspaces::PUBLISHED;
-use appliance_model::Error;
+use appliance_model::{Error, RoomNid};
 
 use super::{Face, Rooms};
 
 /// Published rooms that are looked at.
-const ROOMS_MAX: usize = 5_000;
+pub const ROOMS_MAX: usize = 5_000;
 /// Rooms on a page, and how many without being asked for a number.
 const LIMIT_MAX: usize = 500;
 const LIMIT_DEFAULT: usize = 100;
@@ -25,6 +25,8 @@ pub struct DirectoryQuery {
     pub limit: Option<usize>,
     /// How many rooms earlier pages had.
     pub skip: usize,
+    /// The rooms of another network, in place of those that people here have published.
+    pub of_network: Option<Vec<RoomNid>>,
 }
 
 /// A page of the directory, the fullest rooms first.
@@ -48,10 +50,16 @@ impl Rooms {
     /// If the store fails.
     pub async fn directory(&self, query: &DirectoryQuery) -> Result<DirectoryPage, Error> {
         let view = self.house.ledger.newest();
-        let (rows, _) = view.scan(&PUBLISHED, &(), Direction::Forward, ROOMS_MAX).await?;
+        let rooms = match &query.of_network {
+            Some(rooms) => rooms.clone(),
+            None => {
+                let (rows, _) = view.scan(&PUBLISHED, &(), Direction::Forward, ROOMS_MAX).await?;
+                rows.into_iter().map(|(room, _)| room).collect()
+            }
+        };
         let search = query.search.as_deref().map(str::to_lowercase).filter(|text| !text.is_empty());
         let mut found = Vec::new();
-        for (room, _) in rows {
+        for room in rooms {
             let Some(face) = self.face(room).await? else { continue };
             // Nobody could let anyone in.
             let wanted = face.num_joined_members > 0

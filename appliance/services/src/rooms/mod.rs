@@ -54,7 +54,7 @@ pub use build::content_of;
 pub use client_events::ClientEvents;
 pub use create_room::ROOM_VERSIONS;
 pub use delayed::{DELAY_MS_MAX, Delayed, DelayedAction, NewDelayed};
-pub use directory::{DirectoryPage, DirectoryQuery};
+pub use directory::{DirectoryPage, DirectoryQuery, ROOMS_MAX};
 pub use face::{Face, Summary};
 pub use hierarchy::{Hierarchy, HierarchyQuery};
 pub use ignored::Ignored;
