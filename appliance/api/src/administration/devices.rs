@@ -10,12 +10,15 @@ use serde_json::{Value, json};
 
 use super::{Desk, answer, user_at};
 use crate::client::moderation::whois_json;
+use crate::client::pushers::in_json;
 use crate::json::read_json;
 use crate::route::{RawRequest, Visit};
 
 pub(super) fn add(desk: &mut Desk<'_>) {
     let path = "/_synapse/admin/v1/whois/{user_id}";
     desk.serve(Method::GET, path, "admin.user_whois", whois);
+    let path = "/_synapse/admin/v1/users/{user_id}/pushers";
+    desk.serve(Method::GET, path, "admin.pushers_listed", pushers);
     let path = "/_synapse/admin/v2/users/{user_id}/devices";
     desk.serve(Method::GET, path, "admin.devices_listed", list);
     let path = "/_synapse/admin/v2/users/{user_id}/delete_devices";
@@ -41,6 +44,14 @@ async fn whois(visit: Visit<RawRequest>) -> Result<Response, Error> {
     let user_id = user_at(&visit.request, 0)?;
     let devices = visit.services.accounts.whois(visit.caller()?, &user_id).await?;
     answer(&whois_json(&user_id, &devices))
+}
+
+async fn pushers(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let user_id = user_at(&visit.request, 0)?;
+    let view = visit.services.administration.account(&user_id).await?;
+    let pushers = visit.services.push.pushers_of(view.user).await?;
+    let shown: Vec<_> = pushers.into_iter().map(in_json).collect();
+    answer(&json!({ "total": shown.len(), "pushers": shown }))
 }
 
 async fn list(visit: Visit<RawRequest>) -> Result<Response, Error> {

@@ -4,6 +4,7 @@
 //! trail before anything is done or shown. What this server does not do it says; it does not pretend.
 
 mod devices;
+mod federation;
 mod media;
 mod registration_tokens;
 mod reports;
@@ -31,6 +32,7 @@ pub(crate) fn add(routes: &mut Routes) {
     let mut desk = Desk { routes };
     users::add(&mut desk);
     devices::add(&mut desk);
+    federation::add(&mut desk);
     rooms::add(&mut desk);
     media::add(&mut desk);
     registration_tokens::add(&mut desk);

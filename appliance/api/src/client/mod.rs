@@ -19,7 +19,7 @@ pub(crate) mod moderation;
 mod personal;
 mod profile;
 mod push_rules;
-mod pushers;
+pub(crate) mod pushers;
 mod reading;
 mod redact;
 mod relations;

@@ -2,7 +2,7 @@
 
 use appliance_model::Error;
 use appliance_model::ruma::api::client::push::{get_notifications, get_pushers, set_pusher};
-use appliance_services::push::NewPusher;
+use appliance_services::push::{NewPusher, Pusher};
 use axum::response::Response;
 use http::StatusCode;
 use serde::Deserialize;
@@ -19,13 +19,7 @@ pub(crate) fn add(routes: &mut Routes) {
 
 async fn list(visit: Visit<RawRequest>) -> Result<Response, Error> {
     let pushers = visit.services.push.pushers(visit.caller()?).await?;
-    let shown = pushers.into_iter().map(|pusher| {
-        let mut shown = pusher.rest;
-        shown.insert("app_id".to_owned(), pusher.app_id.into());
-        shown.insert("pushkey".to_owned(), pusher.pushkey.into());
-        Value::Object(shown)
-    });
-    let pushers: Vec<_> = shown.collect();
+    let pushers: Vec<_> = pushers.into_iter().map(in_json).collect();
     Ok(json_response(StatusCode::OK, json!({ "pushers": pushers }).to_string()))
 }
 
@@ -39,6 +33,14 @@ struct SetBody {
     append: bool,
     #[serde(flatten)]
     rest: Map<String, Value>,
+}
+
+/// A pusher, as its owner and administrators see it.
+pub(crate) fn in_json(pusher: Pusher) -> Value {
+    let mut shown = pusher.rest;
+    shown.insert("app_id".to_owned(), pusher.app_id.into());
+    shown.insert("pushkey".to_owned(), pusher.pushkey.into());
+    Value::Object(shown)
 }
 
 /// What is kept of a pusher beside app and key; the rest of the body is no part of it.

@@ -57,7 +57,16 @@ impl Push {
     ///
     /// If the store fails.
     pub async fn pushers(&self, caller: &Caller) -> Result<Vec<Pusher>, Error> {
-        let rows = self.rows(caller.user).await?;
+        self.pushers_of(caller.user).await
+    }
+
+    /// A user's pushers, for administrators.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn pushers_of(&self, user: UserNid) -> Result<Vec<Pusher>, Error> {
+        let rows = self.rows(user).await?;
         let pusher = |(_, row): (_, PusherRow)| Pusher {
             rest: serde_json::from_str(&row.json).unwrap_or_default(),
             app_id: row.app_id,
