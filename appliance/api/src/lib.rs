@@ -16,6 +16,7 @@ mod fuzz;
 mod json;
 mod json_body;
 mod peer;
+mod photo_page;
 mod route;
 mod scenario;
 mod server;
@@ -42,6 +43,12 @@ pub fn peer_router(services: Arc<Services>) -> (Router, Vec<Route>) {
     let mut routes = route::Routes::new(services);
     server::add(&mut routes);
     routes.finish()
+}
+
+/// Where people look at photos, and take them, on devices that may not keep any. Not a Matrix API:
+/// pages, and what these pages ask.
+pub fn photo_page(services: Arc<Services>) -> Router {
+    photo_page::router(services)
 }
 
 /// What people's devices see, on one router, and the list of its routes.

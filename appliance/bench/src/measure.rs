@@ -175,6 +175,12 @@ impl Meter {
         process::cpu_s(self.pid) - self.cpu_s
     }
 
+    /// Leaves out what something else cost meanwhile.
+    pub(crate) fn without_cpu_s(mut self, cpu_s: f64) -> Self {
+        self.cpu_s += cpu_s;
+        self
+    }
+
     /// Ends watching and makes a row of what happened.
     pub(crate) fn row(self, scenario: &str, name: &str, operations: &[Operation]) -> Row {
         let cpu_s = self.cpu_s();

@@ -25,7 +25,7 @@ pub(crate) fn table(facts: &str, wardstone: &[Row], synapse: &[Row]) -> String {
             ratio(ours.as_ref(), theirs.as_ref()),
             latency(ours.as_ref()),
             latency(theirs.as_ref()),
-            ours.as_ref().map(|row| target::verdict(row, wardstone)).unwrap_or_default(),
+            ours.as_ref().map(|row| target::verdict(row, wardstone, synapse)).unwrap_or_default(),
             ours.as_ref().or(theirs.as_ref()).map(note).unwrap_or_default(),
         ];
         out += &format!("| {} |\n", cells.join(" | "));

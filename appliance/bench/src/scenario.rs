@@ -5,8 +5,12 @@ mod history;
 mod idle;
 mod keys;
 mod media;
+mod polls;
+mod push;
 mod room;
+mod search;
 mod send;
+mod sliding;
 mod start;
 mod sync;
 
@@ -16,20 +20,31 @@ use crate::measure::Row;
 use crate::server::{Kind, Server};
 
 /// In the order in which they run: an empty server first, a full one last.
-pub(crate) const NAMES: [&str; 9] =
-    ["idle", "send", "fanout", "sync", "history", "room", "keys", "media", "start"];
+pub(crate) const NAMES: [&str; 13] = [
+    "idle", "polls", "send", "fanout", "sync", "sliding", "history", "search", "room", "push",
+    "keys", "media", "start",
+];
 
 /// How much of everything.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
     /// How long each closed loop of sends runs.
     pub(crate) send_s: u64,
-    /// Clients that wait while one message is sent.
-    pub(crate) waiters: usize,
+    /// Clients that wait while one message is sent: a ward, and a house.
+    pub(crate) waiters: [usize; 2],
     /// Messages sent to the waiters, one at a time.
     pub(crate) fanout_messages: usize,
     /// Rooms of the one who syncs.
     pub(crate) sync_rooms: usize,
+    /// Rooms of the one who uses sliding sync.
+    pub(crate) sliding_rooms: usize,
+    /// Messages among which one is searched.
+    pub(crate) search_events: usize,
+    /// Members of the room of the whole house.
+    pub(crate) house_members: usize,
+    /// Clients that wait while nothing happens, and for how long that is watched.
+    pub(crate) idle_clients: usize,
+    pub(crate) idle_s: u64,
     /// Events written to one room, for disk use and paging.
     pub(crate) history_events: usize,
     /// Members of the big room.
@@ -49,9 +64,14 @@ impl Sizes {
     pub(crate) fn full() -> Self {
         Self {
             send_s: 15,
-            waiters: 200,
+            waiters: [200, 500],
             fanout_messages: 40,
             sync_rooms: 122,
+            sliding_rooms: 500,
+            search_events: 5_000,
+            house_members: 5_000,
+            idle_clients: 1_000,
+            idle_s: 60,
             history_events: 10_000,
             members: 1_000,
             joins: 50,
@@ -65,9 +85,14 @@ impl Sizes {
     pub(crate) fn quick() -> Self {
         Self {
             send_s: 3,
-            waiters: 40,
+            waiters: [40, 60],
             fanout_messages: 10,
             sync_rooms: 12,
+            sliding_rooms: 30,
+            search_events: 200,
+            house_members: 100,
+            idle_clients: 50,
+            idle_s: 10,
             history_events: 500,
             members: 60,
             joins: 10,
@@ -94,6 +119,10 @@ pub(crate) async fn run(name: &str, server: &mut Server, sizes: &Sizes) -> Resul
         "send" => send::measure(server, sizes).await,
         "fanout" => fanout::measure(server, sizes).await,
         "sync" => sync::measure(server, sizes).await,
+        "polls" => polls::measure(server, sizes).await,
+        "sliding" => sliding::measure(server, sizes).await,
+        "search" => search::measure(server, sizes).await,
+        "push" => push::measure(server, sizes).await,
         "history" => history::measure(server, sizes).await,
         "room" => room::measure(server, sizes).await,
         "keys" => keys::measure(server, sizes).await,

@@ -11,6 +11,8 @@ enum On {
     MedianMs,
     /// The first figure, as a multiple of another row's.
     TimesRow(&'static str),
+    /// The first figure, as a part of Synapse's.
+    PartOfSynapse,
 }
 
 struct Target {
@@ -36,6 +38,25 @@ const TARGETS: &[Target] = &[
     Target { row: "join a room of 1000", on: On::TimesRow(SMALL_JOIN), at_most: 1.5 },
     Target { row: "initial sync, 122 rooms x 20 events", on: On::Figure, at_most: 15.0 },
     Target { row: "/members of 1000", on: On::Figure, at_most: 4.0 },
+    // "Twenty times less CPU than Synapse", and nothing grows with the size of the server.
+    Target { row: "delivery to 500 waiting clients", on: On::PartOfSynapse, at_most: 0.05 },
+    Target { row: "sliding sync, cold start of 500 rooms", on: On::PartOfSynapse, at_most: 0.05 },
+    Target { row: "sliding sync, events in 10 rooms", on: On::PartOfSynapse, at_most: 0.05 },
+    Target { row: "sliding sync with nothing new", on: On::PartOfSynapse, at_most: 0.05 },
+    Target { row: "incremental sync, 10 events in 10 rooms", on: On::PartOfSynapse, at_most: 0.05 },
+    Target { row: "/messages, 100 events a page", on: On::PartOfSynapse, at_most: 0.05 },
+    Target { row: "search, a rare word in 5000 events", on: On::PartOfSynapse, at_most: 0.05 },
+    Target { row: "search, a word in all of 5000 events", on: On::PartOfSynapse, at_most: 0.05 },
+    Target { row: "send, push rules of 5000 members", on: On::PartOfSynapse, at_most: 0.05 },
+    Target { row: "send, push rules of 5000 members", on: On::TimesRow(SMALL_SEND), at_most: 3.0 },
+    Target { row: "sync with unread counts, room of 5000", on: On::PartOfSynapse, at_most: 0.05 },
+    Target { row: "1000 idle clients, a minute", on: On::Figure, at_most: 0.1 },
+    Target { row: "memory of an idle client", on: On::Figure, at_most: 40e3 },
+    Target {
+        row: "send, 1 connection, 1 room, full store",
+        on: On::TimesRow(SMALL_SEND),
+        at_most: 1.5,
+    },
     Target { row: "disk per event, over 10000 events", on: On::Figure, at_most: 2000.0 },
     Target { row: "memory, idle after start", on: On::Figure, at_most: 40e6 },
     Target { row: "memory, after the load", on: On::Figure, at_most: 60e6 },
@@ -43,17 +64,17 @@ const TARGETS: &[Target] = &[
 ];
 
 /// What the targets say of `row`, for the last column of the table.
-pub(crate) fn verdict(row: &Row, all: &[Row]) -> String {
+pub(crate) fn verdict(row: &Row, all: &[Row], synapse: &[Row]) -> String {
     let found: Vec<String> = TARGETS
         .iter()
         .filter(|target| target.row == row.name)
-        .filter_map(|target| target.judge(row, all))
+        .filter_map(|target| target.judge(row, all, synapse))
         .collect();
     found.join("; ")
 }
 
 impl Target {
-    fn judge(&self, row: &Row, all: &[Row]) -> Option<String> {
+    fn judge(&self, row: &Row, all: &[Row], synapse: &[Row]) -> Option<String> {
         let limit = short(self.at_most);
         let (value, words) = match &self.on {
             On::Figure => {
@@ -73,6 +94,11 @@ impl Target {
                 let times = row.figure.value() / other.figure.value();
                 (times, format!("<= {limit} x \"{name}\", is {} x", short(times)))
             }
+            On::PartOfSynapse => {
+                let theirs = synapse.iter().find(|other| other.name == row.name)?;
+                let times = row.figure.value() / theirs.figure.value();
+                (times, format!("<= 1/{:.0} of Synapse's", 1.0 / self.at_most))
+            }
         };
         let verdict = if value <= self.at_most { "met" } else { "**missed**" };
         Some(format!("{words}: {verdict}"))
@@ -91,12 +117,15 @@ mod tests {
     #[test]
     fn limits_are_judged_with_their_units() {
         let send = row(SMALL_SEND, Figure::CpuPer1000(0.4));
-        assert_eq!(verdict(&send, &[]), "<= 0.500: met");
+        assert_eq!(verdict(&send, &[], &[]), "<= 0.500: met");
         let idle = row("memory, idle after start", Figure::Bytes(41e6));
-        assert_eq!(verdict(&idle, &[]), "<= 40 MB: **missed**");
+        assert_eq!(verdict(&idle, &[], &[]), "<= 40 MB: **missed**");
         let big = row("send, 1 connection, room of 1000", Figure::CpuPer1000(1.6));
-        assert!(verdict(&big, &[send]).ends_with("is 4.00 x: **missed**"));
-        assert_eq!(verdict(&big, &[]), "", "nothing to compare with");
-        assert_eq!(verdict(&row("join a room of 60", Figure::CpuPer1000(1.0)), &[]), "");
+        assert!(verdict(&big, &[send], &[]).ends_with("is 4.00 x: **missed**"));
+        assert_eq!(verdict(&big, &[], &[]), "", "nothing to compare with");
+        assert_eq!(verdict(&row("join a room of 60", Figure::CpuPer1000(1.0)), &[], &[]), "");
+        let page = |s| row("/messages, 100 events a page", Figure::CpuPer1000(s));
+        assert_eq!(verdict(&page(0.1), &[], &[page(2.1)]), "<= 1/20 of Synapse's: met");
+        assert!(verdict(&page(0.2), &[], &[page(2.1)]).ends_with("**missed**"));
     }
 }

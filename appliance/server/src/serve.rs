@@ -199,6 +199,7 @@ impl<'a> Doors<'a> {
         let (router, caps) = match listener.kind {
             ListenerKind::Client => (self.house.client(), &self.public),
             ListenerKind::Federation => (self.house.federation(), &self.public),
+            ListenerKind::PhotoPage => (self.house.photo_page(), &self.public),
             ListenerKind::Metrics => (self.metrics.router(), &self.internal),
         };
         let router = router.merge(health::router(self.house.clone()));

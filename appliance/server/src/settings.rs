@@ -102,6 +102,9 @@ pub struct Server {
     pub data_dir: PathBuf,
     /// Where clients reach this server, for `.well-known`; empty: this server does not say.
     pub public_base_url: String,
+    /// Where browsers reach the listener of kind `photo_page`, for the sentences and pictures that
+    /// point to it; empty: there is none.
+    pub photo_page_url: String,
     /// The Ed25519 key that signs events; empty: `<data_dir>/signing.key`.
     pub signing_key_file: PathBuf,
     /// Addresses of reverse proxies whose `X-Forwarded-For` is believed; `"unix"` for Unix sockets.
@@ -116,6 +119,7 @@ impl Default for Server {
             name: String::new(),
             data_dir: "/var/lib/wardstone".into(),
             public_base_url: String::new(),
+            photo_page_url: String::new(),
             signing_key_file: PathBuf::new(),
             trusted_proxies: Vec::new(),
             drain_ms: 60_000,
@@ -151,6 +155,8 @@ pub enum ListenerKind {
     Client,
     /// Other servers: the Server-Server API.
     Federation,
+    /// Browsers on devices that may not keep photos: looking at them and taking them.
+    PhotoPage,
     /// Prometheus: `/metrics`, and nothing else.
     Metrics,
 }
@@ -161,6 +167,7 @@ impl ListenerKind {
         match self {
             Self::Client => "client",
             Self::Federation => "federation",
+            Self::PhotoPage => "photo_page",
             Self::Metrics => "metrics",
         }
     }

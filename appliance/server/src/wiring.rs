@@ -42,6 +42,7 @@ pub struct House {
     pub services: Arc<Services>,
     client: Router,
     federation: Router,
+    photo_page: Router,
     lane_ended: watch::Receiver<bool>,
     _lock: FolderLock,
 }
@@ -92,7 +93,8 @@ impl House {
         });
         let (client, _) = appliance_api::router(services.clone());
         let (federation, _) = appliance_api::peer_router(services.clone());
-        Ok(Self { services, client, federation, lane_ended, _lock: lock })
+        let photo_page = appliance_api::photo_page(services.clone());
+        Ok(Self { services, client, federation, photo_page, lane_ended, _lock: lock })
     }
 
     /// What people's devices see.
@@ -103,6 +105,11 @@ impl House {
     /// What other servers see.
     pub fn federation(&self) -> Router {
         self.federation.clone()
+    }
+
+    /// Where people look at photos, and take them, without an app.
+    pub fn photo_page(&self) -> Router {
+        self.photo_page.clone()
     }
 
     /// Whether requests can be answered now; the reason if not.
@@ -259,6 +266,7 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
                 .unwrap_or_default(),
             is_off: conformance.is_some_and(|c| c.no_policy_classes),
         },
+        photo_page_url: Some(settings.server.photo_page_url.clone()).filter(|url| !url.is_empty()),
     })
 }
 

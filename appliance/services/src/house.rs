@@ -85,6 +85,8 @@ pub struct Options {
     pub policy: PolicyOptions,
     /// Make previews of pages that messages point at.
     pub previews: bool,
+    /// Where people look at photos, and take them, on devices that may not keep any.
+    pub photo_page_url: Option<String>,
 }
 
 /// Who finds whom and what.
@@ -130,6 +132,7 @@ impl Default for Options {
             quick_retries: false,
             policy: PolicyOptions::default(),
             previews: false,
+            photo_page_url: None,
         }
     }
 }

@@ -72,6 +72,10 @@ const SPAWN_SITES: &[(&str, &str)] = &[
 /// walks as a stranger; what does not go through it is named here, with who may reach it.
 const ROUTE_HOMES: &[(&str, &str)] = &[
     ("appliance/api/src/route.rs", "the list of all routes of the API"),
+    (
+        "appliance/api/src/photo_page/mod.rs",
+        "pages, and what they ask: tests beside it walk them as a stranger",
+    ),
     ("appliance/server/src/admin/door.rs", "the admin socket, which asks the kernel who is there"),
     ("appliance/server/src/health.rs", "two words without a secret"),
     ("appliance/server/src/metrics.rs", "a listener on loopback or a Unix socket only"),

@@ -4,6 +4,7 @@
 #![recursion_limit = "256"]
 #![expect(clippy::print_stderr, reason = "a test that fails is understood by what it saw")]
 
+mod demo;
 mod element_x;
 mod rust_sdk;
 mod ward;
@@ -11,4 +12,5 @@ mod ward;
 mod conversation;
 mod element_web;
 mod kill;
+mod photo_page;
 mod terminal;

@@ -140,6 +140,7 @@ fn new_file(visit: &Visit<RawRequest>) -> NewFile {
         content_type: text(CONTENT_TYPE).map(str::to_owned),
         filename: query(&visit.request, "filename"),
         announced_bytes: text(CONTENT_LENGTH).and_then(|length| length.parse().ok()),
+        is_captured: false,
     }
 }
 

@@ -78,6 +78,7 @@ async fn login(visit: Visit<Form<LoginBody>>) -> Result<Response, Error> {
         device_id: body.device_id,
         display_name: body.initial_device_display_name,
         refreshable: body.refresh_token,
+        class: None,
     };
     let missing = |what| Error::new(Kind::MissingParam, what);
     let session = match body.kind.as_str() {
@@ -112,6 +113,7 @@ async fn login_masked(visit: Visit<Form<LoginBody>>) -> Result<Response, Error> 
         device_id: body.device_id,
         display_name: body.initial_device_display_name,
         refreshable: body.refresh_token,
+        class: None,
     };
     let session = visit.services.accounts.login_masked(&token, &user, session).await?;
     Ok(json_response(StatusCode::OK, Value::Object(session_json(&session)).to_string()))

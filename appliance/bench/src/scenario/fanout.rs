@@ -24,8 +24,16 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL_MS: u64 = 30_000;
 
 pub(super) async fn measure(server: &Server, sizes: &Sizes) -> Result<Vec<Row>> {
-    let site = &server.site;
-    let users = site.users(sizes.waiters + 1).await?;
+    let mut rows = Vec::new();
+    for waiters in sizes.waiters {
+        rows.push(deliver(&server.site, waiters, sizes.fanout_messages).await?);
+    }
+    Ok(rows)
+}
+
+/// One message after another to so many clients.
+async fn deliver(site: &Arc<Site>, waiters: usize, messages: usize) -> Result<Row> {
+    let users = site.users(waiters + 1).await?;
     let (sender, waiters) = (&users[0], &users[1..]);
     let connection = site.connection();
     let room = site.create_room(&connection, sender, json!({})).await?;
@@ -43,7 +51,7 @@ pub(super) async fn measure(server: &Server, sizes: &Sizes) -> Result<Vec<Row>> 
     let mut deliveries = Vec::new();
     let mut sends = Vec::new();
     let mut whole_ms = Vec::new();
-    for number in 0..sizes.fanout_messages {
+    for number in 0..messages {
         let start = Stopwatch::start();
         let answer = site.send(&connection, sender, &room, &message(MARK, number)).await;
         sends.push(start.ms());
@@ -72,7 +80,7 @@ pub(super) async fn measure(server: &Server, sizes: &Sizes) -> Result<Vec<Row>> 
         ms.get(ms.len() / 2).copied().unwrap_or_default()
     };
     let (sent, all) = (median(sends), median(whole_ms));
-    Ok(vec![row.noted(format!("send answered in {sent:.1} ms, the last reached in {all:.1} ms"))])
+    Ok(row.noted(format!("send answered in {sent:.1} ms, the last reached in {all:.1} ms")))
 }
 
 /// One waiting client: tells which numbers it heard, and when.

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::measure::{Figure, Row};
 use crate::scenario::Sizes;
 use crate::scenario::idle::memory_row;
-use crate::scenario::send::MEMBERS;
+use crate::scenario::send::{MEMBERS, closed_loop};
 use crate::server::Server;
 
 const ROOMS: usize = 10;
@@ -24,6 +24,9 @@ pub(super) async fn measure(server: &mut Server, sizes: &Sizes) -> Result<Vec<Ro
     }
     site.send_many(&rooms, &users, events, 16).await?;
     let after = memory_row("start", "memory, after the load", server).await;
+    let meter = site.meter();
+    let sent = closed_loop(site, &rooms[..1], &users, 1, sizes.send_s).await;
+    let send = meter.row("start", "send, 1 connection, 1 room, full store", &sent);
 
     let mut slowest_ms = 0.0_f64;
     for _ in 0..RESTARTS {
@@ -36,7 +39,7 @@ pub(super) async fn measure(server: &mut Server, sizes: &Sizes) -> Result<Vec<Ro
         _ => format!("store of more than {events} events, {} on disk", on_disk(server)),
     };
     let start = Row::single("start", "first answer after start", Figure::Ms(slowest_ms), note);
-    Ok(vec![after, start])
+    Ok(vec![after, send, start])
 }
 
 fn on_disk(server: &Server) -> String {

@@ -39,7 +39,12 @@ pub(super) async fn measure(server: &Server, sizes: &Sizes) -> Result<Vec<Row>> 
     Ok(vec![initial, some, nothing])
 }
 
-async fn rooms_of(site: &Arc<Site>, people: &[Arc<User>], count: usize) -> Result<Vec<String>> {
+/// Rooms that the second of `people` made and the first joined.
+pub(super) async fn rooms_of(
+    site: &Arc<Site>,
+    people: &[Arc<User>],
+    count: usize,
+) -> Result<Vec<String>> {
     let (owned, people) = (Arc::clone(site), people.to_vec());
     let made = parallel(site, count, 4, move |at, connection| {
         let (site, people) = (Arc::clone(&owned), people.clone());

@@ -48,6 +48,9 @@ pub struct MediaRow {
     /// What its first bytes show it to be, if they show anything.
     #[n(13)]
     pub sniffed: Option<String>,
+    /// The hospital's own camera page took it.
+    #[n(14)]
+    pub is_captured: Option<bool>,
 }
 
 /// What a user has uploaded that is still there.

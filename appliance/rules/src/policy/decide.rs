@@ -5,7 +5,7 @@
 use appliance_model::SessionClass;
 
 use super::classes::{Mode, watermark};
-use super::field::{Field, UPLOAD_DENY};
+use super::field::{Field, UPLOAD_CAPTURE, UPLOAD_DENY};
 use super::house::OPEN_WINDOW_MS;
 use super::object::Effective;
 use crate::{Denial, Permit};
@@ -64,6 +64,8 @@ pub struct Object<'a> {
     pub uri: &'a str,
     /// What it is.
     pub content: Content,
+    /// The hospital's own camera page took it: it lies in no phone's gallery.
+    pub is_captured: bool,
     /// From when on nobody gets it: milliseconds since the Unix epoch; none while it is kept.
     pub deadline_ms: Option<u64>,
     /// How often it was opened, all people together.
@@ -227,11 +229,17 @@ fn show(
     subject: &Subject<'_>,
     object: &Object<'_>,
 ) -> Result<Permitted, Refused> {
-    let is_refused = policy.get(Field::UploadFromUnmanaged) == Some(UPLOAD_DENY)
-        && subject.class != SessionClass::Managed;
-    if is_refused {
-        let why = "Your hospital's policy takes files for this room from devices that it looks \
-                   after only.";
+    const DENIED: &str = "Your hospital's policy takes files for this room from devices that it \
+         looks after only.";
+    const CAPTURE: &str = "Your hospital's policy takes no files for this room from this device: \
+         they would stay in its gallery. Take the photo with your hospital's camera page instead.";
+    let why = match policy.get(Field::UploadFromUnmanaged) {
+        _ if subject.class == SessionClass::Managed => None,
+        None | Some(0) => None,
+        Some(UPLOAD_CAPTURE) => (!object.is_captured).then_some(CAPTURE),
+        Some(UPLOAD_DENY..) => Some(DENIED),
+    };
+    if let Some(why) = why {
         return Err(denied(subject, object, why));
     }
     let who = who(subject);

@@ -57,10 +57,14 @@ pub enum Field {
     FederationOurs,
     /// What other servers get.
     FederationOther,
+    /// Whether the camera page must be told that the patient agreed.
+    CameraConsent,
+    /// Whether it must be told whose photo it is.
+    CameraReference,
 }
 
 /// How many there are.
-pub(super) const FIELDS: usize = Field::FederationOther as usize + 1;
+pub(super) const FIELDS: usize = Field::CameraReference as usize + 1;
 
 /// How a value is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,12 +147,19 @@ pub(super) const RULES: [Rule; FIELDS] = [
     least(Field::IdleBotMs, "device.session_idle_ms.bot", SESSION_MS_MIN),
     word(Field::FederationOurs, "federation.ours", PEERS),
     word(Field::FederationOther, "federation.other", PEERS),
+    word(Field::CameraConsent, "camera.consent", TOLD),
+    word(Field::CameraReference, "camera.reference", TOLD),
 ];
 
+/// What may be told with a photo.
+const TOLD: &[&str] = &["optional", "required"];
+
 /// How unmanaged devices send pictures, loosest first.
-const UPLOADS: &[&str] = &["allow", "deny"];
+const UPLOADS: &[&str] = &["allow", "capture-page-only", "deny"];
+/// Pictures from unmanaged devices are refused unless the hospital's own camera page took them.
+pub(super) const UPLOAD_CAPTURE: u64 = 1;
 /// Pictures from unmanaged devices are refused.
-pub(super) const UPLOAD_DENY: u64 = 1;
+pub(super) const UPLOAD_DENY: u64 = 2;
 
 impl Field {
     /// All of them.

@@ -12,6 +12,10 @@ use super::object::{Effective, Policy, Scope};
 const NAME_CHARS_MAX: usize = 64;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+/// A shift, with its handover.
+const KIOSK_SESSION_MS: u64 = 12 * 60 * 60 * 1_000;
+/// Long enough to look after the next patient, and come back.
+const KIOSK_IDLE_MS: u64 = 30 * 60 * 1_000;
 /// Loading a photo twice within two minutes is looking once.
 pub const OPEN_WINDOW_MS: u64 = 120_000;
 
@@ -35,6 +39,9 @@ pub fn settings_scope(ttl_ms: u64) -> Policy {
         (Field::TtlMs, ttl_ms),
         // What showed a file is always redacted with it, where that is known.
         (Field::OnExpiry, 1),
+        // Whoever walks away from a shared machine is signed out there.
+        (Field::SessionKioskMs, KIOSK_SESSION_MS),
+        (Field::IdleKioskMs, KIOSK_IDLE_MS),
     ])
 }
 

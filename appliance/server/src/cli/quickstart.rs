@@ -38,6 +38,10 @@ pub struct Quickstart {
     #[arg(long, default_value_t = 8008)]
     http_port: u16,
 
+    /// The port of the photo page, with TLS: for browsers on devices that may not keep photos.
+    #[arg(long, default_value_t = 8444)]
+    photo_port: u16,
+
     /// The port for Prometheus.
     #[arg(long, default_value_t = 9008)]
     metrics_port: u16,
@@ -73,6 +77,7 @@ impl Quickstart {
             ca: &ca.certificate_file(),
             port: self.port,
             http_port: self.http_port,
+            photo_port: self.photo_port,
             metrics_port: self.metrics_port,
             logins: &logins,
         };
@@ -87,14 +92,17 @@ impl Quickstart {
 
     /// The ports of this run. They are written anew each time, the settings beside are yours.
     fn write_listeners(&self, folder: &Path) -> Result<(), String> {
-        let Self { port, http_port, metrics_port, .. } = self;
+        let Self { port, http_port, photo_port, metrics_port, .. } = self;
         let dir = folder.join("conf.d");
         files::create_private_dir(&dir)?;
+        let tls =
+            "tls = { certificate_file = \"tls/server.pem\", key_file = \"tls/server.key\" }\n";
         let text = format!(
             "# Written by `wardstone quickstart` at every start.\n\
-             [server]\npublic_base_url = \"https://{SERVER_NAME}:{port}\"\n\n\
-             [[listeners]]\nkind = \"client\"\naddress = \"127.0.0.1:{port}\"\n\
-             tls = {{ certificate_file = \"tls/server.pem\", key_file = \"tls/server.key\" }}\n\n\
+             [server]\npublic_base_url = \"https://{SERVER_NAME}:{port}\"\n\
+             photo_page_url = \"https://{SERVER_NAME}:{photo_port}\"\n\n\
+             [[listeners]]\nkind = \"client\"\naddress = \"127.0.0.1:{port}\"\n{tls}\n\
+             [[listeners]]\nkind = \"photo_page\"\naddress = \"127.0.0.1:{photo_port}\"\n{tls}\n\
              [[listeners]]\nkind = \"client\"\naddress = \"127.0.0.1:{http_port}\"\n\n\
              [[listeners]]\nkind = \"metrics\"\naddress = \"127.0.0.1:{metrics_port}\"\n"
         );
@@ -144,11 +152,12 @@ mod tests {
             folder: folder.clone(),
             port: 1_443,
             http_port: 1_080,
+            photo_port: 1_444,
             metrics_port: 1_090,
         };
         let first = quickstart.plan().unwrap();
         assert_eq!(first.loaded.settings.server.name, "localhost");
-        assert_eq!(first.loaded.settings.listeners.len(), 3);
+        assert_eq!(first.loaded.settings.listeners.len(), 4);
         let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
         let names =
             ["wardstone.toml", "logins.txt", "master.key", "data/signing.key", "tls/ca.pem"];

@@ -73,6 +73,12 @@ impl Check {
                 format!("\"{url}\" is not a URL such as \"https://matrix.hospital.example\"");
             self.wrong("server.public_base_url", message);
         }
+        let url = &server.photo_page_url;
+        if !url.is_empty() && !is_base_url(url) {
+            let message =
+                format!("\"{url}\" is not a URL such as \"https://photos.hospital.example\"");
+            self.wrong("server.photo_page_url", message);
+        }
         self.require(server.data_dir.is_absolute(), "server.data_dir", "is not a path");
         for (index, proxy) in server.trusted_proxies.iter().enumerate() {
             if proxy != "unix" && proxy.parse::<IpAddr>().is_err() {

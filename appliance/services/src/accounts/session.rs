@@ -6,7 +6,7 @@ use appliance_ledger::keyspaces::{
 use appliance_ledger::rows::{DeviceRow, RefreshRow, TokenRow};
 use appliance_ledger::{Commit, Digest, Direction};
 use appliance_model::ruma::{OwnedDeviceId, OwnedUserId};
-use appliance_model::{DeviceNid, Error, UserNid};
+use appliance_model::{DeviceNid, Error, SessionClass, UserNid};
 
 use super::Accounts;
 use crate::push::forget_of_device as forget_pushers;
@@ -36,6 +36,8 @@ pub struct NewSession {
     pub display_name: Option<String>,
     /// The client can renew its access token, so it gets one that expires.
     pub refreshable: bool,
+    /// Its class, where the way in decides that; else as the settings say.
+    pub class: Option<SessionClass>,
 }
 
 /// What it gets.
@@ -96,7 +98,7 @@ impl Accounts {
             None => self.new_device(&key, new.display_name).await?,
         };
         let tokens = self.issue(&key, &mut device, new.refreshable, commit);
-        self.begin_class(&key, DeviceNid(device.device), commit);
+        self.begin_class(&key, DeviceNid(device.device), new.class, commit);
         commit.put(&DEVICES, &key, &device);
         Ok(Session {
             user_id,

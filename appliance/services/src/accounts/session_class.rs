@@ -25,12 +25,14 @@ impl Accounts {
         &self,
         (user, device_id): &(UserNid, String),
         device: DeviceNid,
+        class: Option<SessionClass>,
         commit: &mut Commit,
     ) {
+        let class = class.unwrap_or(self.house.options.policy.session_class);
         let row = SessionRow {
             user: user.0,
             device_id: device_id.clone(),
-            class: self.house.options.policy.session_class.as_str().to_owned(),
+            class: class.as_str().to_owned(),
             opened_ms: self.house.clock.now_ms(),
         };
         commit.put(&SESSIONS, &device, &row);
@@ -168,12 +170,13 @@ impl Accounts {
     ///
     /// If the store fails; calling again goes on.
     pub async fn end_overdue_sessions(&self) -> Result<usize, Error> {
-        let limited = [Role::User, Role::Administrator].into_iter().any(|role| {
-            let policy = self.house.policy_for(role);
-            let fields = SessionClass::ALL.into_iter().filter_map(Field::session_of);
-            fields.flat_map(|(one, other)| [one, other]).any(|field| policy.get(field).is_some())
-        });
-        if !limited || self.house.options.policy.is_off {
+        let policies = [Role::User, Role::Administrator].map(|role| self.house.policy_for(role));
+        let is_limited = |class: SessionClass| {
+            let fields = Field::session_of(class).into_iter().flat_map(|(one, two)| [one, two]);
+            let mut set = fields.flat_map(|field| policies.iter().map(move |p| p.get(field)));
+            set.any(|limit| limit.is_some())
+        };
+        if self.house.options.policy.is_off {
             return Ok(0);
         }
         type Session = (DeviceNid, SessionRow);
@@ -185,7 +188,10 @@ impl Accounts {
                 view.scan_between(&SESSIONS, (&from, &end), Direction::Forward, PAGE).await?;
             for (number, row) in rows {
                 from = DeviceNid(number.0 + 1);
-                ended += usize::from(self.end_if_overdue(number, &row).await?);
+                // Most classes have no limit: their sessions are not looked up.
+                if is_limited(self.class_in(Some(&row))) {
+                    ended += usize::from(self.end_if_overdue(number, &row).await?);
+                }
             }
             if !more {
                 return Ok(ended);

@@ -7,7 +7,7 @@
 //! repetition. What counts as an opening is written every time.
 
 use appliance_ledger::keyspaces::{COPIES, DEVICE_COPIES, MEDIA_DUE, MEDIA_LINKS, OPENS, SESSIONS};
-use appliance_ledger::rows::media::{LINK_GUESSED, LINK_OPENED, LINK_OWN, LinkRow};
+use appliance_ledger::rows::media::{LINK_GUESSED, LINK_OPENED, LINK_OWN, LinkRow, MediaRow};
 use appliance_ledger::rows::policy::{CopyRow, OpensRow};
 use appliance_ledger::{Commit, Direction};
 use appliance_model::ruma::ServerName;
@@ -90,6 +90,7 @@ impl Media {
         let object = Object {
             uri: &uri,
             content: content_of(living),
+            is_captured: living.row.is_captured.unwrap_or_default(),
             deadline_ms: living.deadline_ms,
             opens: opens.opens,
             opens_of_user: own.opens,
@@ -133,6 +134,7 @@ impl Media {
         let object = Object {
             uri: &uri,
             content: content_of(living),
+            is_captured: false,
             deadline_ms: living.deadline_ms,
             opens: 0,
             opens_of_user: 0,
@@ -316,7 +318,7 @@ pub(super) async fn may_show(
     house: &House,
     policy: &Effective,
     (user_id, device): (&appliance_model::ruma::UserId, Option<DeviceNid>),
-    uri: &str,
+    (uri, row): (&str, &MediaRow),
 ) -> Result<(), Error> {
     if policy.get(Field::UploadFromUnmanaged).is_none() || house.options.policy.is_off {
         return Ok(());
@@ -333,6 +335,7 @@ pub(super) async fn may_show(
     let object = Object {
         uri,
         content: Content::Picture,
+        is_captured: row.is_captured.unwrap_or_default(),
         deadline_ms: None,
         opens: 0,
         opens_of_user: 0,
@@ -341,6 +344,13 @@ pub(super) async fn may_show(
     match decide(policy, &subject, Action::Show, &object, 0) {
         Ok(_) => Ok(()),
         Err(Refused::Gone) => Err(no_such_media()),
-        Err(Refused::Denied(denial)) => Err(house.ledger.refuse(denial).await),
+        Err(Refused::Denied(denial)) => {
+            let error = house.ledger.refuse(denial).await;
+            Err(match &house.options.photo_page_url {
+                // The app shows this sentence: it says where the camera page is.
+                Some(url) => Error::forbidden(format!("{} {url}", error.message)),
+                None => error,
+            })
+        }
     }
 }

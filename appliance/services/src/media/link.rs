@@ -104,7 +104,7 @@ pub(crate) async fn link(
         }
         if as_what == Use::Content && house.is_ours(&sent.pdu.sender) {
             let uri = format!("mxc://{}/{media_id}", house.server_name);
-            may_show(house, &asked.policy, (&sent.pdu.sender, sent.device), &uri).await?;
+            may_show(house, &asked.policy, (&sent.pdu.sender, sent.device), (&uri, &row)).await?;
         }
         let is_own = sender == Some(UserNid(row.uploader));
         // A member event repeats the sender's profile in every room: that is kept already.

@@ -11,6 +11,7 @@
 
 pub mod administer;
 mod animate;
+pub mod capture;
 pub mod copies;
 pub mod create;
 mod elsewhere;

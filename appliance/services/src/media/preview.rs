@@ -186,6 +186,7 @@ impl Media {
             content_type: Some(content_type.to_owned()),
             filename: None,
             announced_bytes: Some(bytes),
+            is_captured: false,
         };
         let pieces = stream::iter([Ok::<_, std::convert::Infallible>(body.clone())]);
         match self.upload(caller, new, pieces).await {

@@ -51,7 +51,7 @@ pub(super) fn mark(picture: &[u8], lines: &[String]) -> Result<Bytes, Error> {
 }
 
 /// A marked picture is a JPEG, which knows no transparency.
-fn on_white(picture: DynamicImage) -> RgbImage {
+pub(super) fn on_white(picture: DynamicImage) -> RgbImage {
     if !picture.color().has_alpha() {
         return picture.to_rgb8();
     }

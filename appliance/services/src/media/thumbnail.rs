@@ -9,7 +9,7 @@
 
 use std::io::Cursor;
 
-use appliance_model::{Error, Kind};
+use appliance_model::{Caller, Error, Kind};
 use appliance_rules::policy::{Action, Form, Obligations, watermark};
 use bytes::Bytes;
 use image::codecs::jpeg::JpegEncoder;
@@ -158,6 +158,17 @@ impl Media {
         self.picture(reader, found, wanted, obligations).await
     }
 
+    /// `POST /look/{serverName}/{mediaId}` of the photo page: one look, with the reader's name in it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Media::thumbnail`], and [`Kind::Forbidden`] if it was opened as often as it may be.
+    pub async fn look(&self, caller: &Caller, found: &Found) -> Result<Thumbnail, Error> {
+        let obligations = self.govern(caller.into(), found.living(), Action::View).await?;
+        let whole = Wanted { width: 1_600, height: 1_200, crop: false, animated: false };
+        self.picture(caller.into(), found, whole, obligations).await
+    }
+
     /// The picture that a judgement obliges to.
     pub(super) async fn picture(
         &self,
@@ -167,11 +178,15 @@ impl Media {
         obligations: Obligations,
     ) -> Result<Thumbnail, Error> {
         if obligations.form == Form::Placeholder {
-            return Ok(named(stamp::placeholder(PLACEHOLDER)?));
+            return Ok(named(self.placeholder()?));
         }
-        // What a marked picture shows of the original is bounded.
+        // What a marked picture shows of the original is bounded; in the viewer it is more.
         let is_marked = obligations.form != Form::Thumbnail;
-        let wanted = if is_marked { wanted.at_most(800, 600) } else { wanted };
+        let wanted = match obligations.form {
+            Form::MarkedView => wanted.at_most(1_600, 1_200),
+            _ if is_marked => wanted.at_most(800, 600),
+            _ => wanted,
+        };
         let size = size_for(wanted);
         let moving = size.moving.filter(|_| wanted.animated && !is_marked);
         let mut bytes = match moving {
@@ -184,6 +199,15 @@ impl Media {
         // Making it took time: the deadline may have come.
         self.living(found.living().number).await?.ok_or_else(no_such_media)?;
         Ok(named(bytes))
+    }
+
+    fn placeholder(&self) -> Result<Bytes, Error> {
+        let url = self.0.house.options.photo_page_url.as_deref();
+        let place = url.map(|url| url.split_once("://").map_or(url, |(_, place)| place));
+        match place {
+            Some(place) => stamp::placeholder(&[PLACEHOLDER[0], "", "Look at it here:", place]),
+            None => stamp::placeholder(PLACEHOLDER),
+        }
     }
 
     async fn stamped(
@@ -290,18 +314,19 @@ impl Media {
         self.0.rendering.clone().acquire_owned().await.map_err(stopping)
     }
 
-    async fn in_the_pool(
+    /// Runs work on a picture in the pool for decoding.
+    pub(super) async fn in_the_pool<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> Result<Bytes, Error> + Send + 'static,
-    ) -> Result<Bytes, Error> {
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         in_the_pool(self.place().await?, work).await
     }
 }
 
-async fn in_the_pool(
+async fn in_the_pool<T: Send + 'static>(
     place: OwnedSemaphorePermit,
-    work: impl FnOnce() -> Result<Bytes, Error> + Send + 'static,
-) -> Result<Bytes, Error> {
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     let work = move || {
         let _place = place;
         work()
@@ -331,16 +356,26 @@ pub(super) fn decoder_limits(pixels_max: u64) -> Limits {
     limits
 }
 
-/// Decodes, turns upright, makes smaller, encodes. The first picture of an animation stands for it:
-/// "When not provided, the server SHOULD NOT return an animated thumbnail."
+/// Decodes, turns upright, makes smaller, encodes.
 pub(super) fn render(source: &[u8], size: Size, pixels_max: u64) -> Result<Bytes, Error> {
+    encode(&upright(source, (size.width, size.height, size.crop), pixels_max)?)
+}
+
+/// A picture as it was meant to be seen, within a size, and nothing of its metadata. The first picture
+/// of an animation stands for it: "When not provided, the server SHOULD NOT return an animated
+/// thumbnail."
+pub(super) fn upright(
+    source: &[u8],
+    (width, height, crop): (u32, u32, bool),
+    pixels_max: u64,
+) -> Result<DynamicImage, Error> {
     let format = format_of(source)?;
     let mut reader = ImageReader::with_format(Cursor::new(source), format);
     reader.limits(decoder_limits(pixels_max));
     let mut decoder = reader.into_decoder().map_err(|error| refused(&error))?;
-    let (width, height) = decoder.dimensions();
+    let (is_width, is_height) = decoder.dimensions();
     // A small file may claim to be a huge picture: it is refused before anything is unpacked.
-    if u64::from(width) * u64::from(height) > pixels_max
+    if u64::from(is_width) * u64::from(is_height) > pixels_max
         || decoder.total_bytes() > pixels_max.saturating_mul(DECODED_BYTES_PER_PIXEL)
     {
         return Err(too_large());
@@ -355,11 +390,10 @@ pub(super) fn render(source: &[u8], size: Size, pixels_max: u64) -> Result<Bytes
             | Orientation::Rotate90FlipH
             | Orientation::Rotate270FlipH
     );
-    let (box_width, box_height) =
-        if turned { (size.height, size.width) } else { (size.width, size.height) };
-    picture = shrink(picture, box_width, box_height, size.crop);
+    let (box_width, box_height) = if turned { (height, width) } else { (width, height) };
+    picture = shrink(picture, box_width, box_height, crop);
     picture.apply_orientation(orientation);
-    encode(&picture)
+    Ok(picture)
 }
 
 /// "Servers MUST NOT upscale thumbnails under any circumstance."

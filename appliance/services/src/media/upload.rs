@@ -39,6 +39,8 @@ pub struct NewFile {
     pub filename: Option<String>,
     /// The `Content-Length` header.
     pub announced_bytes: Option<u64>,
+    /// The camera page took it ([`super::capture`]).
+    pub is_captured: bool,
 }
 
 impl Media {
@@ -205,6 +207,7 @@ impl Media {
             wrapped_key,
             content: Some(content.to_vec()),
             sniffed: sniffed.map(str::to_owned),
+            is_captured: new.is_captured.then_some(true),
         };
         let uri = self.uri(&row.media_id);
         let mut commit = self.ledger().begin(policy::may_upload(&caller.user_id, &uri));

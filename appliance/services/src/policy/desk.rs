@@ -138,6 +138,7 @@ fn verdicts(policy: &Effective, class: SessionClass) -> Value {
             let object = Object {
                 uri: "",
                 content,
+                is_captured: false,
                 deadline_ms: None,
                 opens: 0,
                 opens_of_user: 0,

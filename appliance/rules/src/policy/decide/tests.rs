@@ -18,6 +18,7 @@ fn object(content: Content) -> Object<'static> {
     Object {
         uri: "mxc://h.example/leg",
         content,
+        is_captured: false,
         deadline_ms: Some(NOW_MS + 1),
         opens: 0,
         opens_of_user: 0,
@@ -217,5 +218,28 @@ proptest! {
                 prop_assert_eq!(straight.said_by(field), reversed.said_by(field));
             }
         }
+    }
+}
+
+#[test]
+fn a_private_phone_shows_only_what_the_camera_page_took() {
+    let held = |word: &str| {
+        let room =
+            serde_json::json!({ "class": "general", "device": { "upload_from_unmanaged": word } });
+        let room = Policy::from_json(&room).unwrap();
+        HousePolicy::default().in_room(&Policy::default(), None, Some(&room))
+    };
+    let shows = |word: &str, class, is_captured| {
+        let subject = Subject { class, ..subject(SessionClass::Unmanaged) };
+        let object = Object { is_captured, ..object(Content::Picture) };
+        decide(&held(word), &subject, Action::Show, &object, NOW_MS).is_ok()
+    };
+    use SessionClass::{BrowserKiosk, Managed, Unmanaged};
+    for (word, gallery, captured) in
+        [("allow", true, true), ("capture-page-only", false, true), ("deny", false, false)]
+    {
+        assert_eq!(shows(word, Unmanaged, false), gallery, "{word}");
+        assert_eq!(shows(word, BrowserKiosk, true), captured, "{word}");
+        assert!(shows(word, Managed, false), "{word}");
     }
 }

@@ -11,6 +11,7 @@ pub struct Page<'a> {
     pub ca: &'a Path,
     pub port: u16,
     pub http_port: u16,
+    pub photo_port: u16,
     pub metrics_port: u16,
     pub logins: &'a Logins,
 }
@@ -18,7 +19,7 @@ pub struct Page<'a> {
 impl Page<'_> {
     /// The page.
     pub fn text(&self) -> String {
-        let Self { folder, ca, port, http_port, metrics_port, logins } = self;
+        let Self { folder, ca, port, http_port, photo_port, metrics_port, logins } = self;
         let (folder, ca) = (folder.display(), ca.display());
         let mut accounts = String::new();
         for login in &logins.0 {
@@ -33,6 +34,7 @@ Wardstone is running, for this machine only.
 
   Homeserver   https://localhost:{port}   certificate authority: {ca}
                http://localhost:{http_port}    the same, for clients without that certificate
+  Photo page   https://localhost:{photo_port}   looking at photos and taking them in a browser
   Metrics      http://localhost:{metrics_port}/metrics
 
   Accounts (also in {folder}/logins.txt)

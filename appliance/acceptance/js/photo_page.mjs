@@ -1,0 +1,219 @@
+// A clinician at a shared machine: Chromium on the photo page, driven through its debugging pipe.
+//
+//   node photo_page.mjs '{"url", "user", "password", "room", "profile", "screenshots"}'
+//
+// Prints one JSON object with what was seen. The camera is Chromium's own test picture.
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { createServer } from "node:http";
+import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+
+const given = JSON.parse(process.argv[2]);
+const TIMEOUT_MS = 30_000;
+
+const chromium = spawn(
+  "chromium",
+  [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--remote-debugging-pipe",
+    "--ignore-certificate-errors",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    "--window-size=390,844",
+    `--user-data-dir=${given.profile}`,
+    "about:blank",
+  ],
+  { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"] },
+);
+const [toChromium, fromChromium] = [chromium.stdio[3], chromium.stdio[4]];
+
+let rest = "";
+let last = 0;
+const waiting = new Map();
+fromChromium.on("data", (data) => {
+  rest += data.toString();
+  for (;;) {
+    const end = rest.indexOf("\0");
+    if (end < 0) return;
+    const message = JSON.parse(rest.slice(0, end));
+    rest = rest.slice(end + 1);
+    if (message.id) {
+      const { done, failed } = waiting.get(message.id);
+      waiting.delete(message.id);
+      if (message.error) failed(new Error(message.error.message));
+      else done(message.result);
+    }
+  }
+});
+
+let session;
+function call(method, params = {}) {
+  last += 1;
+  const id = last;
+  toChromium.write(`${JSON.stringify({ id, method, params, sessionId: session })}\0`);
+  return new Promise((done, failed) => waiting.set(id, { done, failed }));
+}
+
+async function evaluate(expression) {
+  const parameters = { expression, awaitPromise: true, returnByValue: true };
+  const { result, exceptionDetails } = await call("Runtime.evaluate", parameters);
+  if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? expression);
+  return result.value;
+}
+
+async function until(what, expression) {
+  const end = Date.now() + TIMEOUT_MS;
+  while (Date.now() < end) {
+    if (await evaluate(expression)) return;
+    await new Promise((done) => setTimeout(done, 50));
+  }
+  const said = await evaluate("document.body.innerText");
+  throw new Error(`${what} did not happen. The page says:\n${said}`);
+}
+
+const visible = (id) => `!!document.getElementById(${JSON.stringify(id)})?.checkVisibility()`;
+const press = (id) => evaluate(`document.getElementById(${JSON.stringify(id)}).click()`);
+
+// What a keyboard does: Tab and Enter, and letters.
+async function type(text) {
+  await call("Input.insertText", { text });
+}
+async function key(name, code) {
+  for (const kind of ["rawKeyDown", "char", "keyUp"]) {
+    const text = name === "Enter" && kind === "char" ? "\r" : undefined;
+    if (kind === "char" && !text) continue;
+    await call("Input.dispatchKeyEvent", { type: kind, key: name, code: name, windowsVirtualKeyCode: code, text });
+  }
+}
+
+async function screenshot(name) {
+  const { data } = await call("Page.captureScreenshot", { format: "png" });
+  writeFileSync(join(given.screenshots, `${name}.png`), Buffer.from(data, "base64"));
+}
+
+function filesUnder(folder) {
+  return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) return filesUnder(path);
+    return entry.isFile() && statSync(path).size > 0 ? [path] : [];
+  });
+}
+
+const holders = (bytes) =>
+  filesUnder(given.profile).filter((path) => readFileSync(path).includes(bytes)).length;
+
+// What the page was given, kept aside once: the debugger does not hold the bodies of blobs.
+const watchBlobs = `{
+  const make = URL.createObjectURL;
+  URL.createObjectURL = (blob) => {
+    window.lastBlob = blob;
+    return make.call(URL, blob);
+  };
+}`;
+const lastBlob = `lastBlob.arrayBuffer().then((buffer) => {
+  delete window.lastBlob;
+  return btoa(Array.from(new Uint8Array(buffer), (byte) => String.fromCharCode(byte)).join(""));
+})`;
+
+const seen = {};
+try {
+  const { targetInfos } = await call("Target.getTargets");
+  const target = targetInfos.find((info) => info.type === "page").targetId;
+  session = (await call("Target.attachToTarget", { targetId: target, flatten: true })).sessionId;
+  await call("Page.enable");
+  await call("Emulation.setFocusEmulationEnabled", { enabled: true });
+  await call("Page.navigate", { url: given.url });
+
+  // By keyboard alone: the name has the focus when the page is there.
+  await until("the sign-in form", `${visible("sign-in")} && document.activeElement.id === "user"`);
+  await screenshot("1-sign-in");
+  await type(given.user);
+  await key("Tab", 9);
+  await type(given.password);
+  await key("Enter", 13);
+  await until("the list of rooms", visible("rooms"));
+  seen.cookieInScripts = await evaluate("document.cookie");
+  await evaluate(
+    `[...document.querySelectorAll("#room-list button")]
+       .find((button) => button.textContent === ${JSON.stringify(given.room)}).click()`,
+  );
+  await until("the room", visible("room"));
+
+  await press("to-camera");
+  await until("the camera", `document.getElementById("live").videoWidth > 0`);
+  await screenshot("2-camera");
+  await press("shoot");
+  seen.sendsWithoutConsent = await evaluate(
+    `document.getElementById("send-form").checkValidity()`,
+  );
+  await evaluate(`document.getElementById("reference").value = "MRN-7"`);
+  await press("consent");
+  await press("send");
+  await until("the photo in the room", `${visible("room")} && document.querySelector("#photo-list li")`);
+  seen.said = await evaluate(`document.getElementById("said").textContent`);
+  seen.entry = await evaluate(`document.querySelector("#photo-list li").textContent`);
+
+  await evaluate(`document.querySelector("#photo-list button").click()`);
+  await until("the page of the photo", visible("photo"));
+  seen.shownBeforeLook = await evaluate(visible("frame"));
+  await evaluate(watchBlobs);
+  await press("look");
+  await until("the photo", `document.getElementById("picture").naturalWidth > 0`);
+  await screenshot("3-photo");
+  seen.size = await evaluate(
+    `[document.getElementById("picture").naturalWidth, document.getElementById("picture").naturalHeight]`,
+  );
+  const photo = Buffer.from(await evaluate(lastBlob), "base64");
+  seen.photoBytes = photo.length;
+  await evaluate(`window.dispatchEvent(new Event("blur"))`);
+  await call("Emulation.setFocusEmulationEnabled", { enabled: false });
+  await evaluate(`Object.defineProperty(document, "hidden", { value: true, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"))`);
+  seen.coveredWhenHidden = await evaluate(
+    `document.getElementById("picture").classList.contains("covered")`,
+  );
+  await screenshot("4-covered");
+  await key("Escape", 27);
+  await until("the photo to close", visible("room"));
+  seen.sourceAfterClose = await evaluate(`document.getElementById("picture").getAttribute("src")`);
+  await press("sign-out");
+  await until("signing out", visible("sign-in"));
+  seen.stored = await evaluate(`localStorage.length + sessionStorage.length`);
+
+  // The control: the same photo from a page that lets browsers keep it.
+  const careless = createServer((request, answer) => {
+    const isPage = request.url === "/";
+    const type = isPage ? "text/html" : "image/jpeg";
+    answer.writeHead(200, { "content-type": type, "cache-control": "max-age=3600" });
+    answer.end(isPage ? "<img src=/kept.jpg>" : Buffer.concat([photo, Buffer.from("control")]));
+  });
+  careless.listen(0, "127.0.0.1");
+  await once(careless, "listening");
+  const marker = photo.subarray(photo.length / 2, photo.length / 2 + 64);
+  seen.holdersBefore = holders(marker);
+  await call("Page.navigate", { url: `http://127.0.0.1:${careless.address().port}/` });
+  await until("the control", `document.images[0]?.naturalWidth > 0`);
+  session = undefined;
+  await call("Browser.close").catch(() => {});
+  await once(chromium, "exit");
+  const files = filesUnder(given.profile);
+  const own = Buffer.concat([photo.subarray(-64), Buffer.from("control")]);
+  // What the careless page left is the control's; of the photo page there is nothing.
+  seen.controlKept = files.filter((path) => readFileSync(path).includes(own)).length;
+  seen.photoKept = files.filter((path) => {
+    const bytes = readFileSync(path);
+    return bytes.includes(marker) && !bytes.includes(own);
+  }).length;
+  console.log(JSON.stringify(seen));
+} catch (error) {
+  console.error(error.stack);
+  process.exitCode = 1;
+} finally {
+  chromium.kill("SIGKILL");
+  // The control's server and the pipes would keep this process alive.
+  process.exit();
+}

@@ -1,0 +1,75 @@
+//! Taking a photo for a room.
+
+use std::sync::Arc;
+
+use appliance_model::Error;
+use appliance_services::Services;
+use appliance_services::media::capture::{Capture, PHOTO_BYTES_MAX};
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use http::StatusCode;
+use serde_json::json;
+
+use super::look::room_id_of;
+use super::{Asked, answered};
+use crate::route::{json_response, query_param, read_body};
+
+/// A transaction ID of the page's, and of nobody else's.
+const TXN_BYTES_MAX: usize = 64;
+
+pub(super) async fn rules(
+    state: State<Arc<Services>>,
+    room: Path<String>,
+    request: Request,
+) -> Response {
+    answered(try_rules(state, room, request).await)
+}
+
+async fn try_rules(
+    state: State<Arc<Services>>,
+    Path(room_id): Path<String>,
+    request: Request,
+) -> Result<Response, Error> {
+    let (asked, _) = Asked::read(state, request)?;
+    let caller = asked.caller().await?;
+    let rules = asked.services.media.camera_rules(&caller, &room_id_of(&room_id)?).await?;
+    let answer = json!({
+        "needs_consent": rules.needs_consent,
+        "needs_reference": rules.needs_reference,
+    });
+    Ok(json_response(StatusCode::OK, answer.to_string()))
+}
+
+pub(super) async fn capture(
+    state: State<Arc<Services>>,
+    room: Path<String>,
+    request: Request,
+) -> Response {
+    answered(try_capture(state, room, request).await)
+}
+
+async fn try_capture(
+    state: State<Arc<Services>>,
+    Path(room_id): Path<String>,
+    request: Request,
+) -> Result<Response, Error> {
+    let uri = request.uri().clone();
+    let (asked, body) = Asked::read(state, request)?;
+    let caller = asked.caller().await?;
+    let txn_id = query_param(&uri, "txn_id").unwrap_or_default();
+    let is_sane = (1..=TXN_BYTES_MAX).contains(&txn_id.len())
+        && txn_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if !is_sane {
+        return Err(Error::invalid_param("`txn_id` has 1 to 64 letters, digits or `-`."));
+    }
+    let picture = read_body(body, PHOTO_BYTES_MAX).await?;
+    let taken = Capture {
+        room_id: room_id_of(&room_id)?,
+        txn_id,
+        has_consent: query_param(&uri, "consent").as_deref() == Some("true"),
+        reference: query_param(&uri, "reference"),
+        picture,
+    };
+    let event_id = asked.services.media.capture(&caller, taken).await?;
+    Ok(json_response(StatusCode::OK, json!({ "event_id": event_id }).to_string()))
+}
