@@ -216,6 +216,11 @@ async fn element_x_verifies_and_restores() {
 async fn compare_emoji(old: &Phone, new: &Phone) {
     let user = new.client.user_id().expect("signed in");
     let device_id = new.client.device_id().expect("signed in");
+    // matrix-sdk passes over questions of devices that it does not know yet.
+    until("the new phone in the old one's list", async || {
+        old.client.encryption().get_device(user, device_id).await.ok()?
+    })
+    .await;
     let asked = until("the identity at the new phone", async || {
         let identity = new.client.encryption().request_user_identity(user).await.ok()??;
         identity.request_verification().await.ok()
