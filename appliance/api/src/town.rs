@@ -25,6 +25,8 @@ use crate::scenario::{Desk, open_house};
 pub struct Line {
     routers: Mutex<HashMap<OwnedServerName, Router>>,
     down: Mutex<HashSet<OwnedServerName>>,
+    /// Method, path and status of every request so far.
+    pub rung: Mutex<Vec<(String, String, u16)>>,
 }
 
 impl Line {
@@ -45,7 +47,9 @@ impl Line {
             return None;
         }
         let router = self.routers.lock().unwrap().get(server).cloned()?;
+        let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         let (parts, body) = router.oneshot(request).await.unwrap().into_parts();
+        self.rung.lock().unwrap().push((method, path, parts.status.as_u16()));
         let bytes = body.collect().await.unwrap().to_bytes();
         let body = Box::pin(stream::iter([Ok(bytes)]));
         Some(Opened { status: parts.status, headers: parts.headers, body })

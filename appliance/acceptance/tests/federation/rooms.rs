@@ -86,10 +86,25 @@ async fn rooms_with_a_synapse() {
         scenes.play(&named("media"), talk::media(p(), at)).await;
         scenes.play(&named("space"), talk::space(p(), at)).await;
         scenes.play(&named("upgrade"), talk::upgrade(p(), at)).await;
-        scenes.play(&named("history"), talk::long_history(p(), at, 250)).await;
     }
     scenes.play("a server is killed", killed(pair.clone())).await;
     scenes.play("profiles", talk::profiles(pair.clone())).await;
+    scenes.end();
+}
+
+/// Five thousand lines from us; fewer from Synapse, which takes half a minute for a thousand.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_histories_with_a_synapse() {
+    let (ours, theirs) = Town::found().open_both().await;
+    let pair = Pair {
+        nurse: Arc::new(ours.hire("nurse").await),
+        doctor: Arc::new(theirs.hire("doctor").await),
+    };
+    let mut scenes = Scenes::default();
+    for (at, count) in [(Host::Wardstone, 5_000), (Host::Synapse, 1_500)] {
+        let name = format!("a history of {count}, made at {at:?}");
+        scenes.play(&name, talk::long_history(pair.clone(), at, count)).await;
+    }
     scenes.end();
 }
 

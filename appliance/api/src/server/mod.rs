@@ -29,4 +29,6 @@ pub(crate) fn add(routes: &mut Routes) {
 }
 
 #[cfg(test)]
+mod coverage;
+#[cfg(test)]
 mod every_route;
