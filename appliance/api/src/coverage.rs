@@ -70,6 +70,7 @@ impl Scene {
         let desk = Desk::with(Options {
             registration: Registration::Open,
             public_base_url: Some("https://matrix.hospital.example".to_owned()),
+            federation_address: Some("matrix.hospital.example:8448".to_owned()),
             presence: true,
             support: Support {
                 page: Some("https://intranet.hospital.example/help".to_owned()),

@@ -442,11 +442,13 @@ pub struct Federation {
     /// PEM file with certificate authorities that other servers' certificates may come from, beside
     /// those of the operating system.
     pub extra_ca_file: PathBuf,
+    /// Where other servers reach this one, for `.well-known/matrix/server`; empty: not said.
+    pub address: String,
 }
 
 impl Default for Federation {
     fn default() -> Self {
-        Self { allowed_servers: Vec::new(), extra_ca_file: PathBuf::new() }
+        Self { allowed_servers: Vec::new(), extra_ca_file: PathBuf::new(), address: String::new() }
     }
 }
 

@@ -240,6 +240,7 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
         shared_secret: secret.map(|secret| Secret::new(secret.reveal())),
         default_room_version,
         public_base_url: (!url.is_empty()).then(|| url.clone()),
+        federation_address: Some(settings.federation.address.clone()).filter(|a| !a.is_empty()),
         quick_retries: conformance.is_some_and(|c| c.quick_retries),
         cheap_password_hash: conformance.is_some_and(|c| c.cheap_password_hash),
         presence: settings.presence.enabled || conformance.is_some_and(|c| c.presence),

@@ -59,6 +59,8 @@ pub struct Options {
     pub default_room_version: RoomVersionId,
     /// The URL clients reach this server at, for `.well-known`.
     pub public_base_url: Option<String>,
+    /// Where other servers reach this one, for `.well-known`: a host, with or without a port.
+    pub federation_address: Option<String>,
     /// Whom to ask for help, for `.well-known`.
     pub support: Support,
     /// How long an access token lives whose client can refresh it, in milliseconds.
@@ -119,6 +121,7 @@ impl Default for Options {
             shared_secret: None,
             default_room_version: RoomVersionId::V11,
             public_base_url: None,
+            federation_address: None,
             support: Support::default(),
             access_token_ms: ACCESS_TOKEN_MS,
             cheap_password_hash: false,

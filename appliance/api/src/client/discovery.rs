@@ -17,6 +17,8 @@ pub(crate) fn add(routes: &mut Routes) {
     routes.serve_form::<discover_homeserver::Request, IgnoredAny, _, _>(get_client_well_known);
     let path = "/.well-known/matrix/policy_server";
     routes.serve_raw(Method::GET, path, Access::Open, get_policy_server);
+    let path = "/.well-known/matrix/server";
+    routes.serve_raw(Method::GET, path, Access::Open, get_server_well_known);
     routes.serve_form::<discover_support::Request, IgnoredAny, _, _>(get_support);
 }
 
@@ -52,6 +54,15 @@ pub(crate) fn client_well_known(house: &House) -> Option<Value> {
         answer["org.matrix.msc4143.rtc_foci"] = json!([livekit]);
     }
     Some(answer)
+}
+
+/// Where other servers reach this one ([spec]), if it was told.
+///
+/// [spec]: https://spec.matrix.org/v1.19/server-server-api/#getwell-knownmatrixserver
+async fn get_server_well_known(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let address = visit.services.house.options.federation_address.as_ref();
+    let address = address.ok_or_else(|| Error::not_found("This server is where its name says."))?;
+    Ok(json_response(StatusCode::OK, json!({ "m.server": address }).to_string()))
 }
 
 /// "404: No policy server information available."
@@ -112,7 +123,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_to_say_is_not_found() {
         let desk = Desk::new().await;
-        for name in ["client", "support", "policy_server"] {
+        for name in ["client", "server", "support", "policy_server"] {
             let path = &format!("/.well-known/matrix/{name}");
             let answer = desk.get(path, "").await;
             assert_eq!(answer.error(), (404, "M_NOT_FOUND"), "{path}");

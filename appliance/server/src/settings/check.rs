@@ -255,6 +255,13 @@ impl Check {
                 self.wrong(&key, format!("\"{name}\" is not a server name: {error}"));
             }
         }
+        let address = &federation.address;
+        if !address.is_empty()
+            && let Err(error) = <&ServerName>::try_from(address.as_str())
+        {
+            let message = format!("\"{address}\" is not a host with or without a port: {error}");
+            self.wrong("federation.address", message);
+        }
     }
 
     fn egress(&mut self, settings: &Settings) {
