@@ -6,12 +6,11 @@ use appliance_model::Error;
 use appliance_services::Services;
 use appliance_services::media::capture::{Capture, PHOTO_BYTES_MAX};
 use axum::extract::{Path, Request, State};
-use axum::response::Response;
 use http::StatusCode;
 use serde_json::json;
 
 use super::look::room_id_of;
-use super::{Asked, answered};
+use super::{Answer, Asked};
 use crate::route::{json_response, query_param, read_body};
 
 /// A transaction ID of the page's, and of nobody else's.
@@ -19,17 +18,9 @@ const TXN_BYTES_MAX: usize = 64;
 
 pub(super) async fn rules(
     state: State<Arc<Services>>,
-    room: Path<String>,
-    request: Request,
-) -> Response {
-    answered(try_rules(state, room, request).await)
-}
-
-async fn try_rules(
-    state: State<Arc<Services>>,
     Path(room_id): Path<String>,
     request: Request,
-) -> Result<Response, Error> {
+) -> Answer {
     let (asked, _) = Asked::read(state, request)?;
     let caller = asked.caller().await?;
     let rules = asked.services.media.camera_rules(&caller, &room_id_of(&room_id)?).await?;
@@ -42,17 +33,9 @@ async fn try_rules(
 
 pub(super) async fn capture(
     state: State<Arc<Services>>,
-    room: Path<String>,
-    request: Request,
-) -> Response {
-    answered(try_capture(state, room, request).await)
-}
-
-async fn try_capture(
-    state: State<Arc<Services>>,
     Path(room_id): Path<String>,
     request: Request,
-) -> Result<Response, Error> {
+) -> Answer {
     let uri = request.uri().clone();
     let (asked, body) = Asked::read(state, request)?;
     let caller = asked.caller().await?;
@@ -60,7 +43,7 @@ async fn try_capture(
     let is_sane = (1..=TXN_BYTES_MAX).contains(&txn_id.len())
         && txn_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     if !is_sane {
-        return Err(Error::invalid_param("`txn_id` has 1 to 64 letters, digits or `-`."));
+        return Err(Error::invalid_param("`txn_id` has 1 to 64 letters, digits or `-`.").into());
     }
     let picture = read_body(body, PHOTO_BYTES_MAX).await?;
     let taken = Capture {

@@ -14,7 +14,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
-use super::{Asked, CLEAR_SITE_DATA, Names, answered, empty};
+use super::{Answer, Asked, CLEAR_SITE_DATA, Names, empty};
 use crate::route::json_response;
 
 /// More rooms than anyone scrolls through; each costs a few reads.
@@ -22,11 +22,7 @@ const ROOMS_MAX: usize = 200;
 /// The newest photos of a room.
 const PHOTOS_MAX: usize = 50;
 
-pub(super) async fn rooms(state: State<Arc<Services>>, request: Request) -> Response {
-    answered(try_rooms(state, request).await)
-}
-
-async fn try_rooms(state: State<Arc<Services>>, request: Request) -> Result<Response, Error> {
+pub(super) async fn rooms(state: State<Arc<Services>>, request: Request) -> Answer {
     let (asked, _) = Asked::read(state, request)?;
     let caller = asked.caller().await?;
     let rooms = &asked.services.rooms;
@@ -62,17 +58,9 @@ async fn called_after_members(
 
 pub(super) async fn photos(
     state: State<Arc<Services>>,
-    room: Path<String>,
-    request: Request,
-) -> Response {
-    answered(try_photos(state, room, request).await)
-}
-
-async fn try_photos(
-    state: State<Arc<Services>>,
     Path(room_id): Path<String>,
     request: Request,
-) -> Result<Response, Error> {
+) -> Answer {
     let (asked, _) = Asked::read(state, request)?;
     let caller = asked.caller().await?;
     let room_id = room_id_of(&room_id)?;
@@ -110,15 +98,11 @@ fn photo(event: &Value) -> Option<Value> {
     }))
 }
 
-pub(super) async fn look(state: State<Arc<Services>>, names: Names, request: Request) -> Response {
-    answered(try_look(state, names, request).await)
-}
-
-async fn try_look(
+pub(super) async fn look(
     state: State<Arc<Services>>,
     Path((server_name, media_id)): Names,
     request: Request,
-) -> Result<Response, Error> {
+) -> Answer {
     let (asked, _) = Asked::read(state, request)?;
     let caller = asked.caller().await?;
     let media = &asked.services.media;
@@ -130,13 +114,12 @@ async fn try_look(
 }
 
 /// The page has taken the picture off the screen.
-pub(super) async fn closed(state: State<Arc<Services>>, request: Request) -> Response {
-    answered(Asked::read(state, request).map(|_| {
-        let mut response = empty();
-        let all = HeaderValue::from_static("\"cache\", \"storage\"");
-        response.headers_mut().insert(CLEAR_SITE_DATA, all);
-        response
-    }))
+pub(super) async fn closed(state: State<Arc<Services>>, request: Request) -> Answer {
+    let _ = Asked::read(state, request)?;
+    let mut response = empty();
+    let all = HeaderValue::from_static("\"cache\", \"storage\"");
+    response.headers_mut().insert(CLEAR_SITE_DATA, all);
+    Ok(response)
 }
 
 pub(super) fn room_id_of(text: &str) -> Result<OwnedRoomId, Error> {

@@ -30,7 +30,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::middleware::map_response;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
 use http::header::{X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
@@ -131,9 +131,22 @@ impl Asked {
     }
 }
 
-/// The answer, or the refusal.
-fn answered(result: Result<Response, Error>) -> Response {
-    result.unwrap_or_else(|error| refuse(&error))
+/// What a page is answered.
+type Answer = Result<Response, Refusal>;
+
+/// An error, as pages read it: the same status and JSON as everywhere.
+struct Refusal(Error);
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        refuse(&self.0)
+    }
 }
 
 fn empty() -> Response {

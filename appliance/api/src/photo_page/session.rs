@@ -10,13 +10,12 @@ use appliance_model::{Caller, Error, Kind, Role, SessionClass};
 use appliance_services::Services;
 use appliance_services::accounts::{Login, NewSession};
 use axum::extract::{Request, State};
-use axum::response::Response;
 use http::header::{COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderValue};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Asked, CLEAR_SITE_DATA, SMALL_BODY_BYTES_MAX, answered, empty};
+use super::{Answer, Asked, CLEAR_SITE_DATA, SMALL_BODY_BYTES_MAX, empty};
 use crate::json_body;
 use crate::route::{json_response, missing_token, read_body};
 
@@ -29,11 +28,7 @@ struct SignIn {
     password: String,
 }
 
-pub(super) async fn open(state: State<Arc<Services>>, request: Request) -> Response {
-    answered(try_open(state, request).await)
-}
-
-async fn try_open(state: State<Arc<Services>>, request: Request) -> Result<Response, Error> {
+pub(super) async fn open(state: State<Arc<Services>>, request: Request) -> Answer {
     let (asked, body) = Asked::read(state, request)?;
     let body = read_body(body, SMALL_BODY_BYTES_MAX).await?;
     json_body::check(&body)?;
@@ -56,17 +51,13 @@ async fn try_open(state: State<Arc<Services>>, request: Request) -> Result<Respo
     Ok(response)
 }
 
-pub(super) async fn close(state: State<Arc<Services>>, request: Request) -> Response {
-    answered(try_close(state, request).await)
-}
-
-async fn try_close(state: State<Arc<Services>>, request: Request) -> Result<Response, Error> {
+pub(super) async fn close(state: State<Arc<Services>>, request: Request) -> Answer {
     let (asked, _) = Asked::read(state, request)?;
     match asked.caller_to_leave().await {
         Ok(caller) => asked.services.accounts.logout(&caller).await?,
         // It has ended already: the browser forgets all the same.
         Err(error) if matches!(error.kind, Kind::UnknownToken { .. } | Kind::MissingToken) => {}
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     }
     let mut response = empty();
     let all = HeaderValue::from_static("\"cache\", \"cookies\", \"storage\"");
