@@ -40,10 +40,15 @@ impl Appservices {
     pub async fn run(&self) {
         let (mut working, mut busy) = (FuturesUnordered::new(), BTreeSet::new());
         loop {
+            // First the position: everything up to it is among what stirred.
+            let known = self.house.ledger.position();
             let stirred = self.stir.take();
             for one in self.house.appservices.all().iter() {
                 let id = one.registration.id.clone();
-                self.told(&id, |told| told.stirred.add(&stirred));
+                self.told(&id, |told| {
+                    told.stirred.add(&stirred);
+                    told.known = known;
+                });
                 if one.registration.url.is_some() && busy.insert(id.clone()) {
                     let one = one.clone();
                     working.push(async move {
@@ -96,14 +101,15 @@ impl Appservices {
             if let Some(body) = &row.pending {
                 self.send_until_taken(&one, &row, body).await;
             }
-            let seen = ledger.position();
-            let stirred = self.told(&service.id, |told| std::mem::take(&mut told.stirred));
+            let (seen, stirred) =
+                self.told(&service.id, |told| (told.known, std::mem::take(&mut told.stirred)));
             let first = self.told(&service.id, |told| !std::mem::replace(&mut told.begun, true));
             let mut since = self.told(&service.id, |told| Since {
                 position: Position(row.upto.max(told.position.0)),
                 lists: Position(row.upto.max(told.lists.0)),
                 serial: told.serial,
                 stirred,
+                upto: seen,
             });
             if first && service.encryption {
                 since.stirred.devices.extend(self.waiting_devices(service).await?);
@@ -112,7 +118,7 @@ impl Appservices {
                 Ok(parcel) => parcel,
                 Err(error) => {
                     // What stirred is still to be told.
-                    self.told(&service.id, |told| told.stirred = since.stirred);
+                    self.told(&service.id, |told| told.stirred.add(&since.stirred));
                     return Err(error);
                 }
             };

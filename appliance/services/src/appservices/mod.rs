@@ -80,6 +80,8 @@ struct Told {
     serial: u64,
     /// What stirred and was not told yet.
     stirred: Stirred,
+    /// What stirred is known up to here: later receipts are not looked for yet.
+    known: Position,
     /// Rung when the service says that it is there.
     rung: Arc<Notify>,
 }

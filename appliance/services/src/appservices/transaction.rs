@@ -54,6 +54,8 @@ pub(super) struct Since {
     pub serial: u64,
     /// What stirred since.
     pub stirred: Stirred,
+    /// It is told up to here: what stirred later is not known.
+    pub upto: Position,
 }
 
 impl Appservices {
@@ -63,13 +65,12 @@ impl Appservices {
         since: &Since,
     ) -> Result<Parcel, Error> {
         let mut parcel = Parcel { serial: self.reading.serial(), ..Parcel::default() };
-        let now = self.house.ledger.position();
         let mut body = Map::new();
-        let events = self.events(service, since.position, &mut parcel).await?;
+        let events = self.events(service, (since.position, since.upto), &mut parcel).await?;
         let mut something = !events.is_empty();
         body.insert("events".to_owned(), events.into());
         if service.receive_ephemeral {
-            let ephemeral = self.ephemeral(service, since, now).await?;
+            let ephemeral = self.ephemeral(service, since).await?;
             if !ephemeral.is_empty() {
                 something = true;
                 // Bridges of before v1.13 look for the other name.
@@ -78,7 +79,7 @@ impl Appservices {
             }
         }
         if service.encryption {
-            something |= self.add_encryption(service, since, now, (&mut body, &mut parcel)).await?;
+            something |= self.add_encryption(service, since, (&mut body, &mut parcel)).await?;
         }
         if something {
             parcel.body = Some(Value::Object(body).to_string());
@@ -89,13 +90,13 @@ impl Appservices {
     async fn events(
         &self,
         service: &Registration,
-        after: Position,
+        (after, upto): (Position, Position),
         parcel: &mut Parcel,
     ) -> Result<Vec<Value>, Error> {
         let ledger = &self.house.ledger;
         let (mut events, mut looked_at) = (Vec::new(), 0);
         parcel.upto = after;
-        let end = Position(ledger.position().0 + 1);
+        let end = Position(upto.0 + 1);
         loop {
             let from = Position(parcel.upto.0 + 1);
             let range = (&from, &end);
@@ -179,12 +180,7 @@ impl Appservices {
     }
 
     /// "Room-scoped ephemeral data (`m.typing` and `m.receipt`) MUST include a `room_id`."
-    async fn ephemeral(
-        &self,
-        service: &Registration,
-        since: &Since,
-        now: Position,
-    ) -> Result<Vec<Value>, Error> {
+    async fn ephemeral(&self, service: &Registration, since: &Since) -> Result<Vec<Value>, Error> {
         let (ledger, reading) = (&self.house.ledger, &self.reading);
         let mut events = Vec::new();
         for room in reading.rooms_with_typing(since.serial) {
@@ -204,7 +200,7 @@ impl Appservices {
             if !self.concerns_room(service, *room).await? {
                 continue;
             }
-            let moved = reading.receipt_changes(*room, Some(since.lists), now).await?;
+            let moved = reading.receipt_changes(*room, Some(since.lists), since.upto).await?;
             let mut shown = Vec::new();
             for receipt in moved {
                 // "Private read receipts should only be sent for users matching one of the
@@ -246,7 +242,6 @@ impl Appservices {
         &self,
         service: &Registration,
         since: &Since,
-        now: Position,
         (body, parcel): (&mut Map<String, Value>, &mut Parcel),
     ) -> Result<bool, Error> {
         let mut messages = Vec::new();
@@ -259,7 +254,7 @@ impl Appservices {
             }
             let Some(device_id) = self.device_id(*user, *device).await? else { continue };
             let (waiting, more) =
-                self.keys.to_device(*device, Position(0), now, TO_DEVICE_MAX).await?;
+                self.keys.to_device(*device, Position(0), since.upto, TO_DEVICE_MAX).await?;
             parcel.more |= more;
             for (position, message) in waiting {
                 messages.push(addressed(&message, (user_id.as_str(), &device_id))?);
@@ -270,7 +265,7 @@ impl Appservices {
             of_user.insert(device_id.clone(), json!(left));
             fallbacks.entry(user_id.to_string()).or_default().insert(device_id, json!(unused));
         }
-        let changed = self.changed_lists(service, since.lists, now).await?;
+        let changed = self.changed_lists(service, since.lists, since.upto).await?;
         let something = !messages.is_empty() || !counts.is_empty() || !changed.is_empty();
         body.insert("de.sorunome.msc2409.to_device".to_owned(), messages.into());
         let lists = json!({ "changed": changed, "left": [] });

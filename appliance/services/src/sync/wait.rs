@@ -230,6 +230,9 @@ impl Waiters {
 
 impl Observer for Waiters {
     fn changing(&self, touched: &Touched, position: Position) {
+        for follower in &*self.followers.lock().unwrap_or_else(PoisonError::into_inner) {
+            follower.changing(touched, position);
+        }
         let mut inner = self.lock();
         inner.marks.note(touched, position);
         for (user, room, joined) in &touched.memberships {
