@@ -122,16 +122,13 @@ impl Search {
         let limit = request.filter.limit.map_or(LIMIT_DEFAULT, |limit| {
             usize::try_from(u64::from(limit)).unwrap_or(LIMIT_MAX).clamp(1, LIMIT_MAX)
         });
-        let newest = self.house.ledger.position().0.cast_signed();
-        let (mut skip, upto) = match &request.from {
-            Some(token) => read_token(token)?,
-            None => (0, newest),
-        };
+        let from = request.from.as_deref().map(read_token).transpose()?;
+        let mut skip = from.map_or(0, |(skip, _)| skip);
         let wanted = Wanted {
             words: words_of(&request.term),
             parts: parts_of(request.keys.as_deref())?,
             rooms: self.searched_rooms(caller, &request.filter).await?,
-            upto,
+            upto: from.map(|(_, upto)| upto),
             newest_first: request.order == SearchOrder::Recent,
             skip,
             limit,
@@ -139,7 +136,10 @@ impl Search {
         let words = wanted.words.clone();
         let mut place = self.shelf.clone().lock_owned().await;
         place.used_ms = self.house.clock.now_ms();
-        place = self.caught_up(place, CATCH_UP_EVENTS).await?;
+        let reached;
+        (place, reached) = self.caught_up(place, CATCH_UP_EVENTS).await?;
+        // A first page looks at all there is; the pages after it at no more than that.
+        let upto = wanted.upto.unwrap_or(reached.0.cast_signed());
         let ignored = self.rooms.ignored(caller.user).await?;
         let mut page = Page { caller, request, ignored, found: Vec::new() };
         let (mut count, mut looked_at, mut next) = (0, 0, None);

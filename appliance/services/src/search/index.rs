@@ -55,7 +55,7 @@ pub(super) struct Wanted {
     pub parts: Vec<Part>,
     pub rooms: Vec<u64>,
     /// Only events up to this place.
-    pub upto: i64,
+    pub upto: Option<i64>,
     pub newest_first: bool,
     pub skip: usize,
     pub limit: usize,
@@ -287,12 +287,19 @@ impl TextIndex {
             all.push((Occur::Must, Box::new(BooleanQuery::new(anywhere.collect()))));
         }
         let rooms: BTreeSet<_> = wanted.rooms.iter().collect();
-        let rooms = rooms.into_iter().map(|room| Term::from_field_u64(fields.room, *room));
-        let place = |place: i64| Term::from_field_u64(fields.place, ordered(place));
-        let upto =
-            RangeQuery::new(Bound::Included(place(i64::MIN)), Bound::Included(place(wanted.upto)));
+        let mut rooms = rooms.into_iter().map(|room| Term::from_field_u64(fields.room, *room));
+        let mut filters: Vec<Box<dyn Query>> = Vec::new();
+        filters.push(match (rooms.next(), rooms.len()) {
+            // A set of terms is made into an automaton first, which is dear for a single one.
+            (Some(room), 0) => Box::new(TermQuery::new(room, IndexRecordOption::Basic)),
+            (first, _) => Box::new(TermSetQuery::new(first.into_iter().chain(rooms))),
+        });
+        if let Some(upto) = wanted.upto {
+            let place =
+                |place: i64| Bound::Included(Term::from_field_u64(fields.place, ordered(place)));
+            filters.push(Box::new(RangeQuery::new(place(i64::MIN), place(upto))));
+        }
         // Where and when says nothing about how well it fits.
-        let filters: [Box<dyn Query>; 2] = [Box::new(TermSetQuery::new(rooms)), Box::new(upto)];
         for filter in filters {
             all.push((Occur::Must, Box::new(ConstScoreQuery::new(filter, 0.0))));
         }
@@ -324,7 +331,7 @@ mod tests {
             words: words_of(text),
             parts: vec![Part::Body, Part::Name, Part::Topic],
             rooms: rooms.to_vec(),
-            upto: i64::MAX,
+            upto: None,
             newest_first,
             skip: 0,
             limit: 10,

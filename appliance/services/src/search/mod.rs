@@ -106,7 +106,7 @@ impl Search {
             }
         }
         let tidy = now_ms.saturating_sub(place.tidied_ms) >= FORGET_MS;
-        place = self.caught_up(place, JOB_EVENTS).await?;
+        place = self.caught_up(place, JOB_EVENTS).await?.0;
         if tidy {
             place = self.work(place, TextIndex::forget_removed).await?.0;
             place.tidied_ms = now_ms;
@@ -117,21 +117,31 @@ impl Search {
         Ok(())
     }
 
-    /// Brings the index up to now, or as far as `events_max` events go.
-    async fn caught_up(&self, mut place: Place, events_max: usize) -> Result<Place, Error> {
+    /// Brings the index up to now, or as far as `events_max` events go; says how far it reaches then.
+    async fn caught_up(
+        &self,
+        mut place: Place,
+        events_max: usize,
+    ) -> Result<(Place, Position), Error> {
         let upto = self.house.ledger.position();
         let mut done = 0;
-        while done < events_max {
-            let (again, reached) = self.work(place, |index| Ok(index.reached())).await?;
-            place = again;
-            if reached >= upto.0 {
-                break;
+        loop {
+            // Only the first to come opens files: what is open is asked where it stands.
+            let reached = match &place.index {
+                Some(index) => index.reached(),
+                None => {
+                    let (opened, reached) = self.work(place, |index| Ok(index.reached())).await?;
+                    place = opened;
+                    reached
+                }
+            };
+            if reached >= upto.0 || done >= events_max {
+                return Ok((place, Position(reached)));
             }
             let (changes, next, count) = self.changes(Position(reached), upto).await?;
             done += count.max(1);
             place = self.work(place, move |index| index.apply(changes, next.0)).await?.0;
         }
-        Ok(place)
     }
 
     /// What the events after `reached` change, up to where that goes.
