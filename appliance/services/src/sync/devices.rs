@@ -66,6 +66,9 @@ impl Look<'_> {
         let (keys, device) = (&self.sync.keys, self.caller.device);
         if let Some(upto) = acknowledged {
             keys.acknowledge(device, upto).await?;
+            if self.sync.waiters.device_news(device, upto) == News::None {
+                return Ok((List::default(), self.upto.max(upto)));
+            }
         }
         let after = acknowledged.unwrap_or_default();
         let (messages, more) = keys.to_device(device, after, self.upto, limit).await?;

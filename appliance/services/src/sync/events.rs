@@ -83,10 +83,9 @@ impl Sync {
             let since = Some(from.position);
             let stream = Stream { look: Look { sync: self, caller, since, upto }, from, now };
             let page = stream.page(&memberships, request.room_id.as_deref()).await?;
-            if page.cut || !page.chunk.is_empty() || poll.is_over() {
+            if page.cut || !page.chunk.is_empty() || !poll.wait().await? {
                 return Ok(page.to_json(from));
             }
-            poll.wait().await?;
         }
     }
 }

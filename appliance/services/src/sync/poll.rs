@@ -47,19 +47,21 @@ impl Poll<'_> {
         Ok(self.sync.house.ledger.position())
     }
 
-    /// No more time to wait: whatever there is is the answer.
-    pub fn is_over(&self) -> bool {
-        self.over
-    }
-
-    /// Waits until something concerns the user, or the time is over. A session that ended meanwhile
-    /// gets an error.
-    pub async fn wait(&mut self) -> Result<(), Error> {
-        tokio::select! {
-            awake = self.subscription.woken() => self.over = !awake,
-            () = &mut self.deadline => self.over = true,
+    /// Waits until something concerns the user: then it is worth another look. `false` if the time is
+    /// over, or the server stops, and nothing has come since the last one: what that saw is the
+    /// answer. A session that ended meanwhile gets an error.
+    pub async fn wait(&mut self) -> Result<bool, Error> {
+        if self.over {
+            return Ok(false);
         }
-        self.check_session().await
+        let woken = tokio::select! {
+            biased;
+            woken = self.subscription.woken() => woken,
+            () = &mut self.deadline => false,
+        };
+        self.over = !woken;
+        self.check_session().await?;
+        Ok(woken)
     }
 
     /// Waits until the time is over, whatever happens.

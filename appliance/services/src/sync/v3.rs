@@ -76,10 +76,9 @@ impl Sync {
             let round = Round { sync: self, caller, request, upto };
             let answer = round.answer(&poll.subscription).await?;
             let complete = request.since.is_none() || request.full_state;
-            if complete || !answer.is_empty() || poll.is_over() {
+            if complete || !answer.is_empty() || !poll.wait().await? {
                 return Ok(answer.to_json());
             }
-            poll.wait().await?;
         }
     }
 

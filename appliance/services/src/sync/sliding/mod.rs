@@ -97,13 +97,12 @@ impl Sync {
             let look = Look { sync: self, caller, since: known.upto, upto };
             let round = Round { look, request, known, connection: *connection };
             let (answer, next) = round.answer(&poll.subscription).await?;
-            if pos.is_none() || !answer.is_empty() || poll.is_over() {
+            if pos.is_none() || !answer.is_empty() || !poll.wait().await? {
                 match self.connections.answer(&turn, next) {
                     Some(pos) => return Ok(answer.to_json(&pos, request.form)),
                     None => continue,
                 }
             }
-            poll.wait().await?;
         }
     }
 }
