@@ -10,7 +10,7 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::look::room_id_of;
-use super::{Answer, Asked};
+use super::{Answer, Signed};
 use crate::route::{json_response, query_param, read_body};
 
 /// A transaction ID of the page's, and of nobody else's.
@@ -21,9 +21,8 @@ pub(super) async fn rules(
     Path(room_id): Path<String>,
     request: Request,
 ) -> Answer {
-    let (asked, _) = Asked::read(state, request)?;
-    let caller = asked.caller().await?;
-    let rules = asked.services.media.camera_rules(&caller, &room_id_of(&room_id)?).await?;
+    let Signed { services, caller, .. } = Signed::read(state, request).await?;
+    let rules = services.media.camera_rules(&caller, &room_id_of(&room_id)?).await?;
     let answer = json!({
         "needs_consent": rules.needs_consent,
         "needs_reference": rules.needs_reference,
@@ -37,8 +36,7 @@ pub(super) async fn capture(
     request: Request,
 ) -> Answer {
     let uri = request.uri().clone();
-    let (asked, body) = Asked::read(state, request)?;
-    let caller = asked.caller().await?;
+    let Signed { services, caller, body } = Signed::read(state, request).await?;
     let txn_id = query_param(&uri, "txn_id").unwrap_or_default();
     let is_sane = (1..=TXN_BYTES_MAX).contains(&txn_id.len())
         && txn_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
@@ -53,6 +51,6 @@ pub(super) async fn capture(
         reference: query_param(&uri, "reference"),
         picture,
     };
-    let event_id = asked.services.media.capture(&caller, taken).await?;
+    let event_id = services.media.capture(&caller, taken).await?;
     Ok(json_response(StatusCode::OK, json!({ "event_id": event_id }).to_string()))
 }

@@ -14,7 +14,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
-use super::{Answer, Asked, CLEAR_SITE_DATA, Names, empty};
+use super::{Answer, Asked, CLEAR_SITE_DATA, Names, Signed, empty};
 use crate::route::json_response;
 
 /// More rooms than anyone scrolls through; each costs a few reads.
@@ -23,9 +23,8 @@ const ROOMS_MAX: usize = 200;
 const PHOTOS_MAX: usize = 50;
 
 pub(super) async fn rooms(state: State<Arc<Services>>, request: Request) -> Answer {
-    let (asked, _) = Asked::read(state, request)?;
-    let caller = asked.caller().await?;
-    let rooms = &asked.services.rooms;
+    let Signed { services, caller, .. } = Signed::read(state, request).await?;
+    let rooms = &services.rooms;
     let mut list = Vec::new();
     for room_id in rooms.joined_rooms(&caller).await?.into_iter().take(ROOMS_MAX) {
         let face = rooms.face_for(Some(&caller), &room_id, &[]).await?.face;
@@ -34,7 +33,7 @@ pub(super) async fn rooms(state: State<Arc<Services>>, request: Request) -> Answ
         }
         let name = match face.name.or(face.canonical_alias) {
             Some(name) => name,
-            None => called_after_members(&asked.services, &caller, &room_id).await?,
+            None => called_after_members(&services, &caller, &room_id).await?,
         };
         list.push(json!({
             "room_id": room_id, "name": name, "is_encrypted": face.encryption.is_some(),
@@ -61,8 +60,7 @@ pub(super) async fn photos(
     Path(room_id): Path<String>,
     request: Request,
 ) -> Answer {
-    let (asked, _) = Asked::read(state, request)?;
-    let caller = asked.caller().await?;
+    let Signed { services, caller, .. } = Signed::read(state, request).await?;
     let room_id = room_id_of(&room_id)?;
     let mut filter = RoomEventFilter::default();
     filter.types = Some(vec!["m.room.message".to_owned()]);
@@ -74,7 +72,7 @@ pub(super) async fn photos(
         limit: PHOTOS_MAX,
         filter: &filter,
     };
-    let history = asked.services.rooms.history(&caller, &room_id, &query).await?;
+    let history = services.rooms.history(&caller, &room_id, &query).await?;
     let events: Vec<Value> =
         serde_json::from_str(&history.chunk.to_json(None)).map_err(Error::internal)?;
     let photos: Vec<Value> = events.iter().filter_map(photo).collect();
@@ -103,9 +101,8 @@ pub(super) async fn look(
     Path((server_name, media_id)): Names,
     request: Request,
 ) -> Answer {
-    let (asked, _) = Asked::read(state, request)?;
-    let caller = asked.caller().await?;
-    let media = &asked.services.media;
+    let Signed { services, caller, .. } = Signed::read(state, request).await?;
+    let media = &services.media;
     let found = media.find(&server_name, &media_id, 0).await?;
     let seen = media.look(&caller, &found).await?;
     let mut response = Response::new(Body::from(seen.bytes));

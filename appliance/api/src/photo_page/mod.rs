@@ -24,7 +24,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use appliance_model::{Error, Kind};
+use appliance_model::{Caller, Error, Kind};
 use appliance_services::Services;
 use axum::Router;
 use axum::body::Body;
@@ -128,6 +128,24 @@ impl Asked {
         }
         let address = parts.extensions.get::<ClientAddr>().copied();
         Ok((Self { services, address, headers: parts.headers }, body))
+    }
+}
+
+/// The same of somebody who is signed in: what almost every handler begins with.
+struct Signed {
+    services: Arc<Services>,
+    caller: Caller,
+    body: Body,
+}
+
+impl Signed {
+    /// # Errors
+    ///
+    /// As [`Asked::read`] and [`Asked::caller`].
+    async fn read(state: State<Arc<Services>>, request: Request) -> Result<Self, Error> {
+        let (asked, body) = Asked::read(state, request)?;
+        let caller = asked.caller().await?;
+        Ok(Self { services: asked.services, caller, body })
     }
 }
 

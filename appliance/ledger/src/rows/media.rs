@@ -51,6 +51,9 @@ pub struct MediaRow {
     /// The hospital's own camera page took it.
     #[n(14)]
     pub is_captured: Option<bool>,
+    /// A picture without what its camera wrote beside it.
+    #[n(15)]
+    pub is_clean: Option<bool>,
 }
 
 /// What a user has uploaded that is still there.

@@ -66,6 +66,8 @@ pub struct Object<'a> {
     pub content: Content,
     /// The hospital's own camera page took it: it lies in no phone's gallery.
     pub is_captured: bool,
+    /// A picture that may hold what its camera wrote beside it: place, time, device.
+    pub may_tell_place: bool,
     /// From when on nobody gets it: milliseconds since the Unix epoch; none while it is kept.
     pub deadline_ms: Option<u64>,
     /// How often it was opened, all people together.
@@ -233,7 +235,13 @@ fn show(
          looks after only.";
     const CAPTURE: &str = "Your hospital's policy takes no files for this room from this device: \
          they would stay in its gallery. Take the photo with your hospital's camera page instead.";
+    const TELLS_PLACE: &str = "Your hospital's policy takes pictures for this room only without what \
+         cameras write beside them (place, time, device). Send the photo again, as JPEG, PNG or WebP: \
+         that is taken out then.";
     let why = match policy.get(Field::UploadFromUnmanaged) {
+        _ if object.may_tell_place && policy.get(Field::StripMetadata) == Some(1) => {
+            Some(TELLS_PLACE)
+        }
         _ if subject.class == SessionClass::Managed => None,
         None | Some(0) => None,
         Some(UPLOAD_CAPTURE) => (!object.is_captured).then_some(CAPTURE),

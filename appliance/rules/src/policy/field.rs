@@ -61,10 +61,12 @@ pub enum Field {
     CameraConsent,
     /// Whether it must be told whose photo it is.
     CameraReference,
+    /// Whether pictures are kept without what cameras write beside them: place, time, device.
+    StripMetadata,
 }
 
 /// How many there are.
-pub(super) const FIELDS: usize = Field::CameraReference as usize + 1;
+pub(super) const FIELDS: usize = Field::StripMetadata as usize + 1;
 
 /// How a value is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +151,12 @@ pub(super) const RULES: [Rule; FIELDS] = [
     word(Field::FederationOther, "federation.other", PEERS),
     word(Field::CameraConsent, "camera.consent", TOLD),
     word(Field::CameraReference, "camera.reference", TOLD),
+    Rule {
+        field: Field::StripMetadata,
+        path: "device.strip_metadata",
+        shape: Shape::Flag,
+        stricter: Stricter::Most,
+    },
 ];
 
 /// What may be told with a photo.

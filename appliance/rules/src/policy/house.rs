@@ -64,7 +64,11 @@ pub fn built_in(class: RoomClass) -> Policy {
         (Field::OpenWindowMs, OPEN_WINDOW_MS),
         (Field::InheritByHash, 1),
     ];
-    let stamped = [(Field::OnExpiry, 1), (Field::Watermark, watermark::USER | watermark::TIME)];
+    let stamped = [
+        (Field::OnExpiry, 1),
+        (Field::Watermark, watermark::USER | watermark::TIME),
+        (Field::StripMetadata, 1),
+    ];
     let photos = || {
         modes([Mode::Original, Mode::Viewer, Mode::Placeholder, Mode::Deny], Mode::Deny)
             .into_iter()

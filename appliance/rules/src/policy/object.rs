@@ -300,7 +300,7 @@ mod tests {
             r#"{"media":[]}"#,
             r#"{"class":"secret"}"#,
             r#"{"device":{"unmanaged":"blur"}}"#,
-            r#"{"device":{"strip_metadata":true}}"#,
+            r#"{"device":{"block_screenshots":true}}"#,
             r#"{"timeline":{"ttl_ms":604800000}}"#,
             r#"{"device":{"session_max_ms":{"peer-user":86400000}}}"#,
             r#"{"archive":"ehr"}"#,

@@ -2,18 +2,21 @@
 //! lies in nobody's gallery. What leaves is the picture alone: upright, encoded anew, without the
 //! EXIF and GPS data that a camera writes beside it.
 
+use appliance_ledger::Direction;
+use appliance_ledger::keyspaces::MEDIA_LINKS;
+use appliance_ledger::rows::media::LinkRow;
 use appliance_model::ruma::api::client::message::send_message_event::v3::Request;
 use appliance_model::ruma::events::{AnyMessageLikeEventContent, MessageLikeEventType};
 use appliance_model::ruma::serde::Raw;
 use appliance_model::ruma::{OwnedEventId, OwnedRoomId, RoomId, TransactionId};
-use appliance_model::{Caller, Error, Kind};
+use appliance_model::{Caller, Error, Kind, MediaNid};
 use appliance_rules::policy::Field;
 use bytes::Bytes;
 use image::codecs::jpeg::JpegEncoder;
 use serde_json::json;
 
 use super::upload::NewFile;
-use super::{Media, stamp, thumbnail};
+use super::{Media, row_of, stamp, thumbnail};
 use crate::policy::of_room;
 
 /// What a browser's camera delivers, and more than a screen shows.
@@ -93,7 +96,14 @@ impl Media {
         let rules = self.camera_rules(caller, &taken.room_id).await?;
         let reference = taken.reference.as_deref().map(str::trim).filter(|text| !text.is_empty());
         check_told(rules, taken.has_consent, reference)?;
-        let (picture, width, height) = self.cleaned(taken.picture).await?;
+        let txn_id = <&TransactionId>::from(taken.txn_id.as_str()).to_owned();
+        let kind = MessageLikeEventType::RoomMessage;
+        // A page that lost the answer asks again: nothing is kept twice.
+        let sent = self.0.rooms.sent_before(caller, (&taken.room_id, &kind), &txn_id).await?;
+        if let Some(event_id) = sent {
+            return Ok(event_id);
+        }
+        let (picture, width, height) = self.encoded_anew(taken.picture).await?;
         let file = NewFile {
             content_type: Some("image/jpeg".to_owned()),
             filename: Some("photo.jpg".to_owned()),
@@ -116,14 +126,32 @@ impl Media {
         });
         let content = Raw::<AnyMessageLikeEventContent>::from_json_string(content.to_string());
         let content = content.map_err(Error::internal)?;
-        let txn_id = <&TransactionId>::from(taken.txn_id.as_str()).to_owned();
-        let kind = MessageLikeEventType::RoomMessage;
         let request = Request::new_raw(taken.room_id, txn_id, kind, content);
-        self.0.rooms.send_event(caller, &request).await
+        let sent = self.0.rooms.send_event(caller, &request).await;
+        if let Err(error) = self.drop_unshown(&uri).await {
+            tracing::warn!(kind = "media.unshown", %error,
+                "a photo that nothing shows stays until its deadline");
+        }
+        sent
+    }
+
+    /// Erases a photo that was refused, or is a repetition that came while the first was under way:
+    /// no event shows it, and none will.
+    async fn drop_unshown(&self, uri: &str) -> Result<(), Error> {
+        let media_id = uri.rsplit('/').next().unwrap_or_default();
+        let Some((number, _)) = row_of(&self.0.house, media_id).await? else { return Ok(()) };
+        type Link = ((MediaNid, u8, u64, u64), LinkRow);
+        let view = self.ledger().newest();
+        let (links, _): (Vec<Link>, _) =
+            view.scan(&MEDIA_LINKS, &number, Direction::Forward, 1).await?;
+        if links.is_empty() {
+            self.purge(number, "unshown").await?;
+        }
+        Ok(())
     }
 
     /// The picture alone, and its size in pixels.
-    async fn cleaned(&self, picture: Bytes) -> Result<(Bytes, u32, u32), Error> {
+    async fn encoded_anew(&self, picture: Bytes) -> Result<(Bytes, u32, u32), Error> {
         if picture.len() > PHOTO_BYTES_MAX {
             return Err(Error::too_large(format!(
                 "The photo is larger than {PHOTO_BYTES_MAX} bytes."

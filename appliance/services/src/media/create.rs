@@ -57,6 +57,7 @@ impl Media {
             content: None,
             sniffed: None,
             is_captured: None,
+            is_clean: None,
         };
         let mut commit = self.ledger().begin(policy::may_reserve(&caller.user_id, &content_uri));
         commit.put(&MEDIA_IDS, &media_digest(self.ledger(), &row.media_id), &number.0);

@@ -91,6 +91,7 @@ impl Media {
             uri: &uri,
             content: content_of(living),
             is_captured: living.row.is_captured.unwrap_or_default(),
+            may_tell_place: may_tell_place(&living.row),
             deadline_ms: living.deadline_ms,
             opens: opens.opens,
             opens_of_user: own.opens,
@@ -135,6 +136,7 @@ impl Media {
             uri: &uri,
             content: content_of(living),
             is_captured: false,
+            may_tell_place: may_tell_place(&living.row),
             deadline_ms: living.deadline_ms,
             opens: 0,
             opens_of_user: 0,
@@ -309,6 +311,12 @@ fn meet(policy: &mut Option<Effective>, held: Effective) {
     }
 }
 
+/// Whether it is a picture from which nobody took what its camera wrote beside it.
+fn may_tell_place(row: &MediaRow) -> bool {
+    let is_picture = row.sniffed.as_deref().is_some_and(|kind| kind.starts_with("image/"));
+    is_picture && !row.is_clean.unwrap_or_default()
+}
+
 /// Whether a device may show a file that this server can read to a room where `policy` holds.
 ///
 /// # Errors
@@ -320,7 +328,10 @@ pub(super) async fn may_show(
     (user_id, device): (&appliance_model::ruma::UserId, Option<DeviceNid>),
     (uri, row): (&str, &MediaRow),
 ) -> Result<(), Error> {
-    if policy.get(Field::UploadFromUnmanaged).is_none() || house.options.policy.is_off {
+    let is_ruled = [Field::UploadFromUnmanaged, Field::StripMetadata]
+        .into_iter()
+        .any(|field| policy.get(field).is_some());
+    if !is_ruled || house.options.policy.is_off {
         return Ok(());
     }
     let session = match device {
@@ -336,6 +347,7 @@ pub(super) async fn may_show(
         uri,
         content: Content::Picture,
         is_captured: row.is_captured.unwrap_or_default(),
+        may_tell_place: may_tell_place(row),
         deadline_ms: None,
         opens: 0,
         opens_of_user: 0,

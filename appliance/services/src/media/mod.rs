@@ -12,6 +12,7 @@
 pub mod administer;
 mod animate;
 pub mod capture;
+mod clean;
 pub mod copies;
 pub mod create;
 mod elsewhere;

@@ -2,6 +2,7 @@
 
 mod lifetime;
 mod limits;
+mod place;
 mod policy;
 
 use std::convert::Infallible;
@@ -44,6 +45,9 @@ pub(crate) async fn read_parts(answer: &[u8], piece_bytes: usize) -> Option<Vec<
 /// The renderings that can be made of some bytes, still and moving.
 pub(crate) fn try_renderings(source: &[u8], pixels_max: u64) -> Vec<Bytes> {
     let _ = kind::of_bytes(source);
+    if let Ok(Some(cleaned)) = clean::clean(&Bytes::copy_from_slice(source), pixels_max) {
+        assert!(clean::clean(&cleaned, pixels_max).is_ok(), "what is clean can be read");
+    }
     let mut made = Vec::new();
     for size in [thumbnail::SIZES[1], thumbnail::SIZES[4]] {
         made.extend(thumbnail::render(source, size, pixels_max).ok());

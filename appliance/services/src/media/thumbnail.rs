@@ -9,6 +9,8 @@
 
 use std::io::Cursor;
 
+use appliance_ledger::SecretKey;
+use appliance_ledger::blobs::BlobName;
 use appliance_model::{Caller, Error, Kind};
 use appliance_rules::policy::{Action, Form, Obligations, watermark};
 use bytes::Bytes;
@@ -269,11 +271,28 @@ impl Media {
     /// Reads the original into memory and renders it in the pool.
     async fn render(
         &self,
-        blob: &appliance_ledger::blobs::BlobName,
-        key: &appliance_ledger::SecretKey,
+        blob: &BlobName,
+        key: &SecretKey,
         bytes: u64,
         (size, moving): (Size, bool),
     ) -> Result<Bytes, Error> {
+        let pixels_max = self.options().pixels_max;
+        self.on_picture((blob, key, bytes), move |source| {
+            // What does not move has its still picture under the name of the moving one, too.
+            if moving && let Some(made) = animated(&source, size, pixels_max)? {
+                return Ok(made);
+            }
+            render(&source, size, pixels_max)
+        })
+        .await
+    }
+
+    /// Reads a picture into memory and works on it in the pool.
+    pub(super) async fn on_picture<T: Send + 'static>(
+        &self,
+        (blob, key, bytes): (&BlobName, &SecretKey, u64),
+        work: impl FnOnce(Vec<u8>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         // The place is taken before the original is read, so that few originals are in memory at once.
         let place = self.place().await?;
         let opened = self.blobs().read(blob, key, bytes, (0, bytes)).await?;
@@ -286,15 +305,7 @@ impl Media {
                 format_of(&source)?;
             }
         }
-        let pixels_max = self.options().pixels_max;
-        in_the_pool(place, move || {
-            // What does not move has its still picture under the name of the moving one, too.
-            if moving && let Some(made) = animated(&source, size, pixels_max)? {
-                return Ok(made);
-            }
-            render(&source, size, pixels_max)
-        })
-        .await
+        in_the_pool(place, move || work(source)).await
     }
 
     /// Notes that a rendering was asked for; those that take up too much room go, the oldest first.

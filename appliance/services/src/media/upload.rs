@@ -9,17 +9,23 @@ use appliance_ledger::keyspaces::{
     INHERITED, MEDIA, MEDIA_DUE, MEDIA_IDS, MEDIA_PENDING, MEDIA_UNBOUND,
 };
 use appliance_ledger::rows::media::{MediaRow, Stage, UnboundRow};
-use appliance_model::{Caller, Error, Kind, MediaNid, UserNid};
-use appliance_rules::policy;
+use appliance_model::{Caller, Error, Kind, MediaNid};
+use appliance_rules::policy::{self, Effective, Field};
 use aws_lc_rs::digest;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::OwnedMutexGuard;
 
+use super::clean::{clean, unreadable};
 use super::{Media, kind, media_digest, no_such_media};
+use crate::policy::of_room;
 
 /// Names longer than what file systems take help nobody.
 const FILENAME_BYTES_MAX: usize = 255;
+/// A larger picture is not read into memory to be cleaned.
+const PICTURE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Who is in more rooms has every picture cleaned, without asking each.
+const ROOMS_ASKED_MAX: usize = 256;
 /// The type of what is not known, or encrypted.
 pub const OCTET_STREAM: &str = "application/octet-stream";
 
@@ -28,6 +34,7 @@ struct Received {
     kept: Kept,
     content: Digest,
     sniffed: Option<&'static str>,
+    is_clean: bool,
 }
 
 /// What comes along with an upload.
@@ -66,7 +73,7 @@ impl Media {
         self.count(caller)?;
         let number = MediaNid(self.ledger().next_number());
         let media_id = self.fresh_id();
-        let received = self.receive((caller.user, number), &new, body).await?;
+        let received = self.receive((caller, number), &new, body).await?;
         let uri = self.uri(&media_id);
         self.name(caller, (number, media_id), new, received, None).await?;
         Ok(uri)
@@ -92,7 +99,7 @@ impl Media {
         B: Stream<Item = Result<Bytes, E>> + Unpin,
     {
         let number = self.reserved(caller, server_name, media_id).await?;
-        let received = self.receive((caller.user, number), &new, body).await?;
+        let received = self.receive((caller, number), &new, body).await?;
         // A retry may have overtaken this upload: only one becomes the file.
         let door = self.0.doors.enter(number.0).await;
         let judged = self.reserved(caller, server_name, media_id).await;
@@ -127,7 +134,7 @@ impl Media {
 
     async fn receive<B, E>(
         &self,
-        (user, number): (UserNid, MediaNid),
+        (caller, number): (&Caller, MediaNid),
         new: &NewFile,
         mut body: B,
     ) -> Result<Received, Error>
@@ -139,7 +146,7 @@ impl Media {
         if new.announced_bytes.is_some_and(|bytes| bytes > bytes_max) {
             return Err(too_large());
         }
-        self.check_quota(user, new.announced_bytes.unwrap_or_default()).await?;
+        self.check_quota(caller.user, new.announced_bytes.unwrap_or_default()).await?;
         let _place = self.0.uploads.try_acquire().map_err(|_| {
             Error::new(Kind::Unavailable, "Too many uploads are under way. Try again shortly.")
         })?;
@@ -161,9 +168,93 @@ impl Media {
         if new.announced_bytes.is_some_and(|announced| announced != bytes) {
             return Err(Error::invalid_param("The upload did not arrive whole."));
         }
-        // Keyed, so that nobody who finds it can tell which picture it was.
-        let content = self.ledger().digest(&[b"content", digest.finish().as_ref()]);
-        Ok(Received { kept: writer.finish().await?, content, sniffed: kind::of_bytes(&head) })
+        let received = Received {
+            kept: writer.finish().await?,
+            content: self.content_digest(digest.finish().as_ref()),
+            sniffed: kind::of_bytes(&head),
+            is_clean: new.is_captured,
+        };
+        self.without_place((caller, number), new, received).await
+    }
+
+    /// Keyed, so that nobody who finds it can tell which picture it was.
+    fn content_digest(&self, sha256: &[u8]) -> Digest {
+        self.ledger().digest(&[b"content", sha256])
+    }
+
+    /// What has arrived, without what a camera wrote beside the picture, where a policy wants that.
+    /// What had it goes: the key under which it lies was never written down.
+    async fn without_place(
+        &self,
+        (caller, number): (&Caller, MediaNid),
+        new: &NewFile,
+        received: Received,
+    ) -> Result<Received, Error> {
+        let is_picture = received.sniffed.is_some_and(|kind| kind.starts_with("image/"));
+        if !is_picture || received.is_clean || !self.must_clean(caller).await? {
+            return Ok(received);
+        }
+        let cleaned = match self.cleaned(&received.kept).await {
+            Ok(cleaned) => cleaned,
+            // Encrypted bytes may begin like a picture by chance. As a picture nobody can show them.
+            Err(error)
+                if matches!(error.kind, Kind::InvalidParam | Kind::TooLarge)
+                    && may_be_encrypted(new) =>
+            {
+                return Ok(received);
+            }
+            Err(error) => return Err(error),
+        };
+        let Some(picture) = cleaned else { return Ok(Received { is_clean: true, ..received }) };
+        let mut writer = self.blobs().begin(number.0).await?;
+        writer.write(&picture).await?;
+        let content = self.content_digest(digest::digest(&digest::SHA256, &picture).as_ref());
+        let kept = writer.finish().await?;
+        self.discard(received.kept).await;
+        Ok(Received { kept, content, sniffed: received.sniffed, is_clean: true })
+    }
+
+    /// Whether the house, or a room in which the caller could show a picture, wants it without place
+    /// and time. Who enters such a room later sends the picture again.
+    async fn must_clean(&self, caller: &Caller) -> Result<bool, Error> {
+        let house = &self.0.house;
+        let is_wanted = |policy: Effective| policy.get(Field::StripMetadata) == Some(1);
+        if house.options.policy.is_off {
+            return Ok(false);
+        }
+        if is_wanted(house.policy_for(caller.role)) || is_wanted(house.policy_in(None, None)) {
+            return Ok(true);
+        }
+        let rooms = self.0.rooms.joined_rooms(caller).await?;
+        if rooms.len() > ROOMS_ASKED_MAX {
+            return Ok(true);
+        }
+        for room_id in rooms {
+            let (room, _) = self.0.rooms.known(&room_id).await?;
+            let of_room = of_room(&self.0.rooms, room).await?;
+            if is_wanted(house.policy_in(None, of_room.as_ref())) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The picture alone; none if it is so already.
+    async fn cleaned(&self, kept: &Kept) -> Result<Option<Bytes>, Error> {
+        if kept.bytes > PICTURE_BYTES_MAX {
+            return Err(Error::too_large(format!(
+                "Pictures have at most {PICTURE_BYTES_MAX} bytes here: they are read whole, to take \
+                 out what the camera wrote beside them."
+            )));
+        }
+        let pixels_max = self.options().pixels_max;
+        let blob = (&kept.name, &kept.key, kept.bytes);
+        let cleaned = self.on_picture(blob, move |source| clean(&source.into(), pixels_max)).await;
+        cleaned.map_err(|error| match error.kind {
+            // None of the four formats, or a decoder that gave up.
+            Kind::CannotThumbnail => unreadable(),
+            _ => error,
+        })
     }
 
     /// The one commit: from here on the file is there.
@@ -172,7 +263,7 @@ impl Media {
         caller: &Caller,
         (number, media_id): (MediaNid, String),
         new: NewFile,
-        Received { kept, content, sniffed }: Received,
+        Received { kept, content, sniffed, is_clean }: Received,
         door: Option<OwnedMutexGuard<()>>,
     ) -> Result<(), Error> {
         let now_ms = self.now_ms();
@@ -208,6 +299,7 @@ impl Media {
             content: Some(content.to_vec()),
             sniffed: sniffed.map(str::to_owned),
             is_captured: new.is_captured.then_some(true),
+            is_clean: is_clean.then_some(true),
         };
         let uri = self.uri(&row.media_id);
         let mut commit = self.ledger().begin(policy::may_upload(&caller.user_id, &uri));
@@ -242,6 +334,11 @@ impl Media {
         // What does not go now goes with the sweep at the next start; nobody has its key.
         let _ = self.blobs().erase(&kept.name, &[]).await;
     }
+}
+
+/// Encrypted files come as octets.
+fn may_be_encrypted(new: &NewFile) -> bool {
+    content_type_of(new.content_type.clone()) == OCTET_STREAM
 }
 
 /// What the uploader says the file is, if it can be said back in a header.

@@ -139,6 +139,7 @@ fn verdicts(policy: &Effective, class: SessionClass) -> Value {
                 uri: "",
                 content,
                 is_captured: false,
+                may_tell_place: false,
                 deadline_ms: None,
                 opens: 0,
                 opens_of_user: 0,

@@ -2,13 +2,14 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid
 
-use appliance_model::ruma::OwnedEventId;
 use appliance_model::ruma::api::client::message::send_message_event::v3::Request;
-use appliance_model::ruma::events::TimelineEventType;
+use appliance_model::ruma::events::{MessageLikeEventType, TimelineEventType};
+use appliance_model::ruma::{OwnedEventId, RoomId, TransactionId};
 use appliance_model::{Caller, Error};
 
 use super::Rooms;
 use super::build::{Draft, content_of};
+use super::txns::Txn;
 use crate::policy::prepare;
 
 impl Rooms {
@@ -35,8 +36,7 @@ impl Rooms {
         request: &Request,
     ) -> Result<OwnedEventId, Error> {
         let kind = request.event_type.to_string();
-        let path: &[&[u8]] = &[b"send", request.room_id.as_bytes(), kind.as_bytes()];
-        let txn = self.txn(caller, path, &request.txn_id);
+        let txn = self.txn_of_event(caller, (&request.room_id, &kind), &request.txn_id);
         // Only one writer is inside a room at a time, so what we read below stays true.
         let mut room = self.enter(&request.room_id).await?;
         if let Some(event_id) = self.answered(&txn).await? {
@@ -55,6 +55,29 @@ impl Rooms {
         }
         room.leave().await?;
         Ok(event.event_id.clone())
+    }
+
+    /// The event that this transaction has sent already, if it has.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub(crate) async fn sent_before(
+        &self,
+        caller: &Caller,
+        (room_id, kind): (&RoomId, &MessageLikeEventType),
+        txn_id: &TransactionId,
+    ) -> Result<Option<OwnedEventId>, Error> {
+        self.answered(&self.txn_of_event(caller, (room_id, &kind.to_string()), txn_id)).await
+    }
+
+    fn txn_of_event(
+        &self,
+        caller: &Caller,
+        (room_id, kind): (&RoomId, &str),
+        txn_id: &TransactionId,
+    ) -> Txn {
+        self.txn(caller, &[b"send", room_id.as_bytes(), kind.as_bytes()], txn_id)
     }
 }
 

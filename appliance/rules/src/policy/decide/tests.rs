@@ -19,6 +19,7 @@ fn object(content: Content) -> Object<'static> {
         uri: "mxc://h.example/leg",
         content,
         is_captured: false,
+        may_tell_place: false,
         deadline_ms: Some(NOW_MS + 1),
         opens: 0,
         opens_of_user: 0,
@@ -156,7 +157,8 @@ fn freedom(policy: &Effective, subject: &Subject<'_>, action: Action, object: &O
     match decide(policy, subject, action, object, NOW_MS) {
         Err(_) => 0,
         Ok(permitted) => match permitted.obligations.form {
-            Form::Placeholder => 1,
+            // Nothing of it: who may not open it any more may still be told where to ask.
+            Form::Placeholder => 0,
             Form::MarkedView => 2,
             Form::MarkedThumbnail => 3,
             Form::Thumbnail => 4,

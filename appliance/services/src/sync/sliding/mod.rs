@@ -114,6 +114,9 @@ impl Round<'_> {
         // Before typing is read: what comes in between is told again, not lost.
         let typing = sync.reading.serial();
         let memberships = sync.memberships(self.look.caller, subscription).await?;
+        if let Some(position) = self.read_up_to(&memberships) {
+            sync.accounts.note_synced(self.look.caller, position.0);
+        }
         let selected = (&memberships, self.known);
         let upto = self.look.upto;
         let selection = sync.select(self.look.caller, self.request, selected, upto).await?;
@@ -150,6 +153,18 @@ impl Round<'_> {
         }
         answer.counts = selection.counts;
         Ok((answer, next))
+    }
+
+    /// Up to where the client has read every one of its rooms; none while there are some that it was
+    /// not shown: a window, or the connection that carries nothing but keys, says nothing about what
+    /// was redacted elsewhere.
+    fn read_up_to(&self, memberships: &Memberships) -> Option<Position> {
+        let mut position = self.known.upto?;
+        for room in joined_rooms(memberships) {
+            let events = self.known.rooms.get(&room)?.events;
+            position = position.min(events.position(self.known.upto)?);
+        }
+        Some(position)
     }
 
     /// What may have changed in the user's rooms since the last answer.

@@ -559,3 +559,31 @@ async fn hidden_history_stays_hidden() {
     let none = next(&ward, &doctor, &mut asked, &wide).await;
     assert!(shown(&none).is_empty(), "{none}");
 }
+
+/// The ledger of copies asks whether a device was told of a redaction: only a connection that shows
+/// all of its rooms answers that.
+#[tokio::test]
+async fn a_device_has_read_as_far_as_all_of_its_rooms_were_shown_to_it() {
+    let (ward, [nurse]) = Ward::with_members(["nurse"]).await;
+    let (one, other) = (ward.room(&nurse).await, ward.room(&nurse).await);
+    ward.say(&nurse, &one, "first").await;
+    let read = async || {
+        let trace = ward.services.accounts.last_trace(nurse.user, nurse.device).await;
+        trace.unwrap().1
+    };
+    let mut keys = SlidingRequest { lists: [].into(), extensions: everything(), ..another() };
+    let mut narrow = SlidingRequest { conn_id: "narrow".to_owned(), ..request() };
+    narrow.lists.get_mut("all").unwrap().ranges = Some(vec![(0, 0)]);
+    for asked in [&mut keys, &mut narrow] {
+        let first = ask(&ward, &nurse, asked).await;
+        next(&ward, &nurse, asked, &first).await;
+        assert_eq!(read().await, 0, "it was not shown all rooms");
+    }
+    let mut whole = request();
+    let first = ask(&ward, &nurse, &whole).await;
+    assert_eq!(read().await, 0, "the answer may be lost");
+    let shown_up_to = ward.services.house.ledger.position().0;
+    ward.say(&nurse, &other, "second").await;
+    next(&ward, &nurse, &mut whole, &first).await;
+    assert_eq!(read().await, shown_up_to);
+}
