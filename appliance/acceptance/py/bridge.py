@@ -1,14 +1,8 @@
-"""A small bridge, played by mautrix and led by the acceptance suite.
-
-Reads one JSON command a line from standard input and answers each with one JSON line on standard
-output, as driver.py does. Everything the SDK prints goes to standard error.
-"""
+"""A small bridge, played by mautrix and led by the acceptance suite (see led.py)."""
 
 import asyncio
-import json
-import sys
-import traceback
 
+from led import WAIT_S, Failure, play, until
 from mautrix.appservice import AppService
 from mautrix.appservice.state_store import ASStateStore
 from mautrix.client import Client
@@ -17,13 +11,6 @@ from mautrix.crypto import MemoryCryptoStore, OlmMachine
 from mautrix.crypto.store import StateStore as CryptoStateStore
 from mautrix.errors import SessionNotFound
 from mautrix.types import EventType, MessageType, TextMessageEventContent
-
-# How long one command may wait for something to arrive. It bounds a hang; nothing measures it.
-WAIT_S = 120.0
-
-
-class Failure(Exception):
-    """Something the server or the SDK refused; its text goes into the answer."""
 
 
 class Rooms(ASStateStore, MemoryStateStore):
@@ -186,41 +173,8 @@ class Bridge:
         self.news.set()
 
     async def _seen(self, wanted, what):
-        deadline = asyncio.get_running_loop().time() + WAIT_S
-        while True:
-            for event in self.seen:
-                if wanted(event):
-                    return event
-            if asyncio.get_running_loop().time() > deadline:
-                raise Failure(f"waited {WAIT_S:.0f} s for {what}")
-            self.news.clear()
-            try:
-                await asyncio.wait_for(self.news.wait(), 1.0)
-            except asyncio.TimeoutError:
-                continue
-
-
-async def main():
-    answers = sys.stdout
-    sys.stdout = sys.stderr
-    bridge = Bridge()
-    lines = asyncio.StreamReader(limit=1 << 20)
-    loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    while line := await lines.readline():
-        command = json.loads(line)
-        name = command.pop("do")
-        try:
-            if name.startswith("_"):
-                raise Failure(f"no such command: {name}")
-            answer = {"ok": await getattr(bridge, name)(**command)}
-        except Failure as failure:
-            answer = {"error": f"{name}: {failure}"}
-        except Exception as failure:  # the SDK's own errors are many; the suite wants to see them
-            traceback.print_exc()
-            answer = {"error": f"{name}: {failure!r}"}
-        print(json.dumps(answer), file=answers, flush=True)
+        return await until(lambda: next(filter(wanted, self.seen), None), what, self.news)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(play(Bridge()))

@@ -1,30 +1,21 @@
-"""One device of one person, played by matrix-nio and led by the acceptance suite.
-
-Reads one JSON command a line from standard input and answers each with one JSON line on standard
-output (README.md lists the commands). Everything the SDK prints goes to standard error.
+"""One device of one person, played by matrix-nio and led by the acceptance suite (see led.py;
+README.md lists the commands).
 """
 
 import asyncio
 import hashlib
 import io
-import json
 import pathlib
 import sys
 import tempfile
-import traceback
 
 import aiohttp
 import nio
+from led import WAIT_S, Failure, play, until
 from nio.crypto.attachments import decrypt_attachment
 
-# How long one command may wait for something to arrive. It bounds a hang; nothing measures it.
-WAIT_S = 120.0
 # How long one long-poll of /sync may last.
 SYNC_MS = 10_000
-
-
-class Failure(Exception):
-    """Something the server or the SDK refused; its text goes into the answer."""
 
 
 class Driver:
@@ -268,18 +259,13 @@ class Driver:
         return next(e for e in self.seen if wanted(e))
 
     async def _until(self, condition, what):
-        """Waits for the condition, looking again after each /sync and at least once a second."""
-        deadline = asyncio.get_running_loop().time() + WAIT_S
-        while not condition():
-            if self.syncing.done():
+        def met():
+            found = condition()
+            if not found and self.syncing.done():
                 raise Failure(f"the sync loop ended: {self.syncing.exception()!r}")
-            if asyncio.get_running_loop().time() > deadline:
-                raise Failure(f"waited {WAIT_S:.0f} s for {what}")
-            self.news.clear()
-            try:
-                await asyncio.wait_for(self.news.wait(), 1.0)
-            except asyncio.TimeoutError:
-                continue
+            return found
+
+        await until(met, what, self.news)
 
     def _expect(self, answer, wanted):
         if not isinstance(answer, wanted):
@@ -287,26 +273,9 @@ class Driver:
 
 
 async def main():
-    answers = sys.stdout
-    sys.stdout = sys.stderr
     with tempfile.TemporaryDirectory() as store:
         driver = Driver(store)
-        lines = asyncio.StreamReader(limit=1 << 20)
-        loop = asyncio.get_running_loop()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-        while line := await lines.readline():
-            command = json.loads(line)
-            name = command.pop("do")
-            try:
-                if name.startswith("_"):
-                    raise Failure(f"no such command: {name}")
-                answer = {"ok": await getattr(driver, name)(**command)}
-            except Failure as failure:
-                answer = {"error": f"{name}: {failure}"}
-            except Exception as failure:  # the SDK's own errors are many; the suite wants to see them
-                traceback.print_exc()
-                answer = {"error": f"{name}: {failure!r}"}
-            print(json.dumps(answer), file=answers, flush=True)
+        await play(driver)
         if driver.syncing:
             driver.syncing.cancel()
         if driver.client:

@@ -29,7 +29,7 @@ const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1_000;
 
 pub(crate) fn add(routes: &mut Routes) {
-    let mut desk = Desk { routes };
+    let mut desk = Desk { routes, names_object: true };
     users::add(&mut desk);
     devices::add(&mut desk);
     federation::add(&mut desk);
@@ -43,9 +43,16 @@ pub(crate) fn add(routes: &mut Routes) {
 /// Where administrators ring.
 struct Desk<'a> {
     routes: &'a mut Routes,
+    /// The audit trail says what was asked about.
+    names_object: bool,
 }
 
 impl Desk<'_> {
+    /// The same desk where paths hold secrets: the trail says only that one was asked for.
+    fn unnamed(&mut self) -> Desk<'_> {
+        Desk { routes: self.routes, names_object: false }
+    }
+
     /// Serves an endpoint to administrators; `verb` is what the audit trail calls it.
     fn serve<F, Answer>(
         &mut self,
@@ -57,37 +64,12 @@ impl Desk<'_> {
         F: Fn(Visit<RawRequest>) -> Answer + Clone + Send + Sync + 'static,
         Answer: Future<Output = Result<Response, Error>> + Send + 'static,
     {
-        self.serve_as(method, path, (verb, true), handler);
-    }
-
-    /// The same where the path holds a secret: the trail says only that it was asked for.
-    fn serve_unnamed<F, Answer>(
-        &mut self,
-        method: Method,
-        path: &'static str,
-        verb: &'static str,
-        handler: F,
-    ) where
-        F: Fn(Visit<RawRequest>) -> Answer + Clone + Send + Sync + 'static,
-        Answer: Future<Output = Result<Response, Error>> + Send + 'static,
-    {
-        self.serve_as(method, path, (verb, false), handler);
-    }
-
-    fn serve_as<F, Answer>(
-        &mut self,
-        method: Method,
-        path: &'static str,
-        (verb, named): (&'static str, bool),
-        handler: F,
-    ) where
-        F: Fn(Visit<RawRequest>) -> Answer + Clone + Send + Sync + 'static,
-        Answer: Future<Output = Result<Response, Error>> + Send + 'static,
-    {
+        let names_object = self.names_object;
         self.routes.serve_raw(method, path, Access::SignedIn, move |visit| {
             let handler = handler.clone();
             async move {
-                let object = if named { visit.request.params.join(" ") } else { String::new() };
+                let object =
+                    if names_object { visit.request.params.join(" ") } else { String::new() };
                 let by = visit.caller()?.clone();
                 visit.services.administration.admit(&by, verb, &object).await?;
                 handler(visit).await

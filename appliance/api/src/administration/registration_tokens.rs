@@ -23,9 +23,10 @@ pub(super) fn add(desk: &mut Desk<'_>) {
     let new = "/_synapse/admin/v1/registration_tokens/new";
     desk.serve(M::POST, new, "admin.registration_token_new", make);
     let one = "/_synapse/admin/v1/registration_tokens/{token}";
-    desk.serve_unnamed(M::GET, one, "admin.registration_token_read", get);
-    desk.serve_unnamed(M::PUT, one, "admin.registration_token_put", put);
-    desk.serve_unnamed(M::DELETE, one, "admin.registration_token_delete", delete);
+    let mut desk = desk.unnamed();
+    desk.serve(M::GET, one, "admin.registration_token_read", get);
+    desk.serve(M::PUT, one, "admin.registration_token_put", put);
+    desk.serve(M::DELETE, one, "admin.registration_token_delete", delete);
 }
 
 /// A use begins and ends in one request, so none is ever under way that somebody could see.
