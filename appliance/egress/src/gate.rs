@@ -1,6 +1,7 @@
 //! The gate itself: judge, then send through the destination's own pool of connections.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::error::Error as StdError;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +22,6 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::ClientConfig;
 use rustls_pki_types::ServerName as TlsName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
@@ -30,6 +30,7 @@ use crate::connect::{Connector, NotAllowed};
 use crate::judge::{Judge, Named, Terms, port};
 use crate::seen::SeenList;
 use crate::services::Services;
+use crate::trust::Trust;
 
 /// Requests under way to one destination. More would be a burden for it, and wait here.
 const REQUESTS_PER_DESTINATION_MAX: usize = 16;
@@ -52,15 +53,15 @@ const AGENT: HeaderValue =
 /// The one door out.
 pub struct Gate {
     judge: Judge,
-    tls: Arc<ClientConfig>,
+    trust: Trust,
     clock: Arc<dyn Clock>,
     seen: Arc<SeenList>,
     pools: Mutex<HashMap<PoolKey, Pool>>,
     services: Services,
 }
 
-/// Connections are shared only by requests that would open the very same one.
-type PoolKey = (Purpose, Uri, String, u16);
+/// Connections are shared only by requests that would open the very same one, on the same terms.
+type PoolKey = (Purpose, Terms, Uri, String, u16);
 
 type Https = Client<Connector, Full<Bytes>>;
 
@@ -70,17 +71,25 @@ struct Pool {
     used_ms: u64,
 }
 
+impl Pool {
+    fn new(connector: Connector, now_ms: u64) -> Self {
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .build(connector);
+        let room = Arc::new(Semaphore::new(REQUESTS_PER_DESTINATION_MAX));
+        Self { client, room, used_ms: now_ms }
+    }
+}
+
 impl Gate {
     /// A gate that knows what the operator named.
-    pub fn new(
-        named: Named,
-        peers: Arc<Roll>,
-        tls: Arc<ClientConfig>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub fn new(named: Named, peers: Arc<Roll>, trust: Trust, clock: Arc<dyn Clock>) -> Self {
         Self {
             judge: Judge::new(named, peers),
-            tls,
+            trust,
             clock,
             seen: Arc::default(),
             pools: Mutex::default(),
@@ -106,7 +115,7 @@ impl Gate {
         let origin = origin(&request.uri)?;
         let is_tls = request.uri.scheme() == Some(&Scheme::HTTPS);
         let tls = is_tls.then(|| tls_name(&request.uri)).transpose()?;
-        let key = (request.purpose.clone(), origin, host.clone(), port);
+        let key = (request.purpose.clone(), terms.clone(), origin, host.clone(), port);
         let now_ms = self.clock.now_ms();
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         if pools.len() >= POOLS_MAX && !pools.contains_key(&key) {
@@ -115,25 +124,23 @@ impl Gate {
                 pools.remove(&oldest);
             }
         }
-        let pool = pools.entry(key).or_insert_with(|| {
-            let connector = Connector {
-                purpose: request.purpose.clone(),
-                terms,
-                host,
-                port,
-                tls: tls.map(|name| (name, self.tls.clone())),
-                seen: self.seen.clone(),
-                clock: self.clock.clone(),
-            };
-            let client = Client::builder(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(IDLE)
-                .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-                .build(connector);
-            let room = Arc::new(Semaphore::new(REQUESTS_PER_DESTINATION_MAX));
-            Pool { client, room, used_ms: now_ms }
-        });
+        let pool = match pools.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let pins = terms.pins.clone();
+                let config = self.trust.config(pins.as_deref()).map_err(Failure::Refused)?;
+                let connector = Connector {
+                    purpose: request.purpose.clone(),
+                    terms,
+                    host,
+                    port,
+                    tls: tls.map(|name| (name, config)),
+                    seen: self.seen.clone(),
+                    clock: self.clock.clone(),
+                };
+                place.insert(Pool::new(connector, now_ms))
+            }
+        };
         pool.used_ms = now_ms;
         Ok((pool.client.clone(), pool.room.clone()))
     }

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use appliance_model::ruma::ServerName;
 use appliance_services::egress::Purpose;
-use appliance_services::peers::Roll;
+use appliance_services::peers::{Pins, Roll, Standing};
 use http::Uri;
 use http::uri::Scheme;
 use ipnet::IpNet;
@@ -25,12 +26,16 @@ pub struct Named {
 }
 
 /// What a request that is allowed may do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Terms {
     /// Connect to any address: the operator named this very URL.
     pub any_address: bool,
     /// Networks that are not public and may be reached all the same.
     pub networks: Arc<[IpNet]>,
+    /// An address that the operator wrote down for this very peer.
+    pub address: Option<IpAddr>,
+    /// What is pinned of the other side's certificate.
+    pub pins: Option<Arc<Pins>>,
 }
 
 /// The judge.
@@ -69,15 +74,25 @@ impl Judge {
     ///
     /// Why not, in a sentence for the operator.
     pub fn judge(&self, purpose: &Purpose, uri: &Uri) -> Result<Terms, String> {
-        let terms = Terms { any_address: self.anything, networks: self.networks.clone() };
+        let mut terms = Terms {
+            any_address: self.anything,
+            networks: self.networks.clone(),
+            address: None,
+            pins: None,
+        };
+        if let Purpose::Peer(name) = purpose {
+            let written = self.peers.described(name).and_then(|peer| peer.address.clone());
+            terms.address = written.as_deref().and_then(literal);
+            terms.pins = self.peers.pins(name);
+        }
         if self.anything {
             return Ok(terms);
         }
         let host = uri.host().unwrap_or_default().to_ascii_lowercase();
         let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
         match purpose {
-            Purpose::Peer(name) if !self.peers.allows(name) => {
-                Err(format!("{name} is not on the list of peers"))
+            Purpose::Peer(name) | Purpose::PeerPlace(name) if !self.peers.allows(name) => {
+                Err(self.why_not(name))
             }
             Purpose::PushGateway if !self.push_gateways.contains(&host) => {
                 Err(format!("{host} is not among `egress.push_gateways`"))
@@ -113,6 +128,15 @@ impl Judge {
         })
     }
 
+    fn why_not(&self, peer: &ServerName) -> String {
+        match self.peers.standing(peer) {
+            Standing::Suspended => format!("{peer} is suspended"),
+            Standing::NotYet => format!("the first day of {peer} is still to come"),
+            Standing::Over => format!("the last day of {peer} is over"),
+            Standing::Active | Standing::Unknown => format!("{peer} is not on the list of peers"),
+        }
+    }
+
     /// Whether DNS may be asked about a peer.
     ///
     /// # Errors
@@ -120,8 +144,12 @@ impl Judge {
     /// Why not.
     pub fn judge_name(&self, purpose: &Purpose) -> Result<(), String> {
         match purpose {
-            Purpose::Peer(name) if self.anything || self.peers.allows(name) => Ok(()),
-            Purpose::Peer(name) => Err(format!("{name} is not on the list of peers")),
+            Purpose::Peer(name) | Purpose::PeerPlace(name)
+                if self.anything || self.peers.allows(name) =>
+            {
+                Ok(())
+            }
+            Purpose::Peer(name) | Purpose::PeerPlace(name) => Err(self.why_not(name)),
             _ => Err("only peers have service records".to_owned()),
         }
     }
@@ -132,9 +160,17 @@ impl Terms {
     pub fn allow(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.any_address
+            || self.address == Some(address)
             || is_public(address)
             || self.networks.iter().any(|network| network.contains(&address))
     }
+}
+
+/// The address that a host with or without a port is, if it is no name.
+fn literal(host: &str) -> Option<IpAddr> {
+    let host = ServerName::parse(host).ok()?;
+    let host = host.host().trim_start_matches('[').trim_end_matches(']');
+    host.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
 /// The port of a URL, or that of its scheme.
@@ -189,7 +225,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use appliance_model::ruma::{ServerName, server_name};
+    use appliance_model::ruma::server_name;
 
     use super::*;
 

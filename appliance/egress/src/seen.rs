@@ -50,7 +50,7 @@ impl SeenList {
         with: impl FnOnce(&mut Destination),
     ) {
         let purpose = match purpose {
-            Purpose::Peer(name) => format!("peer {name}"),
+            Purpose::Peer(name) | Purpose::PeerPlace(name) => format!("peer {name}"),
             other => other.as_str().to_owned(),
         };
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);

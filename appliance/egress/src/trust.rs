@@ -5,17 +5,29 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use ::aws_lc_rs::digest::{SHA256, digest};
+use appliance_services::peers::Pins;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
+use rustls::server::ParsedCertificate;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-/// The TLS configuration of connections to others.
+/// Whose certificates are believed, and how TLS is spoken.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    roots: Arc<RootCertStore>,
+    usual: Arc<ClientConfig>,
+}
+
+/// Reads whose certificates are believed.
 ///
 /// # Errors
 ///
 /// A sentence: the operator's file cannot be read, or holds no certificate.
-pub fn trust(extra_ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
+pub fn trust(extra_ca_file: Option<&Path>) -> Result<Trust, String> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     let (taken, _) = roots.add_parsable_certificates(native.certs);
@@ -29,14 +41,112 @@ pub fn trust(extra_ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> 
              those of `federation.extra_ca_file` are believed"
         );
     }
+    let roots = Arc::new(roots);
+    let usual = Arc::new(config(&roots, &[])?);
+    Ok(Trust { roots, usual })
+}
+
+impl Trust {
+    /// How TLS is spoken with those of whom nothing is pinned, and otherwise with this one. What is
+    /// pinned has a memory of sessions of its own: a session that was begun under other pins is not
+    /// resumed.
+    ///
+    /// # Errors
+    ///
+    /// The pinned authorities make no sense.
+    pub fn config(&self, pins: Option<&Pins>) -> Result<Arc<ClientConfig>, String> {
+        let Some(pins) = pins else { return Ok(self.usual.clone()) };
+        let roots = match &pins.authorities {
+            Some(pem) => Arc::new(authorities(pem)?),
+            None => self.roots.clone(),
+        };
+        Ok(Arc::new(config(&roots, &pins.keys)?))
+    }
+}
+
+/// Reads authorities from PEM.
+///
+/// # Errors
+///
+/// A sentence: it is no PEM, or holds no certificate.
+pub fn authorities(pem: &str) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|error| format!("no certificate in PEM: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("no usable certificate: {error}"))?;
+    }
+    if roots.is_empty() {
+        return Err("no certificate in PEM".to_owned());
+    }
+    Ok(roots)
+}
+
+fn config(roots: &Arc<RootCertStore>, keys: &[Vec<u8>]) -> Result<ClientConfig, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS: {error}"))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .map_err(|error| format!("TLS: {error}"))?;
+    let mut config = if keys.is_empty() {
+        builder.with_root_certificates(roots.clone()).with_no_client_auth()
+    } else {
+        let usual = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider);
+        let usual = usual.build().map_err(|error| format!("TLS: {error}"))?;
+        let pinned = Arc::new(Pinned { usual, keys: keys.to_vec() });
+        // Nothing is believed that would not be believed otherwise: `Pinned` only believes less.
+        builder.dangerous().with_custom_certificate_verifier(pinned).with_no_client_auth()
+    };
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(config)
+}
+
+/// Believes what is believed otherwise, if the certificate has one of these keys.
+#[derive(Debug)]
+struct Pinned {
+    usual: Arc<WebPkiServerVerifier>,
+    keys: Vec<Vec<u8>>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let parsed = ParsedCertificate::try_from(certificate)?;
+        let key = digest(&SHA256, &parsed.subject_public_key_info());
+        if !self.keys.iter().any(|pinned| pinned == key.as_ref()) {
+            let hex: String = key.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+            return Err(rustls::Error::General(format!(
+                "the key of its certificate, sha256:{hex}, is none of those pinned"
+            )));
+        }
+        self.usual.verify_server_cert(certificate, intermediates, name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.usual.supported_verify_schemes()
+    }
 }
 
 fn add_file(roots: &mut RootCertStore, file: &Path) -> Result<(), String> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use appliance_model::Clock;
 use appliance_model::ruma::{OwnedServerName, ServerName};
 use appliance_services::egress::{Egress, Failure, Limits, Opened, Outgoing, Purpose};
-use appliance_services::peers::Remote;
+use appliance_services::peers::{Located, Remote, Roll};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, Uri};
@@ -25,6 +25,7 @@ const TARGETS_MAX: usize = 4;
 /// The way to other servers.
 pub struct Client {
     egress: Arc<dyn Egress>,
+    roll: Arc<Roll>,
     clock: Arc<dyn Clock>,
     places: Mutex<HashMap<OwnedServerName, Known>>,
 }
@@ -37,12 +38,16 @@ struct Known {
 }
 
 impl Client {
-    /// Through this door.
-    pub fn new(egress: Arc<dyn Egress>, clock: Arc<dyn Clock>) -> Self {
-        Self { egress, clock, places: Mutex::default() }
+    /// Through this door, to those on this list.
+    pub fn new(egress: Arc<dyn Egress>, roll: Arc<Roll>, clock: Arc<dyn Clock>) -> Self {
+        Self { egress, roll, clock, places: Mutex::default() }
     }
 
     async fn place(&self, server: &ServerName) -> Result<Place, Failure> {
+        // What the administrator wrote down counts at once and comes before what anybody says.
+        if let Some(place) = self.written_down(server) {
+            return Ok(place);
+        }
         let now_ms = self.clock.now_ms();
         let known = self.with_places(|places| places.get(server).cloned());
         if let Some(known) = known.filter(|known| now_ms < known.until_ms) {
@@ -60,6 +65,16 @@ impl Client {
             }
         });
         Ok(place)
+    }
+
+    /// The place of a server whose address the administrator wrote down, for names that mean something
+    /// else inside the house than outside.
+    fn written_down(&self, server: &ServerName) -> Option<Place> {
+        let peer = self.roll.described(server)?;
+        let address = ServerName::parse(peer.address.as_deref()?).ok()?;
+        let authority = peer.tls_name.clone().unwrap_or_else(|| server.to_string());
+        let target = (address.host().to_owned(), address.port().unwrap_or(names::PORT));
+        Some(Place { authority, targets: vec![target], lifetime_ms: 0 })
     }
 
     /// Nobody answered there: the server may have moved.
@@ -127,5 +142,14 @@ impl Remote for Client {
                 known.until_ms = now_ms;
             }
         });
+    }
+
+    async fn locate(&self, server: &ServerName) -> Result<Option<Located>, Failure> {
+        let (place, how) = match self.written_down(server) {
+            Some(place) => (place, "as the list says"),
+            None => (names::find(&self.egress, server).await?, "as the server says itself"),
+        };
+        let targets = place.targets.iter().map(|(host, port)| format!("{host}:{port}")).collect();
+        Ok(Some(Located { authority: place.authority, targets, how }))
     }
 }

@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, Uri};
 use serde_json::Value;
 
 /// "If … port is not present … port 8448".
-const PORT: u16 = 8448;
+pub const PORT: u16 = 8448;
 
 /// `{"m.server": "…"}`, with room to spare.
 const WELL_KNOWN: Limits = Limits { total: Duration::from_secs(20), answer_bytes_max: 50 * 1024 };
@@ -103,7 +103,7 @@ async fn by_srv(
     server: &ServerName,
     host: &ServerName,
 ) -> Result<Place, Failure> {
-    let purpose = Purpose::Peer(server.to_owned());
+    let purpose = Purpose::PeerPlace(server.to_owned());
     for service in ["_matrix-fed._tcp", "_matrix._tcp"] {
         let found = match egress.find_services(&purpose, &format!("{service}.{host}.")).await {
             Ok(found) => found,
@@ -129,7 +129,7 @@ async fn well_known(
     for _ in 0..=REDIRECTS_MAX {
         let Ok(parsed) = uri.parse::<Uri>() else { break };
         let request = Outgoing {
-            purpose: Purpose::Peer(server.to_owned()),
+            purpose: Purpose::PeerPlace(server.to_owned()),
             method: Method::GET,
             uri: parsed.clone(),
             connect_to: None,

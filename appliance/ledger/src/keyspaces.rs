@@ -17,7 +17,9 @@ use crate::rows::keys::{
 use crate::rows::media::{
     LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow, UsageRow,
 };
-use crate::rows::peers::{DestinationRow, EduRow, OwedRow, PeerKeysRow, PeerRow, RemoteKeysRow};
+use crate::rows::peers::{
+    DestinationRow, EduRow, OfferRow, OwedRow, PeerKeysRow, PeerRow, RemoteKeysRow,
+};
 use crate::rows::policy::{
     CopyRow, EnrolmentRow, ErasureRow, HousePolicyRow, OpensRow, SessionRow,
 };
@@ -151,6 +153,8 @@ keyspaces! {
     PEERS 0xD5 Digest => PeerRow;
     /// Destinations that were contacted or refused, by digest of purpose and host.
     DESTINATIONS 0xD6 Digest => DestinationRow;
+    /// Offers to peers that are open, and those of peers that were accepted, by digest of the offer.
+    OFFERS 0xD7 Digest => OfferRow;
     /// Signing keys of other servers, by digest of the server's name.
     PEER_KEYS 0xD0 Digest => PeerKeysRow;
     /// Events that other servers are owed, by digest of the server's name; the row is the event.

@@ -11,13 +11,14 @@ mod policy;
 pub mod store;
 mod users;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use appliance_model::ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId};
 use appliance_model::{Error, Kind};
 use appliance_services::media::erase::Which;
-use appliance_services::peers::PeerChange;
+use appliance_services::peers::{PeerChange, Terms};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -60,16 +61,36 @@ pub enum Order {
     DescribePeer {
         /// Its name.
         server_name: OwnedServerName,
-        /// Its name as an organisation.
-        legal_name: Option<String>,
-        /// Whom to call there.
-        contact: Option<String>,
-        /// Nothing is exchanged for now.
-        suspended: Option<bool>,
-        /// Files may be given to it.
-        media: Option<bool>,
-        /// Key IDs and public keys.
-        pinned_keys: Option<Vec<(String, String)>>,
+        /// What to say of it.
+        change: Box<PeerChange>,
+    },
+    /// The same for many at once.
+    ImportPeers {
+        /// By their names.
+        peers: BTreeMap<OwnedServerName, PeerChange>,
+    },
+    /// What the list says of all peers, in the form that `ImportPeers` takes.
+    ExportPeers,
+    /// Write an offer to exchange rooms.
+    InvitePeer {
+        /// To which server.
+        server_name: OwnedServerName,
+        /// What it says of this organisation and of the contract.
+        terms: Terms,
+    },
+    /// Accept an offer or an answer.
+    AcceptPeer {
+        /// The offer or the answer.
+        letter: String,
+        /// What the answer says of this organisation.
+        terms: Terms,
+    },
+    /// Pin a key that a peer showed.
+    ApprovePeerKey {
+        /// Its name.
+        server_name: OwnedServerName,
+        /// Which key.
+        key_id: String,
     },
     /// All peers.
     ListPeers,
@@ -245,16 +266,17 @@ impl Admin {
             Order::ResetPassword { user_id, password, keep_sessions } => {
                 self.reset_password(&user_id, &password.0, keep_sessions, by).await
             }
-            Order::DescribePeer {
-                server_name,
-                legal_name,
-                contact,
-                suspended,
-                media,
-                pinned_keys,
-            } => {
-                let change = PeerChange { legal_name, contact, suspended, media, pinned_keys };
-                self.describe_peer(&server_name, change, by).await
+            Order::DescribePeer { server_name, change } => {
+                self.describe_peer(&server_name, *change, by).await
+            }
+            Order::ImportPeers { peers } => self.import_peers(peers, by).await,
+            Order::ExportPeers => self.export_peers().await,
+            Order::InvitePeer { server_name, terms } => {
+                self.invite_peer(&server_name, terms, by).await
+            }
+            Order::AcceptPeer { letter, terms } => self.accept_peer(&letter, terms, by).await,
+            Order::ApprovePeerKey { server_name, key_id } => {
+                self.approve_peer_key(&server_name, &key_id, by).await
             }
             Order::ListPeers => self.list_peers().await,
             Order::ShowPeer { server_name } => self.show_peer(&server_name).await,

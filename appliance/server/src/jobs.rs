@@ -32,6 +32,10 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
         services,
         async |services: Arc<Services>| services.peers.note_destinations().await,
     );
+    every(tasks, "peers", Duration::from_secs(60), services, async |services: Arc<Services>| {
+        services.peers.look_at_dates();
+        Ok(())
+    });
     let hour = Duration::from_secs(60 * 60);
     every(tasks, "transactions", hour, services, async |services: Arc<Services>| {
         services.rooms.forget_old_txns().await.map(drop)

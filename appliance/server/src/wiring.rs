@@ -71,7 +71,7 @@ impl House {
             blobs: open_blobs(settings)?,
             clock: Arc::new(SystemClock),
             dice: Arc::new(OsDice),
-            remote: Arc::new(Client::new(egress.clone(), Arc::new(SystemClock))),
+            remote: Arc::new(Client::new(egress.clone(), roll.clone(), Arc::new(SystemClock))),
             egress,
             roll,
             outbox: Outbox::default(),

@@ -18,8 +18,11 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 /// What a connection is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Purpose {
-    /// Another server of the federation, or finding out where it is.
+    /// Another server of the federation.
     Peer(OwnedServerName),
+    /// Finding out where another server of the federation is. What is pinned of it counts there, not
+    /// here: its website may be somebody else's machine.
+    PeerPlace(OwnedServerName),
     /// A push gateway, by the URL that a pusher names.
     PushGateway,
     /// An application service, by the URL of its registration.
@@ -32,7 +35,7 @@ impl Purpose {
     /// One word for lists and metrics.
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self::Peer(_) => "peer",
+            Self::Peer(_) | Self::PeerPlace(_) => "peer",
             Self::PushGateway => "push_gateway",
             Self::AppService => "app_service",
             Self::Preview => "preview",

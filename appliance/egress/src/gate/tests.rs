@@ -2,13 +2,15 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use appliance_ledger::rows::peers::PeerRow;
 use appliance_model::SystemClock;
 use appliance_model::ruma::server_name;
+use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::StreamExt;
 use http::{HeaderMap, Method, Response, StatusCode};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{CertifiedKey, PublicKeyData, generate_simple_self_signed};
 use rustls::ServerConfig;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::net::TcpListener;
@@ -23,12 +25,17 @@ struct Other {
     port: u16,
     connections: Arc<AtomicUsize>,
     gate: Gate,
+    /// Its certificate and the SHA-256 of its public key.
+    pem: String,
+    key: Vec<u8>,
+    roll: Arc<Roll>,
     _tasks: JoinSet<()>,
 }
 
 async fn other(named: Named, alpn: &'static [u8]) -> Other {
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let spki = signing_key.subject_public_key_info();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -62,9 +69,10 @@ async fn other(named: Named, alpn: &'static [u8]) -> Other {
     let file = folder.path().join("ca.pem");
     std::fs::write(&file, cert.pem()).unwrap();
     let tls = trust(Some(&file)).unwrap();
-    let roll = Roll::of([server_name!("b.example").to_owned()]);
-    let gate = Gate::new(named, Arc::new(roll), tls, Arc::new(SystemClock));
-    Other { port, connections, gate, _tasks: tasks }
+    let roll = Arc::new(Roll::of([server_name!("b.example").to_owned()]));
+    let gate = Gate::new(named, roll.clone(), tls, Arc::new(SystemClock));
+    let key = digest(&SHA256, &spki).as_ref().to_vec();
+    Other { port, connections, gate, pem: cert.pem(), key, roll, _tasks: tasks }
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, std::io::Error> {
@@ -99,6 +107,11 @@ impl Other {
             body: Bytes::new(),
             limits: Limits { total: Duration::from_secs(5), answer_bytes_max: 5_000 },
         }
+    }
+
+    /// What the administrator says of the other side.
+    fn describe(&self, peer: PeerRow) {
+        self.roll.describe(server_name!("b.example").to_owned(), Some(peer));
     }
 
     fn connections(&self) -> usize {
@@ -153,6 +166,73 @@ async fn a_certificate_for_another_name_is_not_believed() {
         matches!(&failure, Failure::Unreachable(why) if why.contains("certificate")),
         "{failure}"
     );
+}
+
+fn pinned(key: &[u8]) -> PeerRow {
+    PeerRow { certificate_pins: Some(vec![key.to_vec().into()]), ..PeerRow::default() }
+}
+
+/// Whoever else gets a certificate for the peer's name, from whatever authority, is not the peer. And
+/// what was begun before the pin changed is not gone on with.
+#[tokio::test]
+async fn a_pinned_certificate_is_the_only_one_believed_from_the_next_request_on() {
+    for alpn in [b"http/1.1".as_slice(), b"h2"] {
+        let other = other(loopback(), alpn).await;
+        other.describe(pinned(&other.key));
+        for _ in 0..2 {
+            let answer = other.gate.send(other.request("/")).await.unwrap();
+            assert_eq!(answer.status, StatusCode::OK);
+        }
+        assert_eq!(other.connections(), 1);
+        other.describe(pinned(&[7; 32]));
+        let failure = other.gate.send(other.request("/")).await.unwrap_err();
+        let hex: String = other.key.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(
+            matches!(&failure, Failure::Unreachable(why) if why.contains(&hex)),
+            "the sentence names the key that is there: {failure}"
+        );
+        let mut place = other.request("/");
+        place.purpose = Purpose::PeerPlace(server_name!("b.example").to_owned());
+        assert!(other.gate.send(place).await.is_ok(), "a website may have another certificate");
+        other.describe(PeerRow::default());
+        assert!(other.gate.send(other.request("/")).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn pinned_authorities_take_the_place_of_the_usual_ones() {
+    let other = other(loopback(), b"http/1.1").await;
+    let somebody = generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let authorities = |pem: String| PeerRow { authorities: Some(pem), ..PeerRow::default() };
+    other.describe(authorities(somebody.cert.pem()));
+    let failure = other.gate.send(other.request("/")).await.unwrap_err();
+    assert!(
+        matches!(&failure, Failure::Unreachable(why) if why.contains("certificate")),
+        "{failure}"
+    );
+    other.describe(authorities("nonsense".to_owned()));
+    assert!(matches!(other.gate.send(other.request("/")).await, Err(Failure::Refused(_))));
+    other.describe(authorities(other.pem.clone()));
+    assert!(other.gate.send(other.request("/")).await.is_ok());
+}
+
+/// The operator wrote down where the peer is: that address, and no other, may lie inside.
+#[tokio::test]
+async fn an_address_on_the_list_may_lie_inside() {
+    let other = other(Named::default(), b"http/1.1").await;
+    assert!(matches!(other.gate.send(other.request("/")).await, Err(Failure::Refused(_))));
+    let at = |address: &str| PeerRow { address: Some(address.to_owned()), ..PeerRow::default() };
+    other.describe(at("127.0.0.2:8448"));
+    assert!(matches!(other.gate.send(other.request("/")).await, Err(Failure::Refused(_))));
+    other.describe(at(&format!("127.0.0.1:{}", other.port)));
+    assert!(other.gate.send(other.request("/")).await.is_ok());
+    let mut place = other.request("/");
+    place.purpose = Purpose::PeerPlace(server_name!("b.example").to_owned());
+    assert!(matches!(other.gate.send(place).await, Err(Failure::Refused(_))));
+    let suspended = PeerRow { suspended: true, ..at("127.0.0.1:1") };
+    other.describe(suspended);
+    let failure = other.gate.send(other.request("/")).await.unwrap_err();
+    assert!(matches!(&failure, Failure::Refused(why) if why.contains("suspended")), "{failure}");
 }
 
 #[tokio::test]

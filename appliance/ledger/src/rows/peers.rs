@@ -18,9 +18,12 @@ pub struct PeerKeysRow {
     /// Its keys now, and those it had.
     #[n(3)]
     pub keys: Vec<PeerKey>,
-    /// What it said, with its signatures.
+    /// What it said, with its signatures; empty if nothing of it counts.
     #[cbor(n(4), with = "minicbor::bytes")]
     pub json: Vec<u8>,
+    /// Keys that it showed last, for which no pinned key vouches: they do not count.
+    #[n(5)]
+    pub unapproved: Option<Vec<PeerKey>>,
 }
 
 /// A signing key of another server.
@@ -115,6 +118,56 @@ pub struct PeerRow {
     /// When this was last changed, in milliseconds since the Unix epoch.
     #[n(6)]
     pub changed_ms: u64,
+    /// Numbers in registers: the name of the register and the number.
+    #[n(7)]
+    pub identifiers: Option<Vec<(String, String)>>,
+    /// Whose law holds there.
+    #[n(8)]
+    pub jurisdiction: Option<String>,
+    /// Under which contract this is done.
+    #[n(9)]
+    pub contract: Option<String>,
+    /// Nothing is exchanged before: milliseconds since the Unix epoch.
+    #[n(10)]
+    pub valid_from_ms: Option<u64>,
+    /// Nothing is exchanged from then on: milliseconds since the Unix epoch.
+    #[n(11)]
+    pub valid_until_ms: Option<u64>,
+    /// Its people may invite ours; none: yes.
+    #[n(12)]
+    pub may_invite: Option<bool>,
+    /// Its people may be invited; none: yes.
+    #[n(13)]
+    pub may_be_invited: Option<bool>,
+    /// Where to connect to instead of asking where it is: a host or an address, with or without a port.
+    #[n(14)]
+    pub address: Option<String>,
+    /// Whom its certificate must name, if not its server name. Only together with an address.
+    #[n(15)]
+    pub tls_name: Option<String>,
+    /// The only authorities whose certificates count for it, in PEM.
+    #[n(16)]
+    pub authorities: Option<String>,
+    /// SHA-256 of the only public keys (`SubjectPublicKeyInfo`) that its certificate may have.
+    #[n(17)]
+    pub certificate_pins: Option<Vec<minicbor::bytes::ByteVec>>,
+    /// Six words that both sides see after a handshake, to compare.
+    #[n(18)]
+    pub check_phrase: Option<String>,
+}
+
+/// An offer to exchange rooms, for as long as it is good.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct OfferRow {
+    /// The other side.
+    #[n(0)]
+    pub server_name: String,
+    /// Until when it is good, in milliseconds since the Unix epoch.
+    #[n(1)]
+    pub until_ms: u64,
+    /// The offer, if it is this server's and open; none: the other side's, and used.
+    #[n(2)]
+    pub letter: Option<minicbor::bytes::ByteVec>,
 }
 
 /// A destination that was contacted or refused.

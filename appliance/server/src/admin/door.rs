@@ -16,8 +16,8 @@ use crate::wiring::House;
 /// Where orders are posted.
 pub const PATH: &str = "/_wardstone/admin/v1/order";
 
-/// The longest order.
-const ORDER_BYTES_MAX: usize = 65_536;
+/// The longest order: the records of ten thousand peers.
+const ORDER_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The mode of the socket's file. The peer is asked for besides: whoever runs as our user could
 /// change the mode.

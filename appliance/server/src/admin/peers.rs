@@ -1,8 +1,11 @@
 //! Orders about other servers, and about where connections go.
 
+use std::collections::BTreeMap;
+
 use appliance_ledger::rows::peers::{DestinationRow, PeerKeysRow};
-use appliance_model::ruma::ServerName;
-use appliance_services::peers::{PeerChange, PeerReport};
+use appliance_model::Error;
+use appliance_model::ruma::{OwnedServerName, ServerName};
+use appliance_services::peers::{PeerChange, PeerReport, Terms};
 use serde_json::{Value, json};
 
 use super::{Admin, Refusal};
@@ -16,11 +19,82 @@ impl Admin {
     ) -> Result<Value, Refusal> {
         let peers = &self.house.services.peers;
         let is_suspended = change.suspended == Some(true);
+        check_authorities(&change)?;
         peers.describe(server_name, change, by).await?;
         let mut answer = in_json(&peers.report(server_name).await?);
         if is_suspended {
             answer["rooms"] = json!(peers.rooms_with(server_name).await?);
         }
+        Ok(answer)
+    }
+
+    pub(super) async fn import_peers(
+        &self,
+        peers: BTreeMap<OwnedServerName, PeerChange>,
+        by: &str,
+    ) -> Result<Value, Refusal> {
+        for (server_name, change) in &peers {
+            check_authorities(change).map_err(|error| {
+                Error::new(error.kind, format!("{server_name}: {}", error.message))
+            })?;
+        }
+        let described = self.house.services.peers.import(peers, by).await?;
+        Ok(json!({
+            "added": described.added,
+            "changed": described.changed,
+            "unchanged": described.unchanged,
+        }))
+    }
+
+    pub(super) async fn export_peers(&self) -> Result<Value, Refusal> {
+        let reports = self.house.services.peers.list().await?;
+        let described = reports.iter().filter_map(|report| {
+            let change = PeerChange::of(report.peer.as_deref()?);
+            Some((report.server_name.to_string(), json!(change)))
+        });
+        let peers: serde_json::Map<String, Value> = described.collect();
+        Ok(json!({ "peers": peers }))
+    }
+
+    pub(super) async fn invite_peer(
+        &self,
+        server_name: &ServerName,
+        terms: Terms,
+        by: &str,
+    ) -> Result<Value, Refusal> {
+        let offer = self.house.services.peers.invite(server_name, terms, by).await?;
+        Ok(json!({
+            "server_name": server_name,
+            "offer": offer.text,
+            "until_ms": offer.until_ms,
+        }))
+    }
+
+    pub(super) async fn accept_peer(
+        &self,
+        letter: &str,
+        terms: Terms,
+        by: &str,
+    ) -> Result<Value, Refusal> {
+        let peers = &self.house.services.peers;
+        let accepted = peers.accept(letter, terms, by).await?;
+        let mut answer = in_json(&peers.report(&accepted.server_name).await?);
+        answer["answer"] = json!(accepted.answer);
+        Ok(answer)
+    }
+
+    pub(super) async fn approve_peer_key(
+        &self,
+        server_name: &ServerName,
+        key_id: &str,
+        by: &str,
+    ) -> Result<Value, Refusal> {
+        let peers = &self.house.services.peers;
+        let keys = peers.approve_key(server_name, key_id, by).await?;
+        let in_use = keys.iter().flat_map(|row| &row.keys).any(|key| key.key_id == key_id);
+        let mut answer = in_json(&peers.report(server_name).await?);
+        answer["approved"] = key_id.into();
+        answer["fetched"] = in_use.into();
         Ok(answer)
     }
 
@@ -50,20 +124,20 @@ impl Admin {
 
     pub(super) async fn check_peer(&self, server_name: &ServerName) -> Result<Value, Refusal> {
         let check = self.house.services.peers.check(server_name).await?;
-        let mut answer = json!({
+        let findings = check.findings.iter();
+        let findings = findings.map(|one| json!({ "ok": one.is_good, "sentence": one.sentence }));
+        let version = check.version.as_ref();
+        Ok(json!({
             "server_name": server_name,
-            "reachable": check.version.is_ok(),
+            "ok": check.findings.iter().all(|one| one.is_good),
+            "reachable": version.is_some(),
+            "software": version.map(|(name, _)| name),
+            "version": version.map(|(_, version)| version),
             "took_ms": check.took_ms,
+            "clock_ahead_ms": check.skew_ms,
+            "findings": findings.collect::<Vec<_>>(),
             "keys": keys_in_json(check.keys.as_ref()),
-        });
-        match check.version {
-            Ok((name, version)) => {
-                answer["software"] = name.into();
-                answer["version"] = version.into();
-            }
-            Err(why) => answer["why_not"] = why.into(),
-        }
-        Ok(answer)
+        }))
     }
 
     pub(super) async fn list_egress(&self) -> Result<Value, Refusal> {
@@ -85,19 +159,15 @@ impl Admin {
 }
 
 fn in_json(report: &PeerReport) -> Value {
-    let peer = report.peer.as_ref();
-    json!({
+    let peer = report.peer.as_deref();
+    // What was said, in the words in which it can be said again.
+    let said = peer.map(PeerChange::of).unwrap_or_default();
+    let mut answer = json!({
         "server_name": report.server_name,
-        "state": match peer {
-            Some(peer) if peer.suspended => "suspended",
-            _ if report.is_allowed => "active",
-            _ => "unknown",
-        },
+        "state": report.standing.as_str(),
         "from": if peer.is_some() { "list" } else { "settings" },
-        "legal_name": peer.map(|peer| &peer.legal_name),
-        "contact": peer.map(|peer| &peer.contact),
         "media": peer.is_some_and(|peer| peer.media),
-        "pinned_keys": peer.map(|peer| &peer.pinned_keys),
+        "check_phrase": peer.and_then(|peer| peer.check_phrase.as_ref()),
         "backlog_events": report.backlog.0,
         "backlog_messages": report.backlog.1,
         "failures": report.queue.failures,
@@ -106,7 +176,21 @@ fn in_json(report: &PeerReport) -> Value {
         "delivery_took_ms": report.queue.took_ms,
         "retry_ms": report.queue.retry_ms,
         "keys": keys_in_json(report.keys.as_ref()),
-    })
+    });
+    if let (Value::Object(answer), Value::Object(said)) = (&mut answer, json!(said)) {
+        answer.extend(said);
+    }
+    answer
+}
+
+/// Whether authorities can be read is known only to whoever reads them.
+fn check_authorities(change: &PeerChange) -> Result<(), Error> {
+    match change.authorities.as_deref().filter(|pem| !pem.is_empty()) {
+        Some(pem) => appliance_egress::authorities(pem)
+            .map(drop)
+            .map_err(|why| Error::invalid_param(format!("The authorities are wrong: {why}."))),
+        None => Ok(()),
+    }
 }
 
 fn keys_in_json(keys: Option<&PeerKeysRow>) -> Value {
@@ -118,9 +202,13 @@ fn keys_in_json(keys: Option<&PeerKeysRow>) -> Value {
             "expired_ms": key.expired_ms,
         })
     });
+    let unapproved = keys.unapproved.iter().flatten().map(|key| {
+        json!({ "key_id": key.key_id, "key": appliance_services::peers::base64(&key.public) })
+    });
     json!({
         "fetched_ms": keys.fetched_ms,
         "valid_until_ms": keys.valid_until_ms,
         "keys": listed.collect::<Vec<_>>(),
+        "unapproved": unapproved.collect::<Vec<_>>(),
     })
 }

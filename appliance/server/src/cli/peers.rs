@@ -1,13 +1,23 @@
-//! `wardstone peers add | show | list | suspend | resume | remove | check`
+//! `wardstone peers invite | accept | add | show | list | approve-key | suspend | resume | remove | check |
+//! import | export`
 
+mod handshake;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use appliance_model::ruma::{OwnedServerName, ServerName};
+use appliance_services::peers::PeerChange;
 use clap::{Args, Subcommand};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Common, order};
+use super::{Common, exit, order, out};
 use crate::admin::Order;
+
+/// The largest file of peers: ten thousand records.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// The hospitals that this server exchanges rooms with, and nobody else.
 ///
@@ -21,20 +31,27 @@ pub struct Peers {
 
 #[derive(Subcommand)]
 enum Command {
-    Add(Add),
+    Invite(handshake::Invite),
+    Accept(handshake::Accept),
+    Add(Box<Add>),
     Show(Show),
     List(List),
+    ApproveKey(ApproveKey),
     Suspend(Suspend),
     Resume(Resume),
     Remove(Remove),
     Check(Check),
+    Import(Import),
+    Export(Export),
 }
 
-/// Put a server on the list, or change what the list says of it.
+/// Put a server on the list, or change what the list says of it. What is not said stays as it is; an
+/// empty text ('') takes back what was said.
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  wardstone peers add hospital-b.example --legal-name 'Hospital B' \
-                        --contact '+49 30 1234' --pin ed25519:a_1=Noi6WqcDj0QmPxCNQqgezwTlBKrfqehY1u2FyWP9uYw"
+                        --contact '+49 30 1234' --id ods=RJ1 --valid-until 2027-12-31 \
+                        --pin ed25519:a_1=Noi6WqcDj0QmPxCNQqgezwTlBKrfqehY1u2FyWP9uYw"
 )]
 struct Add {
     /// Its name: what follows the colon in its user IDs.
@@ -43,14 +60,49 @@ struct Add {
     /// Its name as an organisation.
     #[arg(long)]
     legal_name: Option<String>,
+    /// A number that it has in a register: REGISTER=NUMBER, e.g. ods=RJ1. Those given here are all it has.
+    #[arg(long, value_name = "REGISTER=NUMBER", value_parser = pair)]
+    id: Vec<(String, String)>,
+    /// Whose law holds there, e.g. DE.
+    #[arg(long)]
+    jurisdiction: Option<String>,
     /// Whom to call there.
     #[arg(long)]
     contact: Option<String>,
+    /// Under which contract this is done.
+    #[arg(long)]
+    contract: Option<String>,
+    /// The first day, in UTC. Before it, nothing is exchanged.
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    valid_from: Option<String>,
+    /// The last day, in UTC. After it, nothing is exchanged.
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    valid_until: Option<String>,
+    /// Whether its people may invite ours. Without this: yes.
+    #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
+    may_invite: Option<bool>,
+    /// Whether its people may be invited. Without this: yes.
+    #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
+    may_be_invited: Option<bool>,
     /// Give it files, and fetch files from it. Without this, neither.
     #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
     media: Option<bool>,
+    /// Connect here instead of asking where it is, e.g. 10.1.2.3:8448. An IP address may lie inside.
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Option<String>,
+    /// Whom its certificate must name at that address, if that is not its server name.
+    #[arg(long, value_name = "NAME")]
+    tls_name: Option<String>,
+    /// Believe only certificates of the authorities in this PEM file.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Believe only a certificate with this public key: the SHA-256 of its SubjectPublicKeyInfo. Those
+    /// given here are all that count; '' takes all back.
+    #[arg(long, value_name = "sha256:HEX")]
+    pin_certificate: Vec<String>,
     /// Believe nothing that this key has not vouched for: ID=KEY, as `wardstone peers check` shows it.
-    #[arg(long, value_name = "ID=KEY", value_parser = pin)]
+    /// Those given here are all that count.
+    #[arg(long, value_name = "ID=KEY", value_parser = pair)]
     pin: Vec<(String, String)>,
     #[command(flatten)]
     common: Common,
@@ -115,21 +167,53 @@ struct Check {
     common: Common,
 }
 
+/// Pin a key that a peer shows and that no pinned key vouches for. Compare it with the other side on the
+/// phone before: `wardstone peers show` lists what waits.
+#[derive(Args)]
+#[command(after_help = "Example:\n  wardstone peers approve-key hospital-b.example ed25519:a_2")]
+struct ApproveKey {
+    #[arg(value_parser = server_name, help = "Its name")]
+    server: OwnedServerName,
+    /// The key's ID.
+    key_id: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Describe many peers at once: all in the file, or none if one makes no sense. Those on the list that
+/// are not in the file stay as they are.
+#[derive(Args)]
+#[command(after_help = "Example:\n  wardstone peers import /etc/wardstone/peers.toml")]
+struct Import {
+    /// A TOML file, as `wardstone peers export` prints it.
+    file: PathBuf,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Print what the list says of all peers, as a file that `wardstone peers import` takes.
+#[derive(Args)]
+#[command(after_help = "Example:\n  wardstone peers export >/etc/wardstone/peers.toml")]
+struct Export {
+    #[command(flatten)]
+    common: Common,
+}
+
+/// A file of peers.
+#[derive(Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+struct PeersFile {
+    #[serde(default)]
+    peers: BTreeMap<OwnedServerName, PeerChange>,
+}
+
 impl Peers {
     /// Runs the subcommand.
     pub fn run(self) -> ExitCode {
         match self.command {
-            Command::Add(Add { server, legal_name, contact, media, pin, common }) => {
-                let order = Order::DescribePeer {
-                    server_name: server,
-                    legal_name,
-                    contact,
-                    suspended: None,
-                    media,
-                    pinned_keys: (!pin.is_empty()).then_some(pin),
-                };
-                order::give(common, order, None, line)
-            }
+            Command::Invite(invite) => invite.run(),
+            Command::Accept(accept) => accept.run(),
+            Command::Add(add) => add.run(),
             Command::Show(Show { server, common }) => {
                 order::give(common, Order::ShowPeer { server_name: server }, None, page)
             }
@@ -141,6 +225,10 @@ impl Peers {
                         peers => peers.iter().map(line).collect::<Vec<_>>().join("\n"),
                     }
                 })
+            }
+            Command::ApproveKey(ApproveKey { server, key_id, common }) => {
+                let order = Order::ApprovePeerKey { server_name: server, key_id };
+                order::give(common, order, None, approved)
             }
             Command::Suspend(Suspend { server, common }) => suspend(common, server, true),
             Command::Resume(Resume { server, common }) => suspend(common, server, false),
@@ -160,19 +248,98 @@ impl Peers {
             Command::Check(Check { server, common }) => {
                 order::give(common, Order::CheckPeer { server_name: server }, None, checked)
             }
+            Command::Import(import) => import.run(),
+            Command::Export(Export { common }) => {
+                order::give(common, Order::ExportPeers, None, file)
+            }
         }
     }
 }
 
+impl Add {
+    fn run(self) -> ExitCode {
+        let authorities = match self.ca.as_deref().map(read_ca).transpose() {
+            Ok(authorities) => authorities,
+            Err(why) => return refuse(&why),
+        };
+        // One empty text takes all back.
+        let pins: Vec<_> =
+            self.pin_certificate.iter().filter(|pin| !pin.is_empty()).cloned().collect();
+        let change = PeerChange {
+            legal_name: self.legal_name,
+            jurisdiction: self.jurisdiction,
+            contact: self.contact,
+            contract: self.contract,
+            valid_from: self.valid_from,
+            valid_until: self.valid_until,
+            suspended: None,
+            may_invite: self.may_invite,
+            may_be_invited: self.may_be_invited,
+            media: self.media,
+            address: self.address,
+            tls_name: self.tls_name,
+            authorities,
+            certificate_pins: (!self.pin_certificate.is_empty()).then_some(pins),
+            pinned_keys: (!self.pin.is_empty()).then(|| self.pin.into_iter().collect()),
+            identifiers: (!self.id.is_empty()).then(|| self.id.into_iter().collect()),
+        };
+        let order = Order::DescribePeer { server_name: self.server, change: Box::new(change) };
+        order::give(self.common, order, None, line)
+    }
+}
+
+impl Import {
+    fn run(self) -> ExitCode {
+        match read_file(&self.file) {
+            Ok(PeersFile { peers }) => {
+                order::give(self.common, Order::ImportPeers { peers }, None, |answer| {
+                    format!(
+                        "{} added, {} changed, {} as they were.",
+                        answer["added"], answer["changed"], answer["unchanged"]
+                    )
+                })
+            }
+            Err(why) => refuse(&why),
+        }
+    }
+}
+
+fn refuse(why: &str) -> ExitCode {
+    out::trouble(why);
+    exit::BAD_SETTINGS.into()
+}
+
+fn read_file(file: &Path) -> Result<PeersFile, String> {
+    let text = read_text(file)?;
+    toml::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+/// Nothing and an empty file take back what was said.
+fn read_ca(file: &Path) -> Result<String, String> {
+    if file.as_os_str().is_empty() { Ok(String::new()) } else { read_text(file) }
+}
+
+fn read_text(file: &Path) -> Result<String, String> {
+    let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+    let length = std::fs::metadata(file).map_err(|error| wrong(&error))?.len();
+    if length > FILE_BYTES_MAX {
+        return Err(wrong(&format!("larger than {FILE_BYTES_MAX} bytes")));
+    }
+    std::fs::read_to_string(file).map_err(|error| wrong(&error))
+}
+
+/// The list as a file.
+fn file(answer: &Value) -> String {
+    let read =
+        serde_json::from_value::<PeersFile>(answer.clone()).map_err(|error| error.to_string());
+    read.and_then(|file| toml::to_string(&file).map_err(|error| error.to_string()))
+        // What came through the socket was written by this very release, or is shown as it came.
+        .unwrap_or_else(|_| answer.to_string())
+}
+
 fn suspend(common: Common, server_name: OwnedServerName, suspended: bool) -> ExitCode {
-    let order = Order::DescribePeer {
-        server_name,
-        legal_name: None,
-        contact: None,
-        suspended: Some(suspended),
-        media: None,
-        pinned_keys: None,
-    };
+    let change = PeerChange { suspended: Some(suspended), ..PeerChange::default() };
+    let order = Order::DescribePeer { server_name, change: Box::new(change) };
     order::give(common, order, None, |peer| {
         let mut lines = vec![line(peer)];
         lines.extend(rooms(peer));
@@ -198,9 +365,9 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
     }
 }
 
-fn pin(text: &str) -> Result<(String, String), String> {
-    let (key_id, key) = text.split_once('=').ok_or("write it as ID=KEY")?;
-    Ok((key_id.to_owned(), key.to_owned()))
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn text(value: &Value) -> String {
@@ -223,37 +390,102 @@ fn line(peer: &Value) -> String {
 
 fn page(peer: &Value) -> String {
     let mut lines = vec![line(peer)];
-    for (name, key) in [("organisation", "legal_name"), ("contact", "contact")] {
+    for (name, key) in [
+        ("organisation", "legal_name"),
+        ("jurisdiction", "jurisdiction"),
+        ("contact", "contact"),
+        ("contract", "contract"),
+        ("first day", "valid_from"),
+        ("last day", "valid_until"),
+        ("address", "address"),
+        ("certificate for", "tls_name"),
+        ("check phrase", "check_phrase"),
+    ] {
         if let Some(value) = peer[key].as_str().filter(|value| !value.is_empty()) {
             lines.push(format!("  {name}: {value}"));
         }
     }
-    lines.push(format!("  files: {}", if peer["media"] == true { "yes" } else { "no" }));
+    for (register, number) in peer["identifiers"].as_object().into_iter().flatten() {
+        lines.push(format!("  {register}: {}", text(number)));
+    }
+    for (name, key) in
+        [("files", "media"), ("may invite", "may_invite"), ("may be invited", "may_be_invited")]
+    {
+        if let Some(is_so) = peer[key].as_bool() {
+            lines.push(format!("  {name}: {}", if is_so { "yes" } else { "no" }));
+        }
+    }
+    if peer["authorities"].is_string() {
+        lines.push("  certificate: of pinned authorities only".to_owned());
+    }
+    for pin in peer["certificate_pins"].as_array().into_iter().flatten() {
+        lines.push(format!("  pinned certificate: {}", text(pin)));
+    }
+    for (key_id, key) in peer["pinned_keys"].as_object().into_iter().flatten() {
+        lines.push(format!("  pinned key: {key_id}={}", text(key)));
+    }
     lines.extend(keys(&peer["keys"]));
     lines.extend(rooms(peer));
     lines.join("\n")
 }
 
+fn approved(peer: &Value) -> String {
+    let (name, key_id) = (text(&peer["server_name"]), text(&peer["approved"]));
+    let mut lines = vec![format!("{key_id} of {name} is pinned.")];
+    if peer["fetched"] != true {
+        lines.push(
+            "It could not be asked for its keys now; that is tried when one is needed.".into(),
+        );
+    }
+    lines.extend(keys(&peer["keys"]));
+    lines.join("\n")
+}
+
 fn checked(answer: &Value) -> String {
-    let name = text(&answer["server_name"]);
-    let mut lines = vec![match answer["why_not"].as_str() {
-        None => format!(
-            "{name} answers: {} {}, after {} ms.",
-            text(&answer["software"]),
-            text(&answer["version"]),
-            answer["took_ms"]
-        ),
-        Some(why) => format!("{name} does NOT answer: {why}"),
-    }];
+    let findings = answer["findings"].as_array().into_iter().flatten();
+    let mut lines: Vec<_> = findings
+        .map(|finding| {
+            let mark = if finding["ok"] == true { "ok   " } else { "WRONG" };
+            format!("{mark}  {}", text(&finding["sentence"]))
+        })
+        .collect();
     lines.extend(keys(&answer["keys"]));
     lines.join("\n")
 }
 
 fn keys(answer: &Value) -> Vec<String> {
-    let keys = answer["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let line = |key: &Value| {
-        let state = if key["expired_ms"].is_null() { "in use" } else { "out of use" };
-        format!("  key: {}={} ({state})", text(&key["key_id"]), text(&key["key"]))
-    };
-    keys.iter().map(line).collect()
+    let listed = |name: &str| answer[name].as_array().map(Vec::as_slice).unwrap_or_default();
+    let spelt = |key: &Value| format!("{}={}", text(&key["key_id"]), text(&key["key"]));
+    let state = |key: &Value| if key["expired_ms"].is_null() { "in use" } else { "out of use" };
+    let known = listed("keys").iter().map(|key| format!("  key: {} ({})", spelt(key), state(key)));
+    let waiting = listed("unapproved").iter();
+    let waiting =
+        waiting.map(|key| format!("  key: {} (NOT APPROVED, does not count)", spelt(key)));
+    known.chain(waiting).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example is read by the program that it is an example for, and comes back as it was.
+    #[test]
+    fn the_example_is_a_file_of_peers() {
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../config/peers.example.toml");
+        let read = read_file(Path::new(example)).unwrap();
+        assert_eq!(read.peers.len(), 2);
+        let written = file(&serde_json::to_value(&read).unwrap());
+        assert_eq!(toml::from_str::<PeersFile>(&written).unwrap(), read);
+        let shown: Vec<_> = read.peers.values().filter(|peer| peer.pinned_keys.is_some()).collect();
+        assert_eq!(shown.len(), 1);
+    }
+
+    #[test]
+    fn a_misspelt_field_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("peers.toml");
+        std::fs::write(&path, "[peers.\"b.example\"]\nlegal_nam = \"B\"\n").unwrap();
+        let why = read_file(&path).unwrap_err();
+        assert!(why.contains("legal_nam") && why.contains("peers.toml"), "{why}");
+    }
 }

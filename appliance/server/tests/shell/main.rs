@@ -7,6 +7,7 @@ mod admin;
 mod config;
 mod journal;
 mod limits;
+mod peers;
 mod stopping;
 mod store;
 mod systemd;

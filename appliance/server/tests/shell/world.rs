@@ -26,6 +26,11 @@ pub struct Folder {
 impl Folder {
     /// `wardstone init`, listeners on free ports, `extra` appended to the settings.
     pub fn new(extra: &str) -> Self {
+        Self::named("hospital.example", extra)
+    }
+
+    /// The same for a server of another name.
+    pub fn named(name: &str, extra: &str) -> Self {
         let folder = Self {
             dir: tempfile::tempdir().unwrap(),
             environment: vec![],
@@ -35,7 +40,7 @@ impl Folder {
         let config = folder.path("wardstone.toml");
         let data = folder.path("data");
         let output = Command::new(BINARY)
-            .args(["init", "--name", "hospital.example", "--config"])
+            .args(["init", "--name", name, "--config"])
             .arg(&config)
             .arg("--data-dir")
             .arg(&data)

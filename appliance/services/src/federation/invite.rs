@@ -46,6 +46,10 @@ impl Rooms {
             let unknown = format!("This server does not exchange rooms with {server}.");
             return Err(Error::forbidden(unknown));
         }
+        if !self.house.roll.may_be_invited(server) {
+            let message = format!("People of {server} may not be invited from here.");
+            return Err(Error::forbidden(message));
+        }
         let (_, version) = self.known(room_id).await?;
         let open = self.enter(room_id).await?;
         check_inside(&open, &caller.user_id).await?;

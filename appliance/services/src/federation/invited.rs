@@ -46,8 +46,8 @@ impl Rooms {
     /// * [`Kind::IncompatibleRoomVersion`]: this server does not speak that version.
     /// * [`Kind::InvalidParam`]: the event is not an invite, or not the one that the path names.
     /// * [`Kind::NotFound`]: there is no such user here.
-    /// * [`Kind::Forbidden`]: a signature is wrong, the sender is not a user of the other server, the
-    ///   access list keeps that server out, or somebody off this server's list is in the room.
+    /// * [`Kind::Forbidden`]: a signature is wrong, the sender is not a user of the other server, that
+    ///   server may not invite, the access list keeps that server out, or somebody off this server's list is in the room.
     pub async fn take_invite(
         &self,
         origin: &ServerName,
@@ -63,6 +63,10 @@ impl Rooms {
         let mut formed = formed(&body.event, &rules).map_err(Error::invalid_param)?;
         if formed.room_id != *room_id || formed.event_id != *event_id {
             return Err(Error::invalid_param("The event is not the one that the path names."));
+        }
+        if !self.house.roll.may_invite(origin) {
+            let message = "People of your server may not invite people of this one.";
+            return Err(Error::forbidden(message));
         }
         let target = self.invited(&formed.object, origin).await?;
         if let Some(stranger) = self.stranger_in_face(&body.invite_room_state) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use appliance_ledger::keyspaces::{Digest, PEER_KEYS};
-use appliance_ledger::rows::peers::{PeerKey, PeerKeysRow};
+use appliance_ledger::rows::peers::{PeerKey, PeerKeysRow, PeerRow};
 use appliance_model::ruma::api::federation::discovery::get_server_keys;
 use appliance_model::ruma::serde::Base64;
 use appliance_model::ruma::signatures::{PublicKeyMap, PublicKeySet};
@@ -15,8 +15,8 @@ use appliance_rules::Permit;
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use serde_json::Value;
 
-use super::Peers;
 use super::canonical::canonical;
+use super::{PeerChange, Peers};
 use crate::egress::Limits;
 
 /// "Servers MUST use the lesser of this field and 7 days into the future".
@@ -104,9 +104,11 @@ impl Peers {
 
     /// The keys that the administrator pinned.
     fn pinned(&self, server: &ServerName) -> Pinned {
-        let peer = self.house.roll.described(server).unwrap_or_default();
-        let key = |(key_id, public): (String, String)| Some((key_id, decode(&public).ok()?));
-        peer.pinned_keys.into_iter().filter_map(key).collect()
+        let peer = self.house.roll.described(server);
+        let key =
+            |(key_id, public): &(String, String)| Some((key_id.clone(), decode(public).ok()?));
+        let pinned = peer.iter().flat_map(|peer| &peer.pinned_keys);
+        pinned.filter_map(key).collect()
     }
 
     fn own_key(&self, key_id: &str) -> Option<Vec<u8>> {
@@ -140,22 +142,86 @@ impl Peers {
         }
         let answer = self.house.call_raw(server, get_server_keys::v2::Request::new(), LIMITS).await;
         self.asked.insert(digest, now_ms);
+        let trusted = self.trusted(server, known.as_ref());
         let read = answer
-            .map_err(|error| error.to_string())
-            .and_then(|answer| read_keys((server, &self.pinned(server)), answer.body(), now_ms));
-        match read {
-            Ok(row) => {
-                let row = keep_old_keys(row, known);
-                let mut commit = self.house.ledger.begin(Permit::housekeeping());
-                commit.put(&PEER_KEYS, &digest, &row);
-                self.house.ledger.commit(commit).await?;
-                Ok(Some(row))
-            }
-            Err(why) => {
+            .map_err(|error| error.to_string().into())
+            .and_then(|answer| read_keys((server, &trusted), answer.body(), now_ms));
+        let row = match read {
+            Ok(row) => keep_old_keys(row, known),
+            Err(Unusable { why, unapproved }) => {
                 tracing::warn!(kind = "peers.no_keys", %server, why, "no keys of another server");
-                Ok(known)
+                let Some(unapproved) = unapproved else { return Ok(known) };
+                let new = || PeerKeysRow { server_name: server.to_string(), ..Default::default() };
+                PeerKeysRow { unapproved: Some(unapproved), ..known.unwrap_or_else(new) }
             }
+        };
+        let mut commit = self.house.ledger.begin(Permit::housekeeping());
+        commit.put(&PEER_KEYS, &digest, &row);
+        self.house.ledger.commit(commit).await?;
+        Ok(Some(row))
+    }
+
+    /// The keys one of which must vouch for all others, if the administrator pinned any: those that
+    /// were pinned, and those in use for which one of them has vouched before. So a peer changes its
+    /// key without anybody's help as long as the old one signs the new one.
+    fn trusted(&self, server: &ServerName, known: Option<&PeerKeysRow>) -> Pinned {
+        let mut trusted = self.pinned(server);
+        if !trusted.is_empty() {
+            let in_use = known.into_iter().flat_map(|row| &row.keys);
+            let in_use = in_use.filter(|key| key.expired_ms.is_none());
+            trusted.extend(in_use.map(|key| (key.key_id.clone(), key.public.clone())));
         }
+        trusted
+    }
+
+    /// Pins a key that a peer showed and that no pinned key vouches for. Returns its keys, fetched anew
+    /// if it can be asked.
+    ///
+    /// # Errors
+    ///
+    /// * [`Kind::NotFound`]: no such key waits for approval.
+    /// * [`Kind::InvalidParam`]: too many keys are pinned; take one back first.
+    pub async fn approve_key(
+        &self,
+        server: &ServerName,
+        key_id: &str,
+        by: &str,
+    ) -> Result<Option<PeerKeysRow>, Error> {
+        let waiting = self.known_keys(server).await?.and_then(|row| row.unapproved);
+        let key = waiting.into_iter().flatten().find(|key| key.key_id == key_id);
+        let nothing = || {
+            Error::not_found(format!(
+                "No key {key_id} of {server} waits for approval; `wardstone peers show` lists those \
+                 that do."
+            ))
+        };
+        let key = key.ok_or_else(nothing)?;
+        let approve = |mut row: PeerRow| {
+            row.pinned_keys.retain(|(known, _)| *known != key.key_id);
+            row.pinned_keys.push((key.key_id.clone(), base64(&key.public)));
+            PeerChange::default().apply(row)
+        };
+        self.describe_as("peer.key_approved", server, approve, by).await?;
+        self.fetch_keys(server).await
+    }
+}
+
+/// Why what a server says about its keys does not count.
+struct Unusable {
+    why: String,
+    /// The keys, if all that is missing is somebody's word for them.
+    unapproved: Option<Vec<PeerKey>>,
+}
+
+impl From<String> for Unusable {
+    fn from(why: String) -> Self {
+        Self { why, unapproved: None }
+    }
+}
+
+impl From<&str> for Unusable {
+    fn from(why: &str) -> Self {
+        why.to_owned().into()
     }
 }
 
@@ -192,10 +258,10 @@ fn read_keys(
     (server, pinned): (&ServerName, &Pinned),
     json: &[u8],
     now_ms: u64,
-) -> Result<PeerKeysRow, String> {
+) -> Result<PeerKeysRow, Unusable> {
     let mut said: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
     if said["server_name"].as_str() != Some(server.as_str()) {
-        return Err(format!("these are the keys of {}", said["server_name"]));
+        return Err(format!("these are the keys of {}", said["server_name"]).into());
     }
     let valid_until_ms = said["valid_until_ts"].as_u64().ok_or("no `valid_until_ts`")?;
     let in_use = public_keys(&said["verify_keys"])?;
@@ -215,10 +281,14 @@ fn read_keys(
         vouched.push((key_id.clone(), public.clone()));
     }
     if vouched.is_empty() {
-        return Err("no key of its own has signed them".to_owned());
+        return Err("no key of its own has signed them".into());
     }
     if !pinned.is_empty() && !vouched.iter().any(|key| pinned.contains(key)) {
-        return Err("none of its pinned keys has signed them".to_owned());
+        let key = |(key_id, public)| PeerKey { key_id, public, expired_ms: None };
+        return Err(Unusable {
+            why: "none of its pinned keys has signed them".to_owned(),
+            unapproved: Some(vouched.into_iter().map(key).collect()),
+        });
     }
     let mut keys = public_keys(&said["old_verify_keys"])?;
     keys.extend(in_use);
@@ -233,6 +303,7 @@ fn read_keys(
         valid_until_ms: valid_until_ms.min(now_ms + VALID_MS_MAX),
         keys: keys.collect(),
         json: json.to_vec(),
+        unapproved: None,
     })
 }
 
@@ -266,3 +337,6 @@ pub(super) fn decode(text: &str) -> Result<Vec<u8>, String> {
 pub fn base64(bytes: &[u8]) -> String {
     Base64::<appliance_model::ruma::serde::base64::Standard, _>::new(bytes).encode()
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,9 +2,12 @@
 
 mod authenticate;
 mod canonical;
+mod change;
+mod check;
 mod company;
 mod destinations;
 mod drain;
+mod handshake;
 mod keys;
 mod notary;
 mod outbox;
@@ -13,19 +16,23 @@ mod records;
 mod remote;
 mod roll;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
-use appliance_model::ruma::ServerName;
+use appliance_model::ruma::{OwnedServerName, ServerName};
 
 pub use authenticate::Claim;
 #[cfg(test)]
 pub(crate) use canonical::canonical as canonical_json;
 pub(crate) use canonical::canonical;
+pub use change::{PeerChange, day, spell_pin};
+pub use check::{Finding, PeerCheck};
+pub use handshake::{Accepted, Offer, Terms};
 pub use keys::base64;
 pub use outbox::{Outbox, QueueState};
-pub use records::{BACKLOG_COUNTED_MAX, PeerChange, PeerCheck, PeerReport};
-pub use remote::{ASK, JOIN, NoRemote, Remote, RemoteError};
-pub use roll::Roll;
+pub use records::{BACKLOG_COUNTED_MAX, Described, PeerReport};
+pub use remote::{ASK, JOIN, Located, NoRemote, Remote, RemoteError};
+pub use roll::{Pins, Roll, Standing};
 
 use crate::doors::Doors;
 use crate::house::House;
@@ -40,16 +47,19 @@ pub struct Peers {
     /// One transaction at a time to each server.
     turns: Doors,
     asked: keys::Asked,
+    dated: Mutex<BTreeMap<OwnedServerName, Standing>>,
 }
 
 impl Peers {
     /// Of a house.
     pub fn new(house: Arc<House>) -> Self {
+        house.roll.keep_time(&house.clock);
         Self {
             house,
             doors: Doors::default(),
             turns: Doors::default(),
             asked: keys::Asked::new(ASKED_MAX),
+            dated: Mutex::default(),
         }
     }
 

@@ -36,7 +36,7 @@ impl Peers {
             } else {
                 self.fetch_keys(&server).await?
             };
-            let Some(row) = row else { continue };
+            let Some(row) = row.filter(|row| !row.json.is_empty()) else { continue };
             // What was kept was read before.
             let said = serde_json::from_slice::<CanonicalJsonObject>(&row.json);
             let mut said = said.map_err(Error::internal)?;

@@ -1,24 +1,20 @@
 //! The administrator's list of peers: who they are, and whether anything is exchanged with them. A
 //! change takes effect at once, in both directions.
 
-use appliance_ledger::Direction;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+
 use appliance_ledger::keyspaces::{OUTBOX, OUTBOX_EDUS, PEER_KEYS, PEERS};
 use appliance_ledger::rows::peers::{PeerKeysRow, PeerRow};
-use appliance_model::Error;
-use appliance_model::ruma::api::federation::discovery::get_server_version;
+use appliance_ledger::{Commit, Direction};
 use appliance_model::ruma::{OwnedRoomId, OwnedServerName, ServerName};
+use appliance_model::{Error, Kind};
 use appliance_rules::Permit;
 
-use super::{ASK, Peers, QueueState};
+use super::{PeerChange, Peers, QueueState, Standing};
 
 /// Hospitals that one talks with; the gematik's list of all of Germany's is shorter.
 const PEERS_MAX: usize = 10_000;
-
-/// A legal name or a contact fits on a line.
-const TEXT_BYTES_MAX: usize = 500;
-
-/// Keys that are pinned of one server.
-const PINNED_MAX: usize = 16;
 
 /// What of the queue is counted before it is called long.
 pub const BACKLOG_COUNTED_MAX: usize = 10_000;
@@ -26,19 +22,15 @@ pub const BACKLOG_COUNTED_MAX: usize = 10_000;
 /// Rows of a queue deleted in one commit.
 const PAGE: usize = 1_000;
 
-/// What the administrator says of a peer; what is none stays as it is.
-#[derive(Clone, Debug, Default)]
-pub struct PeerChange {
-    /// Its name as an organisation.
-    pub legal_name: Option<String>,
-    /// Whom to call there.
-    pub contact: Option<String>,
-    /// Nothing is exchanged for now.
-    pub suspended: Option<bool>,
-    /// Files may be given to it.
-    pub media: Option<bool>,
-    /// Key IDs and public keys in unpadded Base64.
-    pub pinned_keys: Option<Vec<(String, String)>>,
+/// What came of describing peers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Described {
+    /// Were not on the list before.
+    pub added: usize,
+    /// Are described otherwise now.
+    pub changed: usize,
+    /// Were described like that before.
+    pub unchanged: usize,
 }
 
 /// A peer and how things stand with it.
@@ -47,25 +39,14 @@ pub struct PeerReport {
     /// The name of its server.
     pub server_name: OwnedServerName,
     /// What the administrator says of it; none: the settings name it.
-    pub peer: Option<PeerRow>,
+    pub peer: Option<Arc<PeerRow>>,
     /// Whether anything is exchanged.
-    pub is_allowed: bool,
+    pub standing: Standing,
     /// What it is owed.
     pub queue: QueueState,
     /// Events and messages that wait, up to [`BACKLOG_COUNTED_MAX`] each.
     pub backlog: (usize, usize),
     /// Its keys, as far as they are known.
-    pub keys: Option<PeerKeysRow>,
-}
-
-/// What came of asking a peer who it is.
-#[derive(Clone, Debug)]
-pub struct PeerCheck {
-    /// What runs there, and its version; or why it did not answer.
-    pub version: Result<(String, String), String>,
-    /// How long the answer took, in milliseconds.
-    pub took_ms: u64,
-    /// Its keys, fetched now if they could be.
     pub keys: Option<PeerKeysRow>,
 }
 
@@ -89,8 +70,8 @@ impl Peers {
     ///
     /// # Errors
     ///
-    /// * [`appliance_model::Kind::InvalidParam`]: it is this server, a text is too long, or a key is
-    ///   none.
+    /// * [`appliance_model::Kind::InvalidParam`]: it is this server, a text is too long, or a key, a
+    ///   date or an address is none.
     /// * [`appliance_model::Kind::TooLarge`]: the list is full.
     pub async fn describe(
         &self,
@@ -98,38 +79,160 @@ impl Peers {
         change: PeerChange,
         by: &str,
     ) -> Result<PeerRow, Error> {
+        let _turn = self.doors.enter(0).await;
+        let (known, peer) = self.changed(server, |old| change.apply(old)).await?;
+        let verb = match &known {
+            None => "peer.added",
+            Some(known) if peer.suspended && !known.suspended => "peer.suspended",
+            Some(known) if known.suspended && !peer.suspended => "peer.resumed",
+            Some(_) => "peer.changed",
+        };
+        let commit = self.house.ledger.begin(Permit::administration(verb, by, server));
+        self.put_down(commit, server, (known, peer)).await
+    }
+
+    /// The same with whatever is done to the record, under a name of its own in the audit trail.
+    pub(super) async fn describe_as(
+        &self,
+        verb: &'static str,
+        server: &ServerName,
+        change: impl FnOnce(PeerRow) -> Result<PeerRow, Error>,
+        by: &str,
+    ) -> Result<PeerRow, Error> {
+        let _turn = self.doors.enter(0).await;
+        let (known, peer) = self.changed(server, change).await?;
+        let commit = self.house.ledger.begin(Permit::administration(verb, by, server));
+        self.put_down(commit, server, (known, peer)).await
+    }
+
+    /// Writes a record with whatever else is in the commit, and lets everybody know.
+    pub(super) async fn put_down(
+        &self,
+        mut commit: Commit,
+        server: &ServerName,
+        (known, peer): (Option<PeerRow>, PeerRow),
+    ) -> Result<PeerRow, Error> {
+        self.check_room_for(usize::from(known.is_none())).await?;
+        self.write(server, (known.as_ref(), &peer), &mut commit);
+        self.house.ledger.commit(commit).await?;
+        self.take_note(server, known.as_ref(), &peer);
+        Ok(peer)
+    }
+
+    /// Describes many at once: all of them, or none if one makes no sense. Those on the list that are
+    /// not among them stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Peers::describe`]; the sentence begins with the peer's name.
+    pub async fn import(
+        &self,
+        peers: BTreeMap<OwnedServerName, PeerChange>,
+        by: &str,
+    ) -> Result<Described, Error> {
+        let _turn = self.doors.enter(0).await;
+        let mut described = Described::default();
+        let mut rows = Vec::with_capacity(peers.len().min(PEERS_MAX));
+        for (server, change) in peers {
+            let (known, peer) = self
+                .changed(&server, |old| change.apply(old))
+                .await
+                .map_err(|error| Error::new(error.kind, format!("{server}: {}", error.message)))?;
+            match &known {
+                None => described.added += 1,
+                Some(known) if PeerChange::of(known) == PeerChange::of(&peer) => {
+                    described.unchanged += 1;
+                    continue;
+                }
+                Some(_) => described.changed += 1,
+            }
+            rows.push((server, known, peer));
+        }
+        if rows.is_empty() {
+            return Ok(described);
+        }
+        self.check_room_for(described.added).await?;
+        let what = format!("{} added, {} changed", described.added, described.changed);
+        let mut commit = self.house.ledger.begin(Permit::administration("peer.imported", by, what));
+        for (server, known, peer) in &rows {
+            self.write(server, (known.as_ref(), peer), &mut commit);
+        }
+        self.house.ledger.commit(commit).await?;
+        for (server, known, peer) in &rows {
+            self.take_note(server, known.as_ref(), peer);
+        }
+        Ok(described)
+    }
+
+    /// The record as it is and as it would be.
+    pub(super) async fn changed(
+        &self,
+        server: &ServerName,
+        change: impl FnOnce(PeerRow) -> Result<PeerRow, Error>,
+    ) -> Result<(Option<PeerRow>, PeerRow), Error> {
         if *server == *self.house.server_name {
             return Err(Error::invalid_param("This server is no peer of its own."));
         }
-        check(&change)?;
-        let _turn = self.doors.enter(0).await;
+        let known = self.house.ledger.get(&PEERS, &self.house.server_digest(server)).await?;
+        let new = || PeerRow { server_name: server.to_string(), ..PeerRow::default() };
+        let peer = change(known.clone().unwrap_or_else(new))?;
+        let changed_ms = self.house.clock.now_ms();
+        Ok((known, PeerRow { changed_ms, ..peer }))
+    }
+
+    async fn check_room_for(&self, added: usize) -> Result<(), Error> {
+        let view = self.house.ledger.newest();
+        let (rows, _) = view.scan(&PEERS, &(), Direction::Forward, PEERS_MAX).await?;
+        if added > 0 && rows.len() + added > PEERS_MAX {
+            let full = format!("The list is full: it has room for {PEERS_MAX} peers.");
+            return Err(Error::new(Kind::TooLarge, full));
+        }
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        server: &ServerName,
+        (known, peer): (Option<&PeerRow>, &PeerRow),
+        commit: &mut Commit,
+    ) {
         let digest = self.house.server_digest(server);
-        let known = self.house.ledger.get(&PEERS, &digest).await?;
-        let verb = match (&known, change.suspended) {
-            (None, _) => "peer.added",
-            (Some(_), Some(true)) => "peer.suspended",
-            (Some(_), _) => "peer.changed",
-        };
-        let old = known
-            .unwrap_or_else(|| PeerRow { server_name: server.to_string(), ..PeerRow::default() });
-        let peer = PeerRow {
-            legal_name: change.legal_name.unwrap_or(old.legal_name),
-            contact: change.contact.unwrap_or(old.contact),
-            suspended: change.suspended.unwrap_or(old.suspended),
-            media: change.media.unwrap_or(old.media),
-            pinned_keys: change.pinned_keys.unwrap_or(old.pinned_keys),
-            changed_ms: self.house.clock.now_ms(),
-            server_name: old.server_name,
-        };
-        let mut commit = self.house.ledger.begin(Permit::administration(verb, by, server));
-        commit.put(&PEERS, &digest, &peer);
-        // Keys that were believed before may be others than those pinned now.
-        commit.delete(&PEER_KEYS, &digest);
-        self.house.ledger.commit(commit).await?;
-        self.asked.remove(&digest);
+        commit.put(&PEERS, &digest, peer);
+        if pinned_of(known) != pinned_of(Some(peer)) {
+            // Keys that were believed before may be others than those pinned now.
+            commit.delete(&PEER_KEYS, &digest);
+        }
+    }
+
+    /// After the commit: from here on every request in either direction meets the new record.
+    fn take_note(&self, server: &ServerName, known: Option<&PeerRow>, peer: &PeerRow) {
+        if pinned_of(known) != pinned_of(Some(peer)) {
+            self.asked.remove(&self.house.server_digest(server));
+        }
         self.house.roll.describe(server.to_owned(), Some(peer.clone()));
+        self.house.remote.look_again(server);
         self.house.outbox.wake(&[server.to_owned()]);
-        Ok(peer)
+    }
+
+    /// Wakes the queues of those whose first day has come, and says in the journal whose last day is
+    /// over. A job calls this; the list itself looks at the clock at every request.
+    pub fn look_at_dates(&self) {
+        let now: BTreeMap<_, _> = self.house.roll.dated().into_iter().collect();
+        let mut before = self.dated.lock().unwrap_or_else(PoisonError::into_inner);
+        for (server, standing) in &now {
+            if before.get(server) == Some(standing) {
+                continue;
+            }
+            match standing {
+                Standing::Active => self.house.outbox.wake(std::slice::from_ref(server)),
+                Standing::Over => tracing::warn!(
+                    kind = "peers.expired", %server,
+                    "the last day of a peer is over: nothing is exchanged with it any more"
+                ),
+                _ => {}
+            }
+        }
+        *before = now;
     }
 
     /// Takes a peer off the list, and what it was owed. Whom the settings name stays named.
@@ -202,7 +305,7 @@ impl Peers {
         Ok(PeerReport {
             server_name: server.to_owned(),
             peer: self.house.roll.described(server),
-            is_allowed: self.house.roll.allows(server),
+            standing: self.house.roll.standing(server),
             queue: self.house.outbox.state(server).unwrap_or_default(),
             backlog: self.backlog(server, BACKLOG_COUNTED_MAX).await?,
             keys: self.known_keys(server).await?,
@@ -217,45 +320,10 @@ impl Peers {
     pub async fn rooms_with(&self, server: &ServerName) -> Result<Vec<OwnedRoomId>, Error> {
         self.house.rooms_with(server).await
     }
-
-    /// Asks a peer who it is, over the same way on which everything else goes.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails.
-    pub async fn check(&self, server: &ServerName) -> Result<PeerCheck, Error> {
-        let started_ms = self.house.clock.now_ms();
-        let request = get_server_version::v1::Request::new();
-        let answer = self.house.call(server, request, ASK).await;
-        let took_ms = self.house.clock.now_ms().saturating_sub(started_ms);
-        let version = answer.map_err(|error| error.to_string()).map(|answer| {
-            let said = answer.server;
-            let name = said.as_ref().and_then(|server| server.name.clone());
-            let version = said.and_then(|server| server.version);
-            (name.unwrap_or_default(), version.unwrap_or_default())
-        });
-        self.asked.remove(&self.house.server_digest(server));
-        let keys = self.fetch_keys(server).await?;
-        Ok(PeerCheck { version, took_ms, keys })
-    }
 }
 
-fn check(change: &PeerChange) -> Result<(), Error> {
-    for text in [&change.legal_name, &change.contact].into_iter().flatten() {
-        if text.len() > TEXT_BYTES_MAX {
-            return Err(Error::invalid_param("A name or a contact is longer than 500 bytes."));
-        }
-    }
-    let pinned = change.pinned_keys.as_deref().unwrap_or_default();
-    let is_key = |(key_id, public): &(String, String)| {
-        let bytes = super::keys::decode(public);
-        key_id.starts_with("ed25519:") && bytes.is_ok_and(|bytes| bytes.len() == 32)
-    };
-    if pinned.len() > PINNED_MAX || !pinned.iter().all(is_key) {
-        let message = "A pinned key is an ID such as ed25519:abc and a public key in Base64.";
-        return Err(Error::invalid_param(message));
-    }
-    Ok(())
+fn pinned_of(row: Option<&PeerRow>) -> &[(String, String)] {
+    row.map_or(&[], |row| &row.pinned_keys)
 }
 
 #[cfg(test)]
@@ -295,6 +363,69 @@ mod tests {
         assert!(facts.iter().any(|fact| fact.contains("peer.suspended")), "{facts:?}");
     }
 
+    /// A contract has a first and a last day. Nobody has to be there when they come.
+    #[tokio::test]
+    async fn a_record_outside_its_dates_is_as_good_as_suspended() {
+        let ward = Ward::with_peers(Roll::default(), Arc::new(NoRemote)).await;
+        let (peers, roll) = (&ward.services.peers, &ward.services.house.roll);
+        let b = server_name!("b.example");
+        // The ward's clock stands at 2023-11-14T22:13:20Z.
+        let change = PeerChange {
+            valid_from: Some("2023-11-15".to_owned()),
+            valid_until: Some("2023-11-16".to_owned()),
+            media: Some(true),
+            ..Default::default()
+        };
+        peers.describe(b, change, "uid 0").await.unwrap();
+        assert_eq!(roll.standing(b), Standing::NotYet);
+        assert!(!roll.allows(b) && !roll.allows_media(b) && roll.may_be_owed(b));
+        peers.look_at_dates();
+        ward.services.house.outbox.change(b, |queue| queue.is_owed = false);
+
+        ward.clock.pass_ms(2 * 60 * 60 * 1_000);
+        assert!(roll.allows(b) && roll.allows_media(b), "at once, whatever the jobs do");
+        peers.look_at_dates();
+        let is_owed = || ward.services.house.outbox.state(b).unwrap().is_owed;
+        assert!(is_owed(), "what waited goes on its way");
+
+        ward.clock.pass_ms(48 * 60 * 60 * 1_000 - 2 * 60 * 60 * 1_000);
+        assert_eq!(roll.standing(b), Standing::Active, "the last day counts whole");
+        ward.clock.pass_ms(2 * 60 * 60 * 1_000);
+        assert_eq!(roll.standing(b), Standing::Over);
+        assert!(!roll.allows(b) && !roll.allows_media(b));
+        let longer = PeerChange { valid_until: Some(String::new()), ..Default::default() };
+        peers.describe(b, longer, "uid 0").await.unwrap();
+        assert!(roll.allows(b));
+    }
+
+    #[tokio::test]
+    async fn many_are_described_at_once_or_none() {
+        let ward = Ward::with_peers(Roll::default(), Arc::new(NoRemote)).await;
+        let (peers, roll) = (&ward.services.peers, &ward.services.house.roll);
+        let name = |name: &str| ServerName::parse(name).unwrap();
+        let named =
+            |legal: &str| PeerChange { legal_name: Some(legal.to_owned()), ..Default::default() };
+        let wrong = PeerChange { address: Some("//".to_owned()), ..Default::default() };
+        let both = BTreeMap::from([(name("b.example"), named("B")), (name("c.example"), wrong)]);
+        let refused = peers.import(both, "uid 0").await.unwrap_err();
+        assert!(refused.message.starts_with("c.example: "), "{}", refused.message);
+        assert!(!roll.allows(&name("b.example")), "none of them");
+
+        let both =
+            || BTreeMap::from([(name("b.example"), named("B")), (name("c.example"), named("C"))]);
+        let all = Described { added: 2, ..Described::default() };
+        assert_eq!(peers.import(both(), "uid 0").await.unwrap(), all);
+        assert!(roll.allows(&name("b.example")) && roll.allows(&name("c.example")));
+        let one =
+            BTreeMap::from([(name("b.example"), named("B")), (name("c.example"), named("D"))]);
+        let one = peers.import(one, "uid 0").await.unwrap();
+        assert_eq!(one, Described { added: 0, changed: 1, unchanged: 1 });
+        let own = BTreeMap::from([(name("hospital.example"), named("us"))]);
+        assert!(peers.import(own, "uid 0").await.is_err());
+        let facts = ward.audit().await;
+        assert!(facts.iter().any(|fact| fact.contains("peer.imported")), "{facts:?}");
+    }
+
     #[tokio::test]
     async fn suspending_overrules_the_settings_and_nonsense_is_refused() {
         let b = server_name!("b.example");
@@ -307,7 +438,7 @@ mod tests {
         assert!(!ward.services.house.roll.allows(b));
         let own = server_name!("hospital.example");
         assert!(peers.describe(own, PeerChange::default(), "uid 0").await.is_err());
-        let pinned = Some(vec![("ed25519:a".to_owned(), "c2hvcnQ".to_owned())]);
+        let pinned = Some([("ed25519:a".to_owned(), "c2hvcnQ".to_owned())].into());
         let change = PeerChange { pinned_keys: pinned, ..Default::default() };
         assert!(peers.describe(b, change, "uid 0").await.is_err());
     }

@@ -47,6 +47,22 @@ pub trait Remote: Send + Sync + 'static {
 
     /// Forgets where a server was and how it failed: it was just heard of.
     fn look_again(&self, server: &ServerName);
+
+    /// Where a server is, for an administrator who wants to know; none if there is nothing to find.
+    async fn locate(&self, _: &ServerName) -> Result<Option<Located>, Failure> {
+        Ok(None)
+    }
+}
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// Whom its certificate must name, with a port where it matters.
+    pub authority: String,
+    /// Hosts and ports that are tried.
+    pub targets: Vec<String>,
+    /// How that was found out, in a few words.
+    pub how: &'static str,
 }
 
 /// Nobody is there.

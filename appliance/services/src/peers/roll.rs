@@ -1,18 +1,57 @@
 //! Who is on the list now. In memory, because every request in either direction asks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use appliance_ledger::rows::peers::PeerRow;
+use appliance_model::Clock;
 use appliance_model::ruma::{OwnedServerName, ServerName};
 
 /// The list: the servers that the settings name, and those that the administrator described. A
 /// description says more than a name, and comes before it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Roll {
     anyone: bool,
     named: BTreeSet<OwnedServerName>,
-    described: RwLock<BTreeMap<OwnedServerName, PeerRow>>,
+    described: RwLock<BTreeMap<OwnedServerName, Arc<PeerRow>>>,
+    clock: OnceLock<Arc<dyn Clock>>,
+}
+
+/// Whether anything is exchanged with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Yes.
+    Active,
+    /// No: the administrator says so.
+    Suspended,
+    /// Not yet: its first day is still to come.
+    NotYet,
+    /// No more: its last day is over.
+    Over,
+    /// It is not on the list.
+    Unknown,
+}
+
+/// What is pinned of a peer's certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pins {
+    /// The only authorities that count, in PEM; none: the usual ones.
+    pub authorities: Option<String>,
+    /// SHA-256 of the only public keys that the certificate may have; empty: any.
+    pub keys: Vec<Vec<u8>>,
+}
+
+impl Standing {
+    /// One word for lists.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::NotYet => "not_yet_valid",
+            Self::Over => "expired",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 impl Roll {
@@ -26,18 +65,49 @@ impl Roll {
         Self { anyone: true, ..Self::default() }
     }
 
+    /// By which clock records begin and end. Without one, a record with dates is not in force.
+    pub(super) fn keep_time(&self, clock: &Arc<dyn Clock>) {
+        // Whoever comes second brings the same clock.
+        let _ = self.clock.set(clock.clone());
+    }
+
     /// Whether this server talks with nobody.
     pub fn is_empty(&self) -> bool {
         let described = self.described.read().unwrap_or_else(PoisonError::into_inner);
         !self.anyone && self.named.is_empty() && described.is_empty()
     }
 
+    /// How a server stands on the list now.
+    pub fn standing(&self, server_name: &ServerName) -> Standing {
+        match self.described(server_name) {
+            Some(peer) => self.standing_of(&peer),
+            None if self.anyone || self.named.contains(server_name) => Standing::Active,
+            None => Standing::Unknown,
+        }
+    }
+
+    fn standing_of(&self, peer: &PeerRow) -> Standing {
+        if peer.suspended {
+            return Standing::Suspended;
+        }
+        if peer.valid_from_ms.is_none() && peer.valid_until_ms.is_none() {
+            return Standing::Active;
+        }
+        let Some(now_ms) = self.clock.get().map(|clock| clock.now_ms()) else {
+            return Standing::NotYet;
+        };
+        if peer.valid_from_ms.is_some_and(|from_ms| now_ms < from_ms) {
+            return Standing::NotYet;
+        }
+        if peer.valid_until_ms.is_some_and(|until_ms| now_ms >= until_ms) {
+            return Standing::Over;
+        }
+        Standing::Active
+    }
+
     /// Whether this server talks with that one.
     pub fn allows(&self, server_name: &ServerName) -> bool {
-        match self.described(server_name) {
-            Some(peer) => !peer.suspended,
-            None => self.anyone || self.named.contains(server_name),
-        }
+        self.standing(server_name) == Standing::Active
     }
 
     /// Whether that server gets, now or once its suspension is over, what is said in rooms it is in.
@@ -49,13 +119,33 @@ impl Roll {
     /// Whether files may be given to that server, and taken from it.
     pub fn allows_media(&self, server_name: &ServerName) -> bool {
         match self.described(server_name) {
-            Some(peer) => !peer.suspended && peer.media,
+            Some(peer) => self.standing_of(&peer) == Standing::Active && peer.media,
             None => self.anyone,
         }
     }
 
+    /// Whether people of that server may invite people of this one.
+    pub fn may_invite(&self, server_name: &ServerName) -> bool {
+        let peer = self.described(server_name);
+        peer.is_none_or(|peer| peer.may_invite.unwrap_or(true))
+    }
+
+    /// Whether people of this server may invite people of that one.
+    pub fn may_be_invited(&self, server_name: &ServerName) -> bool {
+        let peer = self.described(server_name);
+        peer.is_none_or(|peer| peer.may_be_invited.unwrap_or(true))
+    }
+
+    /// What is pinned of that server's certificate, if anything is.
+    pub fn pins(&self, server_name: &ServerName) -> Option<Arc<Pins>> {
+        let peer = self.described(server_name)?;
+        let keys = peer.certificate_pins.iter().flatten().map(|pin| pin.to_vec()).collect();
+        let pins = Pins { authorities: peer.authorities.clone(), keys };
+        (pins.authorities.is_some() || !pins.keys.is_empty()).then(|| Arc::new(pins))
+    }
+
     /// What the administrator says of a server.
-    pub fn described(&self, server_name: &ServerName) -> Option<PeerRow> {
+    pub fn described(&self, server_name: &ServerName) -> Option<Arc<PeerRow>> {
         let described = self.described.read().unwrap_or_else(PoisonError::into_inner);
         described.get(server_name).cloned()
     }
@@ -65,11 +155,20 @@ impl Roll {
         self.named.iter()
     }
 
-    /// Takes note of a description, or of its end.
-    pub(super) fn describe(&self, server_name: OwnedServerName, peer: Option<PeerRow>) {
+    /// The servers whose records have a first or a last day, and how they stand.
+    pub(super) fn dated(&self) -> Vec<(OwnedServerName, Standing)> {
+        let described = self.described.read().unwrap_or_else(PoisonError::into_inner);
+        let is_dated =
+            |peer: &PeerRow| peer.valid_from_ms.is_some() || peer.valid_until_ms.is_some();
+        let dated = described.iter().filter(|(_, peer)| is_dated(peer));
+        dated.map(|(server, peer)| (server.clone(), self.standing_of(peer))).collect()
+    }
+
+    /// Takes note of a description, or of its end. The store has it before: [`super::Peers::describe`].
+    pub fn describe(&self, server_name: OwnedServerName, peer: Option<PeerRow>) {
         let mut described = self.described.write().unwrap_or_else(PoisonError::into_inner);
         match peer {
-            Some(peer) => described.insert(server_name, peer),
+            Some(peer) => described.insert(server_name, Arc::new(peer)),
             None => described.remove(&server_name),
         };
     }

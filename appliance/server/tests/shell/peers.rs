@@ -1,0 +1,126 @@
+//! Peers on the command line: what is said of one can be shown, checked, printed and read back.
+
+use serde_json::Value;
+
+use crate::world::{Folder, stderr, stdout};
+
+fn json(text: &[u8]) -> Value {
+    serde_json::from_slice(text).unwrap()
+}
+
+#[test]
+fn a_peer_is_described_shown_exported_and_imported() {
+    let server = Folder::new("").start();
+    let key = "ed25519:a_1=Noi6WqcDj0QmPxCNQqgezwTlBKrfqehY1u2FyWP9uYw";
+    let pin = format!("sha256:{}", "ab".repeat(32));
+    let words = [
+        "peers",
+        "add",
+        "b.example",
+        "--legal-name",
+        "Hospital B",
+        "--id",
+        "ods=RJ1",
+        "--jurisdiction",
+        "UK",
+        "--contact",
+        "+44 1",
+        "--contract",
+        "17",
+        "--valid-from",
+        "2026-01-01",
+        "--valid-until",
+        "2999-12-31",
+        "--may-invite",
+        "no",
+        "--media",
+        "yes",
+        "--address",
+        "192.0.2.1:8448",
+        "--tls-name",
+        "matrix.b.example",
+        "--pin",
+        key,
+        "--pin-certificate",
+        &pin,
+    ];
+    let output = server.run(&words, "");
+    assert!(output.status.success(), "{output:?}");
+    let shown = stdout(&server.run(&["peers", "show", "b.example"], ""));
+    for expected in [
+        "active",
+        "Hospital B",
+        "ods: RJ1",
+        "contract: 17",
+        "first day: 2026-01-01",
+        "last day: 2999-12-31",
+        "may invite: no",
+        "may be invited: yes",
+        "files: yes",
+        "address: 192.0.2.1:8448",
+        key,
+        &pin,
+    ] {
+        assert!(shown.contains(expected), "{expected}: {shown}");
+    }
+    let exported = stdout(&server.run(&["peers", "export"], ""));
+    server.run(&["peers", "remove", "b.example"], "");
+    let file = server.folder.write("peers.toml", &exported);
+    let file = file.to_str().unwrap();
+    let imported = json(&server.run(&["peers", "import", file, "--json"], "").stdout);
+    assert_eq!(imported["added"], 1, "{imported}");
+    assert_eq!(stdout(&server.run(&["peers", "export"], "")), exported, "it comes back as it was");
+
+    let over = server.run(&["peers", "add", "b.example", "--valid-until", "2026-01-02"], "");
+    assert!(stdout(&over).contains("expired"), "{over:?}");
+    let check = json(&server.run(&["peers", "check", "b.example", "--json"], "").stdout);
+    let said = check["findings"][0]["sentence"].as_str().unwrap();
+    assert!(said.contains("last day of b.example was 2026-01-02"), "{check}");
+    assert_eq!(check["ok"], false);
+}
+
+#[test]
+fn what_makes_no_sense_changes_nothing() {
+    let server = Folder::new("").start();
+    let pem = server.folder.write("ca.pem", "no certificate");
+    let cases: [(&[&str], &str); 5] = [
+        (&["--valid-from", "today"], "is no day"),
+        (&["--pin-certificate", "abc"], "64 hexadecimal digits"),
+        (&["--tls-name", "b.example"], "goes with an address"),
+        (&["--ca", pem.to_str().unwrap()], "The authorities are wrong"),
+        (&["--ca", "/nowhere/ca.pem"], "/nowhere/ca.pem"),
+    ];
+    for (words, expected) in cases {
+        let all: Vec<&str> = ["peers", "add", "b.example"].iter().chain(words).copied().collect();
+        let output = server.run(&all, "");
+        assert!(!output.status.success(), "{words:?}");
+        assert!(stderr(&output).contains(expected), "{words:?}: {}", stderr(&output));
+    }
+    let approve = server.run(&["peers", "approve-key", "b.example", "ed25519:a"], "");
+    assert!(stderr(&approve).contains("waits for approval"), "{approve:?}");
+    assert_eq!(stdout(&server.run(&["peers", "list"], "")), "This server talks with nobody.\n");
+}
+
+/// From the first word to the last: two servers, two administrators, two letters.
+#[test]
+fn two_hospitals_shake_hands() {
+    let a = Folder::new("").start();
+    let b = Folder::named("b.example", "").start();
+    let offer = a.run(&["peers", "invite", "b.example", "--our-name", "Hospital A"], "");
+    let offer = stdout(&offer);
+    assert!(offer.contains('█'), "a picture: {offer}");
+    let letter =
+        |text: &str| text.lines().find(|line| line.starts_with("wardstone-")).unwrap().to_owned();
+    let accepted = b.run(&["peers", "accept", "-", "--our-name", "Hospital B"], &letter(&offer));
+    let accepted = stdout(&accepted);
+    assert!(accepted.contains("wardstone peers resume hospital.example"), "{accepted}");
+    let answer = letter(&accepted);
+    let done = json(&a.run(&["peers", "accept", &answer, "--json"], "").stdout);
+    assert_eq!((&done["state"], &done["legal_name"]), (&"suspended".into(), &"Hospital B".into()));
+    let words = done["check_phrase"].as_str().unwrap();
+    assert!(accepted.contains(words), "{words}: {accepted}");
+    let again = a.run(&["peers", "accept", &answer], "");
+    assert!(stderr(&again).contains("answers no offer that is open"), "{again:?}");
+    let resumed = a.run(&["peers", "resume", "b.example"], "");
+    assert!(stdout(&resumed).contains("active"), "{resumed:?}");
+}
