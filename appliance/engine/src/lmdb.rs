@@ -10,7 +10,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -83,6 +83,8 @@ struct Shared {
     map: RwLock<Option<Arc<Map>>>,
     /// Set when a commit failed in doubt: nothing may be acknowledged after it.
     failed: AtomicBool,
+    /// Pages of files that this process had when memory was last given back, in bytes.
+    mapped_at_rest: AtomicU64,
     _runs: Runs,
     _lock: Option<FolderLock>,
 }
@@ -130,6 +132,7 @@ impl Lmdb {
             _runs: runs,
             map: RwLock::new(Some(Arc::new(map))),
             failed: AtomicBool::new(false),
+            mapped_at_rest: AtomicU64::new(0),
             _lock: lock,
         };
         Ok(Self {
@@ -434,9 +437,10 @@ impl Engine for Lmdb {
     async fn trim(&self) -> Result<(), EngineError> {
         // Held until the end: a map that is in use is not replaced.
         let map = self.shared.map()?;
-        let file = self.shared.folder.join(DATA_FILE);
+        let shared = Arc::clone(&self.shared);
+        let file = shared.folder.join(DATA_FILE);
         blocking(move || {
-            let trimmed = lmdb_trim::trim(&file).map_err(failed);
+            let trimmed = lmdb_trim::trim(&file, &shared.mapped_at_rest).map_err(failed);
             drop(map);
             trimmed
         })
@@ -562,6 +566,13 @@ mod tests {
             let value = snapshot.get(Space(1), &[number]).await.unwrap().unwrap();
             assert!(value == vec![number; 16 << 20]);
         }
+        engine.commit(batch(9, 4 << 20)).await.unwrap();
+        engine.trim().await.unwrap();
+        engine.get(Space(1), &[9]).await.unwrap().unwrap();
+        let few = lmdb_trim::resident_bytes(&file).unwrap();
+        engine.trim().await.unwrap();
+        let kept = lmdb_trim::resident_bytes(&file).unwrap();
+        assert!(few > 3 * MIB && kept == few, "{few} bytes are not worth it; {kept} are left");
     }
 
     /// More snapshots than one ward opens in the same second.

@@ -10,21 +10,25 @@ use std::io::{self, BufRead as _, BufReader};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::mm::{Advice, madvise};
 
-/// Below this nothing is given back: finding the pages again costs a little. Our own code is among them.
-const MAPPED_BYTES_MIN: u64 = 20 << 20;
+/// As long as less has been read since the last time, nothing is given back: finding the pages again
+/// costs a little, and a server whose clients only wait reads the same few all the time.
+const READ_BYTES_MIN: u64 = 16 << 20;
 
-/// Gives the pages of `file` back if this process has many pages of files. The caller keeps the file
+/// Gives the pages of `file` back if this process has many more pages of files than the last time.
+/// `rest` is how many bytes it had then, of which most are its own code. The caller keeps the file
 /// mapped meanwhile.
-pub(crate) fn trim(file: &Path) -> io::Result<()> {
-    if mapped_bytes()? < MAPPED_BYTES_MIN {
+pub(crate) fn trim(file: &Path, rest: &AtomicU64) -> io::Result<()> {
+    if mapped_bytes()? < rest.load(Ordering::Relaxed) + READ_BYTES_MIN {
         return Ok(());
     }
     for range in ranges(file)? {
         give_back(&range)?;
     }
+    rest.store(mapped_bytes()?, Ordering::Relaxed);
     Ok(())
 }
 

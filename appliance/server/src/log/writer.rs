@@ -3,9 +3,8 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use super::entry::Entry;
 use super::sink::Sink;
@@ -13,9 +12,6 @@ use crate::lifecycle::start_thread;
 
 /// Entries that may wait: a few seconds of a busy server, a few megabytes at worst.
 const QUEUE_LENGTH: usize = 4_096;
-
-/// How often lost entries are reported.
-const REPORT: Duration = Duration::from_secs(1);
 
 /// Where entries are put.
 #[derive(Clone)]
@@ -76,11 +72,11 @@ impl Drop for Writer {
 
 fn write(sink: &Sink, receiver: &Receiver<Option<Entry>>, dropped: &AtomicU64) {
     loop {
-        match receiver.recv_timeout(REPORT) {
+        match receiver.recv() {
             Ok(Some(entry)) => sink.write(&entry),
-            Ok(None) | Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => {}
+            Ok(None) | Err(_) => return,
         }
+        // Entries are lost while the queue is full: those before them are still to come out of it.
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
             sink.write(&Entry {
