@@ -14,7 +14,8 @@ use crate::site::{User, parallel};
 
 /// One word of each message is its own, another is in every message.
 const COMMON: &str = "medication";
-const SEARCHES: usize = 50;
+/// Many, so that what the index does for itself after the last message weighs little.
+const SEARCHES: usize = 200;
 const PAGE: usize = 10;
 /// An index may be written a moment after the event.
 const INDEX_TRIES: usize = 60;
