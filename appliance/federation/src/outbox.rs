@@ -37,6 +37,8 @@ pub async fn run(services: Arc<Services>) {
         }
         let nap = later_ms.map_or(NAP_MAX, |ms| Duration::from_millis(ms.saturating_sub(now_ms)));
         tokio::select! {
+            // In order, not by chance: what is looked at first does not matter, that it replays does.
+            biased;
             Some((server, drained)) = working.next(), if !working.is_empty() => {
                 busy.remove(&server);
                 if let Err(error) = drained {

@@ -189,6 +189,13 @@ impl Lane {
         let mut unsynced = false;
         loop {
             tokio::select! {
+                // The sync first: under load the queue is never empty. And never by chance, so that a
+                // simulated night can be played again.
+                biased;
+                () = &mut sync_due, if unsynced => {
+                    self.sync_acked().await?;
+                    unsynced = false;
+                }
                 count = self.queue.recv_many(&mut group, GROUP_COMMITS_MAX) => {
                     if count == 0 {
                         return self.sync_acked().await;
@@ -198,10 +205,6 @@ impl Lane {
                         unsynced = true;
                         sync_due.set(tokio::time::sleep(SYNC_WITHIN));
                     }
-                }
-                () = &mut sync_due, if unsynced => {
-                    self.sync_acked().await?;
-                    unsynced = false;
                 }
             }
         }

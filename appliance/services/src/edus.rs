@@ -77,6 +77,7 @@ impl Services {
         match edu_type.as_str() {
             "m.typing" => {
                 let Typing { room_id, user_id, typing } = read(content)?;
+                self.rooms.check_admitted(origin, &room_id).await?;
                 self.reading.heard_typing(origin, (&room_id, &user_id), typing).await
             }
             "m.receipt" => self.receive_receipts(origin, read(content)?).await,
@@ -106,6 +107,10 @@ impl Services {
         let mut last = Ok(());
         let mut left = ITEMS_MAX;
         for (room_id, mut kinds) in rooms {
+            if let Err(error) = self.rooms.check_admitted(origin, &room_id).await {
+                last = Err(error);
+                continue;
+            }
             for (user_id, receipt) in kinds.remove("m.read").unwrap_or_default() {
                 // "The latest event ID that the user has read": old servers send several.
                 let Some(event_id) = receipt.event_ids.last() else { continue };

@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod administration;
+mod alarms;
 #[cfg(test)]
 mod answering;
 pub mod appservices;

@@ -29,6 +29,8 @@ pub(crate) fn add(routes: &mut Routes) {
 }
 
 #[cfg(test)]
+mod acl;
+#[cfg(test)]
 mod coverage;
 #[cfg(test)]
 mod every_route;

@@ -8,6 +8,7 @@
 //! [checks on receipt]: https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use appliance_model::ruma::room_version_rules::RoomVersionRules;
 use appliance_model::ruma::{EventId, OwnedEventId, RoomId, ServerName};
@@ -17,6 +18,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::line::Ask;
+use crate::house::House;
 use crate::rooms::Rooms;
 
 /// Events of one walk backwards: beyond it the state is fetched and a gap is left.
@@ -29,6 +31,16 @@ const MISSING_LIMIT: usize = 50;
 const SINGLE_MAX: usize = 64;
 /// Events of a state and what allows it: members of a large room with their past.
 pub(super) const STATE_MAX: usize = 100_000;
+/// Questions of one errand: the events of a transaction, of an answer to a handshake, of a page of history.
+/// A long walk backwards, a state and what allows it are a hundred; who needs more is not to be followed.
+const ASKED_MAX: usize = 200;
+/// Unanswered questions of one errand: a server that is gone is not asked for each event once more.
+const UNANSWERED_MAX: usize = 4;
+/// After this an errand asks no more, in milliseconds: the other server has long given up waiting for the
+/// answer to its transaction.
+const ERRAND_MS_MAX: u64 = 120_000;
+/// A state of which more than one event in so many cannot be had is not used.
+const LACKING_PART: usize = 10;
 /// After so many signatures others get their turn.
 const CHECKED_BEFORE_A_PAUSE: usize = 32;
 
@@ -49,6 +61,31 @@ pub(crate) struct Source<'a> {
     pub server: &'a ServerName,
     pub room_id: &'a RoomId,
     pub rules: &'a RoomVersionRules,
+    pub errand: &'a Errand,
+}
+
+/// What one request of another server, or of a user of ours, may make this server ask for.
+pub(crate) struct Errand {
+    asked: AtomicUsize,
+    unanswered: AtomicUsize,
+    until_ms: u64,
+}
+
+impl Errand {
+    /// Begins now.
+    pub fn begin(house: &House) -> Self {
+        Self {
+            asked: AtomicUsize::new(0),
+            unanswered: AtomicUsize::new(0),
+            until_ms: house.clock.now_ms().saturating_add(ERRAND_MS_MAX),
+        }
+    }
+
+    fn may_ask(&self, now_ms: u64) -> bool {
+        now_ms < self.until_ms
+            && self.unanswered.load(Ordering::Relaxed) < UNANSWERED_MAX
+            && self.asked.fetch_add(1, Ordering::Relaxed) < ASKED_MAX
+    }
 }
 
 impl Rooms {
@@ -60,10 +97,51 @@ impl Rooms {
     ) -> Result<T, Error> {
         let answer = self.line.servers()?.ask(server, ask).await?;
         serde_json::from_str(answer.get()).map_err(|error| {
-            tracing::info!(kind = "federation.nonsense", %server, %error,
-                "another server's answer cannot be read");
+            if let Some(times) = self.alarm("federation.nonsense", server.as_str()) {
+                tracing::warn!(kind = "federation.nonsense", %server, %error, times,
+                    "another server's answer cannot be read");
+            }
             Error::new(Kind::RemoteUnavailable, "The other server's answer cannot be read.")
         })
+    }
+
+    /// Asks where an event comes from for what it needs, as often as an errand may.
+    async fn ask_on<T: for<'de> Deserialize<'de>>(
+        &self,
+        source: Source<'_>,
+        ask: Ask,
+    ) -> Result<T, Error> {
+        let Source { server, errand, room_id, .. } = source;
+        if !errand.may_ask(self.house.clock.now_ms()) {
+            if let Some(times) = self.alarm("federation.endless", server.as_str()) {
+                tracing::warn!(kind = "federation.endless", %server, room.id = %room_id, times,
+                    "a server's events need more than is fetched for them; they are dropped");
+            }
+            let enough = "What these events need is more than this server asks for.";
+            return Err(Error::new(Kind::RemoteUnavailable, enough));
+        }
+        let asked = self.ask(server, ask).await;
+        if asked.as_ref().is_err_and(|error| error.kind == Kind::RemoteUnavailable) {
+            errand.unanswered.fetch_add(1, Ordering::Relaxed);
+        }
+        asked
+    }
+
+    /// Counts what somebody should look at; returns how often it was there if it is to be said now.
+    pub(crate) fn alarm(&self, kind: &'static str, about: &str) -> Option<u64> {
+        self.alarms.count(kind, about, self.house.clock.now_ms())
+    }
+
+    /// An event was not even worth keeping.
+    pub(super) fn dropped(&self, source: Source<'_>, why: &str) {
+        let Source { server, room_id, .. } = source;
+        match self.alarm("event.dropped", server.as_str()) {
+            Some(times) => {
+                tracing::warn!(kind = "event.dropped", %server, room.id = %room_id, times,
+                why, "events that a server sent are dropped");
+            }
+            None => tracing::debug!(%server, room.id = %room_id, why, "an event is dropped"),
+        }
     }
 
     /// Checks what came; what is bad is left out.
@@ -79,9 +157,7 @@ impl Rooms {
                 Ok(Ok(pdu)) => {
                     fetched.insert(pdu.event_id.clone(), pdu);
                 }
-                Ok(Err(why)) => {
-                    tracing::debug!(server = %source.server, why, "an event is dropped");
-                }
+                Ok(Err(why)) => self.dropped(source, &why),
                 // Somebody's keys cannot be had now: only their events are missing.
                 Err(error) if error.kind == Kind::RemoteUnavailable => {
                     tracing::debug!(server = %source.server, %error, "an event cannot be checked");
@@ -142,11 +218,13 @@ impl Rooms {
             });
             let room_id = source.room_id.to_owned();
             let ask = Ask::MissingEvents { room_id, body: body.to_string() };
-            let answer = match self.ask::<Answer>(source.server, ask).await {
+            let answer = match self.ask_on::<Answer>(source, ask).await {
                 Ok(answer) => answer,
                 Err(error) => {
-                    tracing::info!(kind = "federation.gap", server = %source.server, %error,
-                        room.id = %source.room_id, "missing events cannot be fetched");
+                    if let Some(times) = self.alarm("federation.gap", source.server.as_str()) {
+                        tracing::info!(kind = "federation.gap", server = %source.server, %error,
+                            room.id = %source.room_id, times, "missing events cannot be fetched");
+                    }
                     break;
                 }
             };
@@ -187,7 +265,7 @@ impl Rooms {
         }
         let (room_id, event_id) = (source.room_id.to_owned(), event_id.to_owned());
         let ask = Ask::StateIds { room_id, event_id: event_id.clone() };
-        let ids: Ids = self.ask(source.server, ask).await?;
+        let ids: Ids = self.ask_on(source, ask).await?;
         let all: BTreeSet<_> =
             ids.pdu_ids.iter().chain(&ids.auth_chain_ids).chain([&event_id]).collect();
         if all.len() > STATE_MAX {
@@ -204,11 +282,19 @@ impl Rooms {
             events = self.whole_state(source, &event_id).await.unwrap_or_default();
             absent.retain(|id| !events.contains_key(id));
         }
+        let mut lost: BTreeSet<_> = absent.iter().cloned().collect();
         for id in absent.into_iter().take(SINGLE_MAX) {
             // One that cannot be had must not keep the rest from being used.
             if let Ok(Some(event)) = self.one_event_of(source, &id).await {
+                lost.remove(&id);
                 events.insert(id, event);
             }
+        }
+        // A state that is mostly names would have everything rejected for good that is judged by it.
+        let lacking = ids.pdu_ids.iter().filter(|id| lost.contains(*id)).count();
+        if lacking * LACKING_PART > ids.pdu_ids.len() {
+            let names = "The state before an event cannot be had.";
+            return Err(Error::new(Kind::RemoteUnavailable, names));
         }
         Ok(FetchedState { state: ids.pdu_ids, events })
     }
@@ -220,7 +306,7 @@ impl Rooms {
             auth_chain: Vec<Box<RawValue>>,
         }
         let (room_id, event_id) = (source.room_id.to_owned(), event_id.to_owned());
-        let whole: Whole = self.ask(source.server, Ask::State { room_id, event_id }).await?;
+        let whole: Whole = self.ask_on(source, Ask::State { room_id, event_id }).await?;
         let all: Vec<_> = whole.pdus.into_iter().chain(whole.auth_chain).collect();
         self.checked_all(source, all).await
     }
@@ -236,7 +322,7 @@ impl Rooms {
             pdus: Vec<Box<RawValue>>,
         }
         let ask = Ask::Event { event_id: event_id.to_owned() };
-        let answer: Answer = self.ask(source.server, ask).await?;
+        let answer: Answer = self.ask_on(source, ask).await?;
         let first: Vec<_> = answer.pdus.into_iter().take(1).collect();
         Ok(self.checked_all(source, first).await?.remove(event_id))
     }
@@ -261,7 +347,7 @@ impl Rooms {
             return Ok(Fetched::new());
         }
         let (room_id, event_id) = (source.room_id.to_owned(), pdu.event_id.clone());
-        let chain = self.ask::<Chain>(source.server, Ask::EventAuth { room_id, event_id }).await;
+        let chain = self.ask_on::<Chain>(source, Ask::EventAuth { room_id, event_id }).await;
         let mut fetched = match chain {
             Ok(chain) => self.checked_all(source, chain.auth_chain).await?,
             Err(_) => Fetched::new(),
@@ -314,4 +400,38 @@ pub(crate) fn in_order(events: Fetched, before: fn(&Pdu) -> &[OwnedEventId]) -> 
         ordered.extend(events.remove(&id));
     }
     ordered
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn event(id: &str, before: &[&str]) -> (OwnedEventId, Pdu) {
+        let json = serde_json::json!({
+            "content": {}, "depth": 1, "origin_server_ts": 1, "sender": "@a:one.example",
+            "type": "m.room.message", "prev_events": before, "auth_events": [],
+        });
+        let id: OwnedEventId = id.try_into().unwrap();
+        let room = "!r:one.example".try_into().unwrap();
+        let pdu = Pdu::parse(id.clone(), room, Bytes::from(json.to_string()), true).unwrap();
+        (id, pdu)
+    }
+
+    /// Hashes make cycles impossible; whoever found a way round gets nothing for it.
+    #[test]
+    fn a_cycle_is_left_out_and_what_stands_beside_it_is_not() {
+        let events = [
+            event("$a", &["$c"]),
+            event("$b", &["$a"]),
+            event("$c", &["$b"]),
+            event("$self", &["$self"]),
+            event("$later", &["$good", "$elsewhere"]),
+            event("$good", &[]),
+        ];
+        let ordered = in_order(events.into_iter().collect(), |pdu| &pdu.prev_events);
+        let ids: Vec<_> = ordered.iter().map(|event| event.event_id.as_str()).collect();
+        assert_eq!(ids, ["$good", "$later"]);
+    }
 }

@@ -17,7 +17,7 @@ use appliance_rules::Permit;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::fetch::{Source, in_order};
+use super::fetch::{Errand, Source, in_order};
 use super::line::Ask;
 use super::receive::{How, Inflow, only_this_one};
 use super::resident::turn_of;
@@ -49,7 +49,8 @@ impl Rooms {
         if self.gaps(room, (low, high)).await?.is_empty() || !self.is_resident(room).await? {
             return Ok(false);
         }
-        let _turn = self.receiving.enter(turn_of(self, room_id)).await;
+        let own = self.house.server_name.clone();
+        let _turn = self.receiving.enter(turn_of(self, room_id, &own)).await;
         // Somebody else may have been here while we waited.
         let Some(gap) = self.gaps(room, (low, high)).await?.into_iter().next() else {
             return Ok(true);
@@ -88,7 +89,8 @@ impl Rooms {
             pdus: Vec<Box<RawValue>>,
         }
         let (_, room_id, rules) = self.known_room(room_id).await?;
-        let source = Source::new(server, &room_id, &rules);
+        let errand = Errand::begin(&self.house);
+        let source = Source::new(server, &room_id, &rules, &errand);
         let from: Vec<OwnedEventId> =
             gap.missing.iter().filter_map(|id| id.as_str().try_into().ok()).collect();
         let ask = Ask::Backfill { room_id: room_id.clone(), from: from.clone(), limit: PAGE };

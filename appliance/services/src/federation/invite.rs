@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::check::formed;
-use super::fetch::Source;
+use super::fetch::{Errand, Source};
 use super::line::Ask;
 use super::receive::Inflow;
 use super::resident::turn_of;
@@ -88,9 +88,10 @@ impl Rooms {
         let json = serde_json::to_string(&ours).map_err(Error::internal)?;
         let raw = RawValue::from_string(json).map_err(Error::internal)?;
         let pdu = self.checked(&raw, room_id, &rules).await?.map_err(Error::forbidden)?;
-        let _turn = self.receiving.enter(turn_of(self, room_id)).await;
         let own = self.house.server_name.clone();
-        let mut inflow = Inflow::new(self, Source::new(&own, room_id, &rules));
+        let _turn = self.receiving.enter(turn_of(self, room_id, &own)).await;
+        let errand = Errand::begin(&self.house);
+        let mut inflow = Inflow::new(self, Source::new(&own, room_id, &rules, &errand));
         let standing = inflow.live(pdu).await?;
         inflow.flush().await?;
         match standing {

@@ -22,9 +22,10 @@ use appliance_rules::inbound::{Standing, judge_by_auth_events};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::fetch::{Fetched, Source};
+use super::fetch::{Errand, Fetched, Source};
 use super::line::Ask;
-use super::resident::turn_of;
+use super::receive::Inflow;
+use super::resident::arrival_of;
 use crate::rooms::arrive::{Arrival, Sending};
 use crate::rooms::build::{Draft, Place, content_from};
 use crate::rooms::room::membership_of;
@@ -116,8 +117,38 @@ impl Rooms {
         via: &[OwnedServerName],
         reason: Option<String>,
     ) -> Result<(), Error> {
+        let turn = self.receiving.enter(arrival_of(self, room_id)).await;
+        // Somebody else of ours may have got in while we waited: then the room is here, and what it
+        // holds must not be replaced by what another server tells of it.
+        if let Some(room) = self.house.ledger.room(room_id).await?
+            && self.is_resident(room).await?
+        {
+            drop(turn);
+            return Box::pin(self.join_resident(caller, room_id, via, reason)).await;
+        }
+        self.join_through_any(caller, room_id, via, reason).await
+    }
+
+    /// Joins a room that this server is in, where only somebody of another server may let the caller in.
+    pub(crate) async fn join_by_voucher(
+        &self,
+        caller: &Caller,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+        reason: Option<String>,
+    ) -> Result<(), Error> {
+        let _turn = self.receiving.enter(arrival_of(self, room_id)).await;
+        self.join_through_any(caller, room_id, via, reason).await
+    }
+
+    async fn join_through_any(
+        &self,
+        caller: &Caller,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+        reason: Option<String>,
+    ) -> Result<(), Error> {
         let ways = self.ways_in(caller, room_id, via).await?;
-        let _turn = self.receiving.enter(turn_of(self, room_id)).await;
         let mut content = self.joining_content(caller).await?;
         content.reason = reason;
         let mut failed: Option<Error> = None;
@@ -199,10 +230,19 @@ impl Rooms {
                 "{stranger} is in that room, and this server has nothing to do with it."
             )));
         }
-        let source = Source::new(server, room_id, &made.rules);
+        let errand = Errand::begin(&self.house);
+        let source = Source::new(server, room_id, &made.rules, &errand);
+        if let Some(room) = self.house.ledger.room(room_id).await?
+            && self.is_resident(room).await?
+        {
+            // The room is here: the join is one event more, and what came with it is known.
+            let pdu = self.countersigned(source, made.pdu, joined.event).await?;
+            return self.take_in_own_join(source, pdu).await;
+        }
         let state = self.checked_all(source, joined.state).await?;
         let mut events = self.checked_all(source, joined.auth_chain).await?;
-        let state_ids: Vec<_> = state.keys().cloned().collect();
+        let mut state_ids: Vec<_> = state.keys().cloned().collect();
+        state_ids.sort_unstable();
         events.extend(state);
         let pdu = self.countersigned(source, made.pdu, joined.event).await?;
         let mut open = self.enter_new(room_id, &made.version).await?;
@@ -213,6 +253,18 @@ impl Rooms {
         }
         open.leave().await?;
         Ok(())
+    }
+
+    async fn take_in_own_join(&self, source: Source<'_>, pdu: Pdu) -> Result<(), Error> {
+        let mut inflow = Inflow::new(self, source);
+        // Who let us in has told the others.
+        inflow.sending = Sending::Nobody;
+        let standing = inflow.live(pdu).await?;
+        inflow.flush().await?;
+        match standing {
+            Standing::Accepted => Ok(()),
+            Standing::SoftFailed(why) | Standing::Rejected(why) => Err(Error::forbidden(why)),
+        }
     }
 
     /// "event: the membership event as signed by the resident server", needed where somebody vouched.

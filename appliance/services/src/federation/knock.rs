@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use super::invited::stripped_of;
 use super::line::Ask;
-use super::resident::turn_of;
+use super::resident::arrival_of;
 use crate::rooms::Rooms;
 
 impl Rooms {
@@ -29,7 +29,7 @@ impl Rooms {
         content: RoomMemberEventContent,
     ) -> Result<(), Error> {
         let ways = self.ways_in(caller, room_id, via).await?;
-        let _turn = self.receiving.enter(turn_of(self, room_id)).await;
+        let _turn = self.receiving.enter(arrival_of(self, room_id)).await;
         let mut failed: Option<Error> = None;
         for server in ways {
             match self.knock_through(&server, caller, room_id, content.clone()).await {

@@ -190,6 +190,12 @@ impl<'a> Inflow<'a> {
             }
         }
         self.enter_with(&pdu, how).await?;
+        // While this one asked, another server may have brought the event, or what was missing.
+        if let Some(standing) = self.known_standing(&pdu).await? {
+            return Ok(standing);
+        }
+        let still = self.is_missing(&missing).await?;
+        states.retain(|id, _| still.contains(id));
         let source = self.source;
         let Some(open) = self.open.as_mut() else {
             return Err(Error::internal("a room that was entered is not open"));
@@ -265,7 +271,7 @@ impl Arriving<'_> {
             false => None,
         };
         let mut outliers = fetched;
-        let mut wanted = HashMap::new();
+        let mut wanted = BTreeMap::new();
         for (id, state) in states {
             outliers.extend(state.events);
             wanted.insert(id, state.state);
@@ -299,14 +305,26 @@ impl Arriving<'_> {
             sending: self.sending.clone(),
             ..Arrival::at(before)
         };
-        if let Standing::Rejected(why) | Standing::SoftFailed(why) = &standing {
-            tracing::info!(kind = "event.not_allowed", room.id = %pdu.room_id,
-                event.id = %pdu.event_id, rejected = pdu.rejected, why,
-                "an event of another server is kept but not shown");
-        }
+        self.say(open.rooms, &pdu, &standing);
         open.append(&Arc::new(pdu), arrival, &mut commit).await?;
         open.resume(commit);
         Ok(standing)
+    }
+
+    /// Says what is not shown: once for each server and verdict, not for each event.
+    fn say(&self, rooms: &Rooms, pdu: &Pdu, standing: &Standing) {
+        let (kind, why) = match standing {
+            Standing::Accepted => return,
+            Standing::SoftFailed(why) => ("event.soft_failed", why),
+            Standing::Rejected(why) => ("event.rejected", why),
+        };
+        let server = self.source.server;
+        match rooms.alarm(kind, server.as_str()) {
+            Some(times) => tracing::warn!(kind, %server, room.id = %pdu.room_id,
+                event.id = %pdu.event_id, why, times,
+                "events of another server are kept but not shown"),
+            None => tracing::debug!(kind, event.id = %pdu.event_id, why, "kept but not shown"),
+        }
     }
 
     async fn judge(
@@ -318,6 +336,10 @@ impl Arriving<'_> {
     ) -> Result<Standing, Error> {
         if known.is_some_and(|known| known.rejected) {
             return Ok(Standing::Rejected("it was rejected before".to_owned()));
+        }
+        // "If any event in `auth_events` … belongs to a different room, reject."
+        if let Some(foreign) = open.foreign_among(&pdu.auth_events).await? {
+            return Ok(Standing::Rejected(format!("{foreign} is an event of another room")));
         }
         let allowing = open.allowing(pdu).await?;
         let rules = &open.rules.authorization;
@@ -385,6 +407,17 @@ impl<'a> OpenRoom<'a> {
         Ok(())
     }
 
+    /// The first of these events that is known as one of another room.
+    async fn foreign_among(&self, ids: &[OwnedEventId]) -> Result<Option<OwnedEventId>, Error> {
+        for id in ids {
+            let event = self.rooms.house.ledger.event_by_id(id).await?;
+            if event.is_some_and(|event| event.room != self.room) {
+                return Ok(Some(id.clone()));
+            }
+        }
+        Ok(None)
+    }
+
     /// The events that allow `pdu`, and the create event.
     pub(crate) async fn allowing(
         &self,
@@ -426,6 +459,11 @@ impl<'a> OpenRoom<'a> {
     }
 
     /// The state made of these events, and of `last`, which comes after them.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::RemoteUnavailable`]: two of them say the same thing differently. Whoever tells such a state
+    /// would let us choose between a power level and its forgery.
     pub(crate) async fn root_of(
         &mut self,
         state: &[OwnedEventId],
@@ -434,13 +472,19 @@ impl<'a> OpenRoom<'a> {
     ) -> Result<Root, Error> {
         let ledger = self.rooms.house.ledger.clone();
         let mut entries = BTreeMap::new();
-        for id in state.iter().map(|id| &**id).chain([last]) {
+        let before = state.iter().filter(|id| **id != *last).map(|id| &**id);
+        for id in before.chain([last]) {
             // One that was dropped or rejected is not part of any state.
             let Some(known) = self.known(id).await?.filter(|known| !known.rejected) else {
                 continue;
             };
             let Some((kind, key)) = self.pdu(known.number).await?.state_pair() else { continue };
-            entries.insert(ledger.state_key_in(&kind, &key, commit).await?, known.number);
+            let key = ledger.state_key_in(&kind, &key, commit).await?;
+            let replaced = entries.insert(key, known.number);
+            if replaced.is_some_and(|replaced| replaced != known.number) && id != last {
+                let twice = "The state that the other server tells has two events for one key.";
+                return Err(Error::new(Kind::RemoteUnavailable, twice));
+            }
         }
         Ok(self.states.build(entries.into_iter().collect(), commit))
     }

@@ -3,12 +3,14 @@
 
 use std::fmt::Write as _;
 
-use appliance_ledger::Event;
+use appliance_ledger::keyspaces::HEADS;
+use appliance_ledger::{Event, Root};
+use appliance_model::ruma::events::StateEventType;
 use appliance_model::ruma::room_version_rules::RoomVersionRules;
 use appliance_model::ruma::{OwnedRoomId, RoomId, ServerName};
 use appliance_model::{Error, EventNid, RoomNid};
 
-use super::fetch::Source;
+use super::fetch::{Errand, Source};
 use crate::rooms::{OpenRoom, Rooms, rules_of};
 
 impl Rooms {
@@ -32,6 +34,29 @@ impl Rooms {
             return Err(Error::forbidden(kept_out));
         }
         Ok(open)
+    }
+
+    /// "The server ACLs … `m.typing` and `m.receipt` EDUs": for what is no event and needs no door.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::Forbidden`]: the room's access list keeps the other server out.
+    pub(crate) async fn check_admitted(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+    ) -> Result<(), Error> {
+        let (room, _, rules) = self.known_room(room_id).await?;
+        let head = self.house.ledger.get(&HEADS, &room).await?.unwrap_or_default();
+        let kind = StateEventType::RoomServerAcl;
+        let acl = match self.state_at(room, Root(head.state_root), &kind, "").await? {
+            Some(event) => Some(self.pdu(event.number, &rules).await?),
+            None => None,
+        };
+        match appliance_rules::inbound::acl_allows(acl.as_deref(), origin) {
+            true => Ok(()),
+            false => Err(Error::forbidden("The room's access list keeps this server out.")),
+        }
     }
 
     /// The same for what only servers in the room are told.
@@ -76,9 +101,20 @@ impl Rooms {
     }
 }
 
-/// One at a time through another server's part of a room.
-pub(super) fn turn_of(rooms: &Rooms, room_id: &RoomId) -> u64 {
-    let digest = rooms.house.ledger.room_digest(room_id);
+/// One at a time through what `server` has of a room. Others need not wait for one that is slow: what
+/// two of them bring at once is told apart inside the room.
+pub(super) fn turn_of(rooms: &Rooms, room_id: &RoomId, server: &ServerName) -> u64 {
+    turn(rooms, room_id, server.as_bytes())
+}
+
+/// One of our users at a time comes into a room that is elsewhere; what is sent of the room meanwhile
+/// waits until it is ours.
+pub(super) fn arrival_of(rooms: &Rooms, room_id: &RoomId) -> u64 {
+    turn(rooms, room_id, b"")
+}
+
+fn turn(rooms: &Rooms, room_id: &RoomId, whose: &[u8]) -> u64 {
+    let digest = rooms.house.ledger.digest(&[b"turn", room_id.as_bytes(), whose]);
     u64::from_be_bytes(digest[..8].try_into().expect("eight of sixteen bytes"))
 }
 
@@ -102,12 +138,13 @@ pub(super) fn strings_json<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) ->
 }
 
 impl<'a> Source<'a> {
-    /// A source of events of `room_id`.
+    /// A source of events of `room_id`; all that is asked of it counts as part of `errand`.
     pub(super) fn new(
         server: &'a ServerName,
         room_id: &'a RoomId,
         rules: &'a RoomVersionRules,
+        errand: &'a Errand,
     ) -> Self {
-        Self { server, room_id, rules }
+        Self { server, room_id, rules, errand }
     }
 }

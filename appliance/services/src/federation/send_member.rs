@@ -13,7 +13,7 @@ use appliance_rules::inbound::Standing;
 use serde_json::value::RawValue;
 
 use super::check::{Formed, formed};
-use super::fetch::Source;
+use super::fetch::{Errand, Source};
 use super::receive::Inflow;
 use super::resident::{json_of, strings_json, turn_of};
 use crate::rooms::Rooms;
@@ -120,8 +120,9 @@ impl Rooms {
             self.vouch(&mut formed, &room_id, &user_id).await?;
         }
         let pdu = self.verified(formed, &rules).await?.map_err(Error::forbidden)?;
-        let _turn = self.receiving.enter(turn_of(self, &room_id)).await;
-        let mut inflow = Inflow::new(self, Source::new(origin, &room_id, &rules));
+        let _turn = self.receiving.enter(turn_of(self, &room_id, origin)).await;
+        let errand = Errand::begin(&self.house);
+        let mut inflow = Inflow::new(self, Source::new(origin, &room_id, &rules, &errand));
         inflow.sending = Sending::AllBut(origin.to_owned());
         let standing = inflow.live(pdu).await?;
         inflow.flush().await?;

@@ -1,6 +1,8 @@
 //! Scenes between servers.
 
+mod answers;
 mod branches;
+mod floods;
 mod hostile;
 mod past;
 mod rooms;

@@ -38,7 +38,14 @@ pub struct Exchange {
     strangers: Mutex<BTreeSet<OwnedServerName>>,
     /// Every question asked, as `asker -> asked: what`.
     pub asked: Mutex<Vec<String>>,
+    /// Servers that do not answer as they should.
+    tricks: Mutex<BTreeMap<OwnedServerName, Trick>>,
 }
+
+/// What a server answers instead of the truth, told the question and the true answer; none if it lets
+/// the other wait for ever.
+pub type Trick =
+    Arc<dyn Fn(&Ask, Result<String, Error>) -> Option<Result<String, Error>> + Send + Sync>;
 
 /// One server's line to the others.
 struct Phone {
@@ -78,6 +85,19 @@ impl Town {
                 false => cut.remove(&pair),
             };
         }
+    }
+
+    /// Has a server answer what it likes.
+    pub fn trick(
+        &self,
+        at: usize,
+        trick: impl Fn(&Ask, Result<String, Error>) -> Option<Result<String, Error>>
+        + Send
+        + Sync
+        + 'static,
+    ) {
+        let name = self.wards[at].services.house.server_name.clone();
+        self.exchange.tricks.lock().unwrap().insert(name, Arc::new(trick));
     }
 
     pub fn asked(&self) -> Vec<String> {
@@ -256,6 +276,12 @@ impl OtherServers for Phone {
                 let room_id = rooms.resolve_alias(alias).await?;
                 Ok(format!(r#"{{"room_id":"{room_id}","servers":["{server}"]}}"#))
             }
+        };
+        let trick = exchange.tricks.lock().unwrap().get(server).cloned();
+        let answer = match trick.map(|trick| trick(&ask, answer.clone())) {
+            None => answer,
+            Some(Some(answer)) => answer,
+            Some(None) => std::future::pending().await,
         };
         // The line may break while the answer is on its way.
         self.reach(server)?;

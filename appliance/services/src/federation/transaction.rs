@@ -22,9 +22,9 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::check::{formed, room_named_in};
-use super::fetch::Source;
+use super::fetch::{Errand, Source};
 use super::receive::{Inflow, only_this_one};
-use super::resident::turn_of;
+use super::resident::{arrival_of, turn_of};
 use crate::rooms::room::membership_of;
 use crate::rooms::{Rooms, rules_of};
 
@@ -112,7 +112,9 @@ impl Rooms {
         room_id: OwnedRoomId,
         pdus: Vec<Box<RawValue>>,
     ) -> Result<Results, Error> {
-        let _turn = self.receiving.enter(turn_of(self, &room_id)).await;
+        let _turn = self.receiving.enter(turn_of(self, &room_id, origin)).await;
+        // Who lets us in tells us what comes next before our join is done.
+        drop(self.receiving.enter(arrival_of(self, &room_id)).await);
         let mut results = Results::new();
         let version = match self.known(&room_id).await {
             Ok((_, version)) => version,
@@ -123,18 +125,30 @@ impl Rooms {
         let open = self.enter(&room_id).await?;
         let (is_resident, is_admitted) = (open.is_resident(), open.admits(origin).await?);
         drop(open);
-        let mut inflow = Inflow::new(self, Source::new(origin, &room_id, &rules));
+        let errand = Errand::begin(&self.house);
+        let source = Source::new(origin, &room_id, &rules, &errand);
+        let mut inflow = Inflow::new(self, source);
         for raw in pdus {
-            let Ok(formed) = formed(&raw, &rules) else { continue };
-            let event_id = formed.event_id.to_string();
-            let outcome = match (is_admitted, self.verified(formed, &rules).await) {
-                (false, _) => Err("the room's access list keeps your server out".to_owned()),
-                (true, Err(error)) => Err(only_this_one(error)?.message.into_owned()),
-                (true, Ok(Err(why))) => Err(why),
-                (true, Ok(Ok(pdu))) if !is_resident => {
-                    self.receive_outside(origin, &room_id, pdu).await?
+            let formed = match formed(&raw, &rules) {
+                Ok(formed) => formed,
+                Err(why) => {
+                    self.dropped(source, &why);
+                    continue;
                 }
-                (true, Ok(Ok(pdu))) => match inflow.live(pdu).await {
+            };
+            let event_id = formed.event_id.to_string();
+            let checked = match is_admitted {
+                true => self.verified(formed, &rules).await,
+                false => Ok(Err("the room's access list keeps your server out".to_owned())),
+            };
+            let outcome = match checked {
+                Err(error) => Err(only_this_one(error)?.message.into_owned()),
+                Ok(Err(why)) => {
+                    self.dropped(source, &why);
+                    Err(why)
+                }
+                Ok(Ok(pdu)) if !is_resident => self.receive_outside(origin, &room_id, pdu).await?,
+                Ok(Ok(pdu)) => match inflow.live(pdu).await {
                     Ok(Standing::Rejected(why)) => Err(why),
                     // "a soft-failed event … is not an error": the other server did nothing wrong.
                     Ok(_) => Ok(()),

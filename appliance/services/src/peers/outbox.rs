@@ -2,7 +2,7 @@
 //! store, written by the commit that owes them; who is typing and who has read how far is kept in
 //! memory, because tomorrow nobody wants to know.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use appliance_ledger::Commit;
@@ -43,7 +43,8 @@ pub struct Outbox(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    queues: Mutex<HashMap<OwnedServerName, Queue>>,
+    /// In an order that is the same every time: a simulated night must be one that can be played again.
+    queues: Mutex<BTreeMap<OwnedServerName, Queue>>,
     bell: Notify,
 }
 
@@ -65,7 +66,7 @@ impl Drop for Ring {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, HashMap<OwnedServerName, Queue>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<OwnedServerName, Queue>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

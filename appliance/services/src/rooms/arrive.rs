@@ -242,8 +242,10 @@ impl OpenRoom<'_> {
         // More ends than one event can tie together would be resolved again and again: the oldest are
         // let go. What they set stays in the graph, and comes back with whatever is built on it.
         let surplus = self.head.extremities.len().saturating_sub(PREV_EVENTS_MAX);
-        if surplus > 0 {
-            tracing::warn!(kind = "room.forked", room.id = %self.room_id,
+        if surplus > 0
+            && let Some(times) = self.rooms.alarm("room.forked", self.room_id.as_str())
+        {
+            tracing::warn!(kind = "room.forked", room.id = %self.room_id, times,
                 "a room has more loose ends than one event can tie together; the oldest are let go");
         }
         self.head.extremities.drain(..surplus);

@@ -60,11 +60,22 @@ impl Rooms {
         if !here {
             return self.join_elsewhere(caller, room_id, via, reason).await;
         }
+        self.join_resident(caller, room_id, via, reason).await
+    }
+
+    /// Joins a room that this server is in.
+    pub(crate) async fn join_resident(
+        &self,
+        caller: &Caller,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+        reason: Option<String>,
+    ) -> Result<(), Error> {
         match self.join_here(caller, room_id, reason.clone()).await {
             // Nobody of ours may let the caller in: somebody of another server in the room may.
             Err(refused) if refused.kind == Kind::Forbidden => {
                 match self.others_may_vouch(caller, room_id).await? {
-                    true => self.join_elsewhere(caller, room_id, via, reason).await,
+                    true => self.join_by_voucher(caller, room_id, via, reason).await,
                     false => Err(refused),
                 }
             }

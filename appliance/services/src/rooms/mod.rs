@@ -73,6 +73,7 @@ pub use upgrade::Upgrade;
 pub use user_directory::FoundUser;
 pub(crate) use visible::{membership_set_by, visibility_set_by};
 
+use crate::alarms::Alarms;
 use crate::doors::Doors;
 use crate::house::House;
 use crate::limits::Limits;
@@ -98,6 +99,8 @@ pub struct Rooms {
     pub line: crate::federation::Line,
     /// One walk through another server's part of a room at a time.
     pub(crate) receiving: Doors,
+    /// What other servers did that somebody should look at.
+    pub(crate) alarms: Alarms,
 }
 
 impl Rooms {
@@ -112,6 +115,7 @@ impl Rooms {
             edges: Cache::new(EDGES_CACHED_MAX),
             line: crate::federation::Line::default(),
             receiving: Doors::default(),
+            alarms: Alarms::default(),
         }
     }
 
