@@ -45,6 +45,8 @@ pub struct Event {
     pub soft_failed: bool,
     /// The state before it is not known.
     pub outlier: bool,
+    /// Its time was over: of its content is left what a redaction leaves, and nobody is shown it.
+    pub erased: bool,
 }
 
 /// Places left free below an event whose predecessors are not known: more history than a room has.
@@ -113,6 +115,7 @@ impl Event {
             state_after: Root(row.state_after.unwrap_or(row.state_before)),
             soft_failed: row.soft_failed.unwrap_or_default(),
             outlier: row.outlier.unwrap_or_default(),
+            erased: row.erased.unwrap_or_default(),
         })
     }
 
@@ -132,6 +135,7 @@ impl Event {
             state_after: (self.state_after != self.state_before).then_some(self.state_after.0),
             soft_failed: self.soft_failed.then_some(true),
             outlier: self.outlier.then_some(true),
+            erased: self.erased.then_some(true),
         }
     }
 
@@ -183,6 +187,7 @@ impl Commit {
             state_after,
             soft_failed: new.soft_failed,
             outlier: new.outlier,
+            erased: false,
         };
         self.put(&EVENT_IDS, &digest, &number.0);
         let place = TimelineRow {

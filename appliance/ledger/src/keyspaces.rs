@@ -289,6 +289,11 @@ keyspaces! {
     INHERITED 0xE7 Digest => u64;
     /// The newest position at which an event that showed a file was redacted.
     REDACTED_AT 0xE8 MediaNid => u64;
+    /// Up to which time a room's events were erased, or are about to be: milliseconds since the Unix
+    /// epoch.
+    RETENTION 0xE9 RoomNid => u64;
+    /// Events that were erased, for the index of words, which follows.
+    ERASED_EVENTS 0xEA Position => u64;
 }
 
 #[cfg(test)]

@@ -149,6 +149,9 @@ pub struct EventRow {
     /// Only known because others name it: the state before it is not known.
     #[n(12)]
     pub outlier: Option<bool>,
+    /// Its time was over: of its content is left what a redaction leaves, and nobody is shown it.
+    #[n(13)]
+    pub erased: Option<bool>,
 }
 
 /// What allowed a state event: the edges of the authorization graph by short numbers, so that chains

@@ -71,6 +71,9 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
     every(tasks, "media", Duration::from_secs(1), services, async |services: Arc<Services>| {
         services.media.activate().await.map(drop)
     });
+    every(tasks, "retention", Duration::from_secs(5), services, async |services: Arc<Services>| {
+        services.forget_what_is_over().await.map(drop)
+    });
     every(tasks, "search", Duration::from_secs(60), services, async |services: Arc<Services>| {
         services.search.activate().await
     });

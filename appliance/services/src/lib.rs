@@ -81,6 +81,19 @@ pub struct Services {
 }
 
 impl Services {
+    /// Takes out of the store what was said and is over, and the keys in backups that open nothing
+    /// else. Returns how many events. To be called every few seconds.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails; calling again goes on where it stopped.
+    pub async fn forget_what_is_over(&self) -> Result<usize, appliance_model::Error> {
+        let erased = self.rooms.erase_expired_events().await?;
+        let unneeded = self.rooms.unneeded_sessions(&erased.sessions).await?;
+        self.keys.forget_sessions(&unneeded).await?;
+        Ok(erased.events)
+    }
+
     /// Wires the services to a house.
     pub fn new(house: Arc<House>, waiters: Arc<sync::Waiters>) -> Self {
         waiters.start_at(house.ledger.position());

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use appliance_model::ruma::api::client::retention::get_retention_configuration;
 use appliance_model::ruma::api::client::space::get_hierarchy;
 use appliance_model::ruma::api::client::user_directory::search_users;
 use appliance_model::ruma::api::federation::directory::get_public_rooms_filtered;
@@ -15,7 +14,7 @@ use appliance_services::rooms::{DirectoryQuery, HierarchyQuery, ROOMS_MAX};
 use axum::response::Response;
 use http::{Method, StatusCode};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::membership::room_named;
 use crate::json::{answer, read_json};
@@ -38,8 +37,8 @@ pub(crate) fn add(routes: &mut Routes) {
         routes.serve_raw(Method::POST, path, Access::SignedIn, filtered_directory);
     }
     routes.serve(people);
-    routes
-        .serve_at("/_matrix/client/unstable/org.matrix.msc1763/retention/configuration", retention);
+    let path = "/_matrix/client/unstable/org.matrix.msc1763/retention/configuration";
+    routes.serve_raw(Method::GET, path, Access::SignedIn, retention);
     for path in [
         "/_matrix/client/v1/mutual_rooms",
         "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms",
@@ -219,16 +218,22 @@ async fn page(services: &Services, query: DirectoryQuery) -> Result<Response, Er
     answer(&body)
 }
 
-/// What limits this server sets to how long messages live ([MSC1763]): none beyond what rooms say. Files
-/// have a time of their own, which is not what this endpoint speaks of.
+/// How long what is said lives in the caller's rooms, by the house's policy and the rooms' own state
+/// ([MSC1763]): clients forget by themselves what is over.
 ///
 /// [MSC1763]: https://github.com/matrix-org/matrix-spec-proposals/pull/1763
-async fn retention(
-    visit: Visit<get_retention_configuration::unstable::Request>,
-) -> Result<get_retention_configuration::unstable::Response, Error> {
-    use get_retention_configuration::unstable::{Response, RetentionLimits};
-    visit.caller()?;
-    Ok(Response::new(std::collections::BTreeMap::new(), RetentionLimits::new(None, None)))
+async fn retention(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let held = visit.services.rooms.retention_configuration(visit.caller()?).await?;
+    let lifetime = |ms: u64| json!({ "max_lifetime": ms });
+    let of_rooms = held.rooms_ms.iter().map(|(room_id, ms)| (room_id.to_string(), lifetime(*ms)));
+    let of_all = held.everywhere_ms.map(|ms| ("*".to_owned(), lifetime(ms)));
+    let policies: Map<String, Value> = of_rooms.chain(of_all).collect();
+    let mut limits = json!({ "max_lifetime": { "min": held.least_ms } });
+    if let Some(most_ms) = held.most_ms {
+        limits["max_lifetime"]["max"] = most_ms.into();
+        limits["min_lifetime"] = json!({ "max": most_ms });
+    }
+    answer(&json!({ "policies": policies, "limits": limits }))
 }
 
 async fn people(

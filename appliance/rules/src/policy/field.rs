@@ -63,10 +63,12 @@ pub enum Field {
     CameraReference,
     /// Whether pictures are kept without what cameras write beside them: place, time, device.
     StripMetadata,
+    /// How long everything lives that is said in a room, files or not.
+    TimelineTtlMs,
 }
 
 /// How many there are.
-pub(super) const FIELDS: usize = Field::StripMetadata as usize + 1;
+pub(super) const FIELDS: usize = Field::TimelineTtlMs as usize + 1;
 
 /// How a value is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +159,7 @@ pub(super) const RULES: [Rule; FIELDS] = [
         shape: Shape::Flag,
         stricter: Stricter::Most,
     },
+    least(Field::TimelineTtlMs, "timeline.ttl_ms", TTL_MS_MIN),
 ];
 
 /// What may be told with a photo.

@@ -13,6 +13,7 @@ mod house;
 mod media;
 mod object;
 mod references;
+mod retention;
 
 pub use classes::{Mode, RoomClass, watermark};
 pub use decide::{Action, Content, Form, Object, Obligations, Permitted, Refused, Subject, decide};
@@ -23,3 +24,4 @@ pub use media::{
 };
 pub use object::{Effective, POLICY_TYPE, Policy, Scope};
 pub use references::{Use, is_media_id, media_id_of, references};
+pub use retention::{LIFETIME_MS_MIN, RETENTION_TYPES, lifetime_ms, must_erase_events};

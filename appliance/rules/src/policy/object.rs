@@ -301,7 +301,7 @@ mod tests {
             r#"{"class":"secret"}"#,
             r#"{"device":{"unmanaged":"blur"}}"#,
             r#"{"device":{"block_screenshots":true}}"#,
-            r#"{"timeline":{"ttl_ms":604800000}}"#,
+            r#"{"calls":{"ttl_ms":604800000}}"#,
             r#"{"device":{"session_max_ms":{"peer-user":86400000}}}"#,
             r#"{"archive":"ehr"}"#,
             r#"{"media_ttl_ms":60000}"#,

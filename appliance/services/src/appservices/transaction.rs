@@ -111,6 +111,9 @@ impl Appservices {
                     continue;
                 }
                 let (room, event) = (RoomNid(room), ledger.event(number).await?);
+                if self.rooms.horizon(room).await?.hides(&event) {
+                    continue;
+                }
                 if self.concerns(service, room, &event).await? {
                     events.push(self.shown(service, room, &event).await?);
                 }

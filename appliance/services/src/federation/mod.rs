@@ -30,7 +30,7 @@ mod serve;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod town;
+pub(crate) mod town;
 mod transaction;
 mod visible;
 mod wire;

@@ -288,7 +288,7 @@ impl Rooms {
         origin: &ServerName,
         events: Vec<Arc<Event>>,
     ) -> Result<Vec<String>, Error> {
-        let mut window = Window::of(self, open.room, origin);
+        let mut window = Window::of(self, open.room, origin).await?;
         let mut served = Vec::with_capacity(events.len());
         for event in events {
             let is_seen = match event.outlier {

@@ -12,6 +12,7 @@ use appliance_model::ruma::events::room::history_visibility::HistoryVisibility a
 use appliance_model::ruma::events::room::member::MembershipState as M;
 use appliance_model::{Error, RoomNid, StateKeyNid};
 
+use crate::rooms::retention::Horizon;
 use crate::rooms::{Rooms, membership_set_by, visibility_set_by};
 
 /// Users of one server in one room that are looked at.
@@ -25,16 +26,26 @@ pub(super) struct Window<'a> {
     /// The member state keys of the server's users, once needed.
     users: Option<Vec<StateKeyNid>>,
     judged: HashMap<Root, bool>,
+    /// What was said before is over for everybody.
+    horizon: Horizon,
 }
 
 impl<'a> Window<'a> {
-    pub fn of(rooms: &'a Rooms, room: RoomNid, server: &'a ServerName) -> Self {
-        Self { rooms, room, server, users: None, judged: HashMap::new() }
+    pub async fn of(
+        rooms: &'a Rooms,
+        room: RoomNid,
+        server: &'a ServerName,
+    ) -> Result<Self, Error> {
+        let horizon = rooms.horizon(room).await?;
+        Ok(Self { rooms, room, server, users: None, judged: HashMap::new(), horizon })
     }
 
     /// Whether one of the server's users may see the event. The state before and with it count both, as
     /// they do for people.
     pub async fn shows(&mut self, event: &Event) -> Result<bool, Error> {
+        if self.horizon.hides(event) {
+            return Ok(false);
+        }
         let own = event.part(event.spans.sender).trim_matches('"');
         if own.split_once(':').is_some_and(|(_, server)| server == self.server.as_str()) {
             return Ok(true);

@@ -23,7 +23,9 @@ use appliance_ledger::rows::media::{
 use appliance_ledger::{Commit, Digest, Direction};
 use appliance_model::ruma::events::{StateEventType, TimelineEventType};
 use appliance_model::{DeviceNid, Error, EventNid, MediaNid, Pdu, RoomNid, UserNid};
-use appliance_rules::policy::{self, Effective, Field, POLICY_TYPE, Policy, RoomClass, Scope, Use};
+use appliance_rules::policy::{
+    self, Effective, Field, POLICY_TYPE, Policy, RETENTION_TYPES, RoomClass, Scope, Use,
+};
 
 use super::govern::may_show;
 use super::purge::condemn;
@@ -31,6 +33,7 @@ use super::row_of;
 use crate::house::House;
 use crate::policy::room_policy;
 use crate::rooms::OpenRoom;
+use crate::rooms::retention::file_ttl_ms;
 
 /// An upload and the event about it follow each other at once; clients with a send queue may send
 /// something else in between.
@@ -75,7 +78,13 @@ pub(crate) async fn link(
         }
         if kind.to_string() == POLICY_TYPE && sent.pdu.state_key.as_deref() == Some("") {
             let policy = linking.new_policy(room, sent.pdu, commit).await?;
-            return linking.tighten(&policy, commit).await;
+            let held = house.policy_in(None, Some(&policy));
+            return linking.tighten(file_ttl_ms(house, room, (&held, None)).await?, commit).await;
+        }
+        if RETENTION_TYPES.contains(&kind.to_string().as_str()) {
+            let held = asked(house, room, "{}").await?.policy;
+            let ttl_ms = file_ttl_ms(house, room, (&held, Some(content))).await?;
+            return linking.tighten(ttl_ms, commit).await;
         }
     }
     if *kind == TimelineEventType::RoomEncryption && house.is_ours(&sent.pdu.sender) {
@@ -121,14 +130,10 @@ pub(crate) async fn link(
 /// What holds for what a message shows: the room's rules, and what the message itself asks for.
 struct Asked {
     policy: Effective,
+    /// How long it lives at most, in milliseconds.
+    ttl_ms: u64,
     /// Of how long it lives, for the reader of the row.
     hint: Option<String>,
-}
-
-impl Asked {
-    fn ttl_ms(&self, house: &House) -> u64 {
-        self.policy.get(Field::TtlMs).unwrap_or(house.options.media.ttl_ms)
-    }
 }
 
 async fn asked(house: &House, room: &OpenRoom<'_>, content: &str) -> Result<Asked, Error> {
@@ -139,7 +144,8 @@ async fn asked(house: &House, room: &OpenRoom<'_>, content: &str) -> Result<Aske
     if let Some(hint) = &hint {
         policy.meet(Scope::Event, hint);
     }
-    Ok(Asked { policy, hint: hint.map(|hint| hint.to_json().to_string()) })
+    let ttl_ms = file_ttl_ms(house, room, (&policy, None)).await?;
+    Ok(Asked { policy, ttl_ms, hint: hint.map(|hint| hint.to_json().to_string()) })
 }
 
 /// What a message asks for what it shows: a policy object beside its other content. One that cannot be
@@ -199,7 +205,7 @@ impl Linking<'_> {
             (Use::Content | Use::Ornament, true) => LINK_OWN,
             (Use::Content | Use::Ornament, false) => LINK_OTHER,
         };
-        let deadline_ms = self.now_ms.saturating_add(asked.ttl_ms(self.house));
+        let deadline_ms = self.now_ms.saturating_add(asked.ttl_ms);
         self.add(media, class, (deadline_ms, &asked.hint), commit);
         if class == LINK_OWN && asked.policy.get(Field::InheritByHash) == Some(1) {
             self.bequeath(row, deadline_ms, commit).await?;
@@ -251,17 +257,15 @@ impl Linking<'_> {
             }
             // The first event counts however late it comes; later ones only soon after the upload.
             if !is_over || !row.bound {
-                let deadline_ms = self.now_ms.saturating_add(asked.ttl_ms(self.house));
+                let deadline_ms = self.now_ms.saturating_add(asked.ttl_ms);
                 self.add(media, LINK_GUESSED, (deadline_ms, &asked.hint), commit);
             }
         }
     }
 
-    /// Applies a policy to what the room shows already. It can only make deadlines earlier: one that
+    /// Applies a new limit to what the room shows already. It can only make deadlines earlier: one that
     /// was promised is kept.
-    async fn tighten(&self, policy: &Policy, commit: &mut Commit) -> Result<(), Error> {
-        let held = self.house.policy_in(None, Some(policy));
-        let ttl_ms = held.get(Field::TtlMs).unwrap_or(self.house.options.media.ttl_ms);
+    async fn tighten(&self, ttl_ms: u64, commit: &mut Commit) -> Result<(), Error> {
         let end = (RoomNid(self.room.0 + 1), EventNid(0), MediaNid(0));
         let mut from = (self.room, EventNid(0), MediaNid(0));
         let mut met = 0;

@@ -100,6 +100,9 @@ impl Push {
             return Ok(None);
         }
         let event = ledger.event(number).await?;
+        if self.rooms.horizon(room).await?.hides(&event) {
+            return Ok(None);
+        }
         let scene = match scenes.get(&room) {
             Some(scene) => scene.clone(),
             None => self.reading.scene(room).await?,

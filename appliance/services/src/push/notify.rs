@@ -55,7 +55,11 @@ impl Push {
         }
         let event = ledger.event(EventNid(ring.event)).await?;
         let room = RoomNid(ring.room);
-        if event.redacted_by.is_some() || self.reading.has_read(user, room, &event).await? {
+        let is_over = self.rooms.horizon(room).await?.hides(&event);
+        if event.redacted_by.is_some()
+            || is_over
+            || self.reading.has_read(user, room, &event).await?
+        {
             return Ok(Outcome::Moot);
         }
         let room_id = ledger.room_id(room).await?;

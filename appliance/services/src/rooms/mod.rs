@@ -29,6 +29,7 @@ mod read_state;
 mod redact_event;
 mod relations;
 mod report;
+pub(crate) mod retention;
 pub(crate) mod room;
 mod send_event;
 mod state;
@@ -66,6 +67,7 @@ pub use read_state::StateForm;
 pub use redact_event::Redaction;
 pub use relations::{Related, RelationsQuery, ThreadsPage, ThreadsQuery};
 pub use report::Reported;
+pub use retention::RetentionConfiguration;
 pub use room::OpenRoom;
 pub use summary::{FACE, RoomSummary};
 pub(crate) use timestamp::closest;
@@ -95,6 +97,7 @@ pub struct Rooms {
     pub(crate) pdus: Arc<Cache<EventNid, Arc<Pdu>>>,
     /// The edges of the authorization graph.
     pub(crate) edges: Cache<EventNid, Arc<AuthRow>>,
+    retention: retention::Retention,
     /// Other servers, once there is a way to reach them.
     pub line: crate::federation::Line,
     /// One walk through another server's part of a room at a time.
@@ -113,6 +116,7 @@ impl Rooms {
             delayed_doors: Doors::default(),
             pdus,
             edges: Cache::new(EDGES_CACHED_MAX),
+            retention: retention::Retention::default(),
             line: crate::federation::Line::default(),
             receiving: Doors::default(),
             alarms: Alarms::default(),

@@ -220,9 +220,9 @@ impl OpenRoom<'_> {
 }
 
 /// An event whose parsed form is forgotten when the commit that rewrites it is done.
-struct Reparsed {
-    pdus: Arc<Cache<EventNid, Arc<Pdu>>>,
-    number: EventNid,
+pub(super) struct Reparsed {
+    pub pdus: Arc<Cache<EventNid, Arc<Pdu>>>,
+    pub number: EventNid,
 }
 
 impl Drop for Reparsed {

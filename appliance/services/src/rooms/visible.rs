@@ -14,6 +14,7 @@ use appliance_rules::visibility::{Side, may_see};
 use serde::Deserialize;
 
 use super::Rooms;
+use super::retention::Horizon;
 
 impl Rooms {
     /// For each event: the reader's membership at the event (the event included), or none if the
@@ -55,6 +56,8 @@ struct Eyes<'a> {
     last_member: Option<(EventNid, MembershipState)>,
     /// The reader's place in the room now, once it was needed.
     place: Option<Option<MembershipRow>>,
+    /// What was said before is over.
+    horizon: Horizon,
 }
 
 impl<'a> Eyes<'a> {
@@ -74,11 +77,15 @@ impl<'a> Eyes<'a> {
             last: None,
             last_member: None,
             place: None,
+            horizon: rooms.horizon(room).await?,
         })
     }
 
     async fn see(&mut self, event: &Event) -> Result<Option<MembershipState>, Error> {
         let Some(position) = event.position else { return Ok(None) };
+        if self.horizon.hides(event) {
+            return Ok(None);
+        }
         let before = self.membership_in(event.state_before).await?;
         let is_own = event.kind() == "m.room.member"
             && event.is_state()

@@ -23,11 +23,12 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use appliance_ledger::keyspaces::{EVENT_LOG, EVENTS};
+use appliance_ledger::keyspaces::{ERASED_EVENTS, EVENT_LOG, EVENTS};
 use appliance_ledger::{Direction, Event, SealedFolder};
 use appliance_model::ruma::EventId;
 use appliance_model::ruma::events::StateEventType;
 use appliance_model::{Error, EventNid, Kind, Position};
+use appliance_rules::Permit;
 use tantivy::TantivyError;
 use tantivy::directory::error::OpenReadError;
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -96,20 +97,23 @@ impl Search {
         let mut place = self.shelf.clone().lock_owned().await;
         if place.index.is_none() {
             // A store in which nobody has searched, and which is small, has no index to look after.
-            let Some(path) = self.folder_path() else { return Ok(()) };
-            let is_large = self.house.ledger.position().0 > CATCH_UP_EVENTS as u64;
+            let position = self.house.ledger.position();
+            let Some(path) = self.folder_path() else { return self.forget_erased(position).await };
+            let is_large = position.0 > CATCH_UP_EVENTS as u64;
             if !path.is_dir() && !is_large {
-                return Ok(());
+                return self.forget_erased(position).await;
             }
             if now_ms.saturating_sub(place.tidied_ms) < FORGET_MS {
                 return Ok(());
             }
         }
         let tidy = now_ms.saturating_sub(place.tidied_ms) >= FORGET_MS;
-        place = self.caught_up(place, JOB_EVENTS).await?.0;
+        let (again, reached) = self.caught_up(place, JOB_EVENTS).await?;
+        place = again;
         if tidy {
             place = self.work(place, TextIndex::forget_removed).await?.0;
             place.tidied_ms = now_ms;
+            self.forget_erased(reached).await?;
         }
         if now_ms.saturating_sub(place.used_ms) >= IDLE_MS {
             place.index = None;
@@ -164,10 +168,57 @@ impl Search {
             }
             match rows.last() {
                 Some((last, _)) if more => at = *last,
-                _ => return Ok((changes, upto, count)),
+                _ => {
+                    at = upto;
+                    break;
+                }
             }
         }
+        changes.extend(self.erased((reached, at)).await?);
         Ok((changes, at, count))
+    }
+
+    /// The events whose time was over between two positions: their words go.
+    async fn erased(&self, (reached, upto): (Position, Position)) -> Result<Vec<Change>, Error> {
+        let (mut changes, mut from, end) =
+            (Vec::new(), Position(reached.0 + 1), Position(upto.0 + 1));
+        loop {
+            let view = self.house.ledger.newest();
+            let (rows, more): (Vec<(Position, u64)>, _) = view
+                .scan_between(&ERASED_EVENTS, (&from, &end), Direction::Forward, STRIDE)
+                .await?;
+            for (position, event) in rows {
+                from = Position(position.0 + 1);
+                changes.push(Change::Remove { event });
+            }
+            if !more {
+                return Ok(changes);
+            }
+        }
+    }
+
+    /// What the index has followed, or what was erased before there was one, need not be known.
+    async fn forget_erased(&self, upto: Position) -> Result<(), Error> {
+        let end = Position(upto.0 + 1);
+        loop {
+            let ledger = &self.house.ledger;
+            let range = (&Position(0), &end);
+            let (rows, more): (Vec<(Position, u64)>, _) = ledger
+                .newest()
+                .scan_between(&ERASED_EVENTS, range, Direction::Forward, STRIDE)
+                .await?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            let mut commit = ledger.begin(Permit::housekeeping());
+            for (position, _) in rows {
+                commit.delete(&ERASED_EVENTS, &position);
+            }
+            ledger.commit(commit).await?;
+            if !more {
+                return Ok(());
+            }
+        }
     }
 
     /// Those of the events that are still there: rooms can be erased.

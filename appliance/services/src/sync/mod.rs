@@ -12,7 +12,7 @@ mod room;
 mod sent_members;
 pub mod sliding;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod token;
 mod v3;
 mod wait;

@@ -14,7 +14,7 @@ use super::{StateForm, SyncRequest, Token};
 use crate::reading::{NewReceipt, PRIVATE, PUBLIC};
 use crate::scenario::Ward;
 
-pub(super) fn request(since: Option<&Value>, filter: Value) -> SyncRequest {
+pub(crate) fn request(since: Option<&Value>, filter: Value) -> SyncRequest {
     let filter: FilterDefinition = serde_json::from_value(filter).unwrap();
     SyncRequest {
         since: since.map(|token| Token::parse(token.as_str().unwrap()).unwrap()),
@@ -26,7 +26,7 @@ pub(super) fn request(since: Option<&Value>, filter: Value) -> SyncRequest {
     }
 }
 
-pub(super) async fn ask(ward: &Ward, who: &Caller, request: &SyncRequest) -> Value {
+pub(crate) async fn ask(ward: &Ward, who: &Caller, request: &SyncRequest) -> Value {
     let json = ward.services.sync.sync(who, "", request).await.unwrap();
     serde_json::from_str(&json).unwrap()
 }

@@ -3,8 +3,9 @@
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeys
 
 use appliance_ledger::keyspaces::{BACKED_UP_KEYS, BACKUPS};
+use appliance_ledger::rows::keys::BackupRow;
 use appliance_ledger::{Digest, Direction};
-use appliance_model::ruma::RoomId;
+use appliance_model::ruma::{OwnedRoomId, RoomId};
 use appliance_model::{Caller, Error, UserNid};
 use appliance_rules::Permit;
 
@@ -59,6 +60,65 @@ impl Keys {
             self.house.ledger.commit(commit).await?;
         }
         Ok(BackupState::of(&row))
+    }
+
+    /// Deletes from all backups the keys of sessions with which nothing is encrypted any more. Returns
+    /// how many there were.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails; what was not deleted opens nothing that this server has.
+    pub async fn forget_sessions(
+        &self,
+        sessions: &[(OwnedRoomId, String)],
+    ) -> Result<usize, Error> {
+        let (mut forgotten, mut from) = (0, (UserNid(0), 0_u64));
+        while !sessions.is_empty() {
+            let view = self.house.ledger.newest();
+            let end = (UserNid(u64::MAX), u64::MAX);
+            let (backups, more): (Vec<((UserNid, u64), BackupRow)>, _) =
+                view.scan_between(&BACKUPS, (&from, &end), Direction::Forward, PAGE).await?;
+            for ((user, version), row) in backups {
+                from = (user, version + 1);
+                if !row.deleted {
+                    forgotten += self.forget_sessions_of((user, version), sessions).await?;
+                }
+            }
+            if !more {
+                break;
+            }
+        }
+        Ok(forgotten)
+    }
+
+    async fn forget_sessions_of(
+        &self,
+        (user, version): (UserNid, u64),
+        sessions: &[(OwnedRoomId, String)],
+    ) -> Result<usize, Error> {
+        let door = self.doors.enter(user.0).await;
+        let ledger = &self.house.ledger;
+        let place = |(room_id, session): &(OwnedRoomId, String)| {
+            (user, version, self.backup_room(room_id), session.clone())
+        };
+        let places: Vec<_> = sessions.iter().map(place).collect();
+        let rows = ledger.newest().get_many(&BACKED_UP_KEYS, &places).await?;
+        let Some(mut row) = ledger.get(&BACKUPS, &(user, version)).await? else { return Ok(0) };
+        let there = places.iter().zip(rows).filter(|(_, row)| row.is_some());
+        let there: Vec<_> = there.map(|(place, _)| place).collect();
+        if there.is_empty() {
+            return Ok(0);
+        }
+        let mut commit = ledger.begin(Permit::housekeeping());
+        for place in &there {
+            commit.delete(&BACKED_UP_KEYS, place);
+        }
+        row.count = row.count.saturating_sub(there.len() as u64);
+        row.etag += 1;
+        commit.put(&BACKUPS, &(user, version), &row);
+        commit.hold(door);
+        ledger.commit(commit).await?;
+        Ok(there.len())
     }
 
     /// Deletes keys in pages. After each the backup counts what is left, so that it is right

@@ -303,6 +303,7 @@ fn unplaced(pdu: &Pdu, room: RoomNid) -> Event {
         state_after: appliance_ledger::Root::default(),
         soft_failed: false,
         outlier: false,
+        erased: false,
     }
 }
 

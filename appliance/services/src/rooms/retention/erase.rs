@@ -1,0 +1,226 @@
+//! The job that takes out of the store what no reader is shown any more. It takes no input, and may be
+//! stopped and repeated at any point: each of its commits says up to which time a room's events are
+//! over, and takes out some of them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use appliance_ledger::keyspaces::{ERASED_EVENTS, EVENTS, RETENTION, ROOMS};
+use appliance_ledger::rows::RoomRow;
+use appliance_ledger::{Commit, Direction, Event};
+use appliance_model::ruma::OwnedRoomId;
+use appliance_model::{Error, EventNid, RoomNid};
+use appliance_rules::policy::must_erase_events;
+use serde::Deserialize;
+
+use super::Rooms;
+use crate::media::link::unlink;
+use crate::rooms::OpenRoom;
+use crate::rooms::redact_event::Reparsed;
+
+/// Rooms looked at in one trip.
+const ROOMS_PAGE: usize = 1_000;
+/// Events taken out in one commit, which holds up those who write in the room for some milliseconds.
+const ERASED_AT_ONCE_MAX: usize = 100;
+/// Events looked at in one trip.
+const PAGE: usize = 256;
+/// Behind so many events that live, none is expected that does not: clocks of senders are not all right.
+const LIVING_MAX: usize = 200;
+/// So often every room is looked through from its beginning: what was fetched of the past lies there.
+const WHOLE_MS: u64 = 60 * 60 * 1_000;
+
+/// What was taken out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ErasedEvents {
+    /// How many.
+    pub events: usize,
+    /// The encryption sessions of some of them, by room.
+    pub sessions: BTreeSet<(RoomNid, String)>,
+}
+
+impl Rooms {
+    /// Looks once through all rooms. To be called every few seconds.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails; calling again goes on where it stopped.
+    pub async fn erase_expired_events(&self) -> Result<ErasedEvents, Error> {
+        let now_ms = self.house.clock.now_ms();
+        let last_ms = self.retention.whole_ms.load(Ordering::Relaxed);
+        if now_ms.saturating_sub(last_ms) >= WHOLE_MS {
+            self.retention.whole_ms.store(now_ms, Ordering::Relaxed);
+            self.done_to().clear();
+        }
+        let mut erased = ErasedEvents::default();
+        let mut failed = Ok(());
+        let mut from = RoomNid(0);
+        loop {
+            let view = self.house.ledger.newest();
+            let end = RoomNid(u64::MAX);
+            let (rooms, more): (Vec<(RoomNid, RoomRow)>, _) =
+                view.scan_between(&ROOMS, (&from, &end), Direction::Forward, ROOMS_PAGE).await?;
+            for (room, _) in rooms {
+                from = RoomNid(room.0 + 1);
+                // One room must not keep the others.
+                if let Err(error) = self.erase_in(room, &mut erased, usize::MAX).await {
+                    failed = Err(error);
+                }
+            }
+            if !more {
+                return failed.map(|()| erased);
+            }
+        }
+    }
+
+    fn done_to(&self) -> MutexGuard<'_, HashMap<RoomNid, i64>> {
+        self.retention.done_to.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One commit of the job, for scenes in which the power goes after it.
+    #[cfg(test)]
+    pub(super) async fn erase_once(&self, room: RoomNid) -> Result<(), Error> {
+        self.erase_in(room, &mut ErasedEvents::default(), 1).await
+    }
+
+    async fn erase_in(
+        &self,
+        room: RoomNid,
+        erased: &mut ErasedEvents,
+        mut commits_max: usize,
+    ) -> Result<(), Error> {
+        let horizon = self.horizon(room).await?;
+        let Some(upto_ms) = horizon.0 else { return Ok(()) };
+        let mut at = self.done_to().get(&room).copied().unwrap_or(i64::MIN);
+        let (mut living, mut done_to) = (0, at);
+        loop {
+            let view = self.house.ledger.view().await?;
+            let stretch = view.timeline(room, (at, i64::MAX), Direction::Forward, PAGE).await?;
+            drop(view);
+            let mut over = Vec::new();
+            for (event, _) in stretch.events {
+                at = event.position.map_or(at, |place| place.saturating_add(1));
+                if !event.is_state() && !event.erased {
+                    match horizon.hides(&event) {
+                        true => over.push(event),
+                        false => living += 1,
+                    }
+                }
+                if living == 0 {
+                    done_to = at;
+                }
+            }
+            for some in over.chunks(ERASED_AT_ONCE_MAX) {
+                if commits_max == 0 {
+                    return Ok(());
+                }
+                commits_max -= 1;
+                self.erase_some(room, (some, upto_ms), erased).await?;
+            }
+            // Only now: what the disk refuses is tried again.
+            self.done_to().insert(room, done_to);
+            if !stretch.more || living > LIVING_MAX {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn erase_some(
+        &self,
+        room: RoomNid,
+        (events, upto_ms): (&[Arc<Event>], u64),
+        erased: &mut ErasedEvents,
+    ) -> Result<(), Error> {
+        let room_id = self.house.ledger.room_id(room).await?;
+        let mut open = self.enter(&room_id).await?;
+        let permit = must_erase_events(self.house.server_name.as_str(), &room_id, events.len());
+        let mut commit = open.begin(permit);
+        commit.put(&RETENTION, &room, &upto_ms);
+        for event in events {
+            // Under the lock of the room: it may have been taken back meanwhile.
+            let event = self.house.ledger.event(event.number).await?;
+            open.erase(&event, &mut commit).await?;
+            if let Some(session) = session_of(&event) {
+                erased.sessions.insert((room, session));
+            }
+        }
+        open.resume(commit);
+        open.leave().await?;
+        // What is remembered says how far it was erased the next time it is asked.
+        self.retention.lifetimes.remove(&room);
+        erased.events += events.len();
+        Ok(())
+    }
+
+    /// Of these encryption sessions, those that no event of their room needs any more.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn unneeded_sessions(
+        &self,
+        sessions: &BTreeSet<(RoomNid, String)>,
+    ) -> Result<Vec<(OwnedRoomId, String)>, Error> {
+        /// Events of a room looked at. Where more live, keys are kept: that is no leak, only no gain.
+        const LOOKED_AT_MAX: usize = 10_000;
+        let mut unneeded = Vec::new();
+        let rooms: BTreeSet<RoomNid> = sessions.iter().map(|(room, _)| *room).collect();
+        for room in rooms {
+            let range = ((room, String::new()), (RoomNid(room.0 + 1), String::new()));
+            let mut left: BTreeSet<String> =
+                sessions.range(range.0..range.1).map(|(_, session)| session.clone()).collect();
+            let view = self.house.ledger.view().await?;
+            let all = (i64::MIN, i64::MAX);
+            let newest = view.timeline(room, all, Direction::Backward, LOOKED_AT_MAX).await?;
+            let mut reached_erased = !newest.more;
+            for (event, _) in &newest.events {
+                reached_erased |= event.erased;
+                if let Some(session) = session_of(event).filter(|_| !event.erased) {
+                    left.remove(&session);
+                }
+            }
+            if reached_erased {
+                let room_id = self.house.ledger.room_id(room).await?;
+                unneeded.extend(left.into_iter().map(|session| (room_id.clone(), session)));
+            }
+        }
+        Ok(unneeded)
+    }
+}
+
+impl OpenRoom<'_> {
+    /// Takes the content of an event out of the store; what it showed and what it is counted in goes
+    /// with it.
+    async fn erase(&mut self, event: &Event, commit: &mut Commit) -> Result<(), Error> {
+        if event.erased || event.is_state() {
+            return Ok(());
+        }
+        let pruned = self.pruned(&event.event_id, &event.json)?;
+        let left =
+            Event { json: pruned.json.clone(), spans: pruned.spans, erased: true, ..event.clone() };
+        commit.put(&EVENTS, &event.number, &left.to_row());
+        unlink(&self.rooms.house, self.room, event.number, commit).await?;
+        self.drop_relation(event, commit).await?;
+        self.note_for_search(event.number, commit);
+        commit.hold(self.rooms.house.ledger.rewriting(event.number));
+        commit.hold(Reparsed { pdus: self.rooms.pdus.clone(), number: event.number });
+        Ok(())
+    }
+
+    /// The index of words has it too, and follows.
+    fn note_for_search(&self, number: EventNid, commit: &mut Commit) {
+        commit.stamp(move |position, rows| rows.put(&ERASED_EVENTS, &position, &number.0));
+    }
+}
+
+/// The session with which an event is encrypted.
+fn session_of(event: &Event) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Content {
+        session_id: String,
+    }
+    if event.kind() != "m.room.encrypted" {
+        return None;
+    }
+    serde_json::from_str::<Content>(event.content()).ok().map(|content| content.session_id)
+}
