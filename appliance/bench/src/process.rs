@@ -105,6 +105,12 @@ pub(crate) fn disk_bytes(folder: &Path) -> u64 {
     inside.map(|entry| disk_bytes(&entry.path())).sum()
 }
 
+/// How many files lie below a folder; what goes meanwhile is not counted.
+pub(crate) fn files_below(folder: &Path) -> usize {
+    let inside = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    inside.map(|entry| if entry.path().is_dir() { files_below(&entry.path()) } else { 1 }).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,8 @@
 //! What is measured: one file per thing, each setting its own scene.
 
+mod expiry;
 mod fanout;
+mod governed;
 mod history;
 mod idle;
 mod keys;
@@ -20,9 +22,9 @@ use crate::measure::Row;
 use crate::server::{Kind, Server};
 
 /// In the order in which they run: an empty server first, a full one last.
-pub(crate) const NAMES: [&str; 13] = [
+pub(crate) const NAMES: [&str; 15] = [
     "idle", "polls", "send", "fanout", "sync", "sliding", "history", "search", "room", "push",
-    "keys", "media", "start",
+    "keys", "media", "governed", "expiry", "start",
 ];
 
 /// How much of everything.
@@ -55,6 +57,8 @@ pub(crate) struct Sizes {
     pub(crate) key_users: usize,
     /// Photos of about 3 MB.
     pub(crate) photos: usize,
+    /// Files whose time comes at once.
+    pub(crate) expiring_files: usize,
     /// Events in the store for a cold start.
     pub(crate) start_events: usize,
 }
@@ -77,6 +81,7 @@ impl Sizes {
             joins: 50,
             key_users: 200,
             photos: 10,
+            expiring_files: 100_000,
             start_events: 100_000,
         }
     }
@@ -98,6 +103,7 @@ impl Sizes {
             joins: 10,
             key_users: 20,
             photos: 2,
+            expiring_files: 300,
             start_events: 2_000,
         }
     }
@@ -127,6 +133,8 @@ pub(crate) async fn run(name: &str, server: &mut Server, sizes: &Sizes) -> Resul
         "room" => room::measure(server, sizes).await,
         "keys" => keys::measure(server, sizes).await,
         "media" => media::measure(server, sizes).await,
+        "governed" => governed::measure(server, sizes).await,
+        "expiry" => expiry::measure(server, sizes).await,
         "start" => start::measure(server, sizes).await,
         _ => bail!("no scenario is called {name}: there are {NAMES:?}"),
     }

@@ -137,6 +137,28 @@ impl Server {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
+    /// Starts it again without the relaxations for suites, every device looked after by the hospital;
+    /// or as it was.
+    pub(crate) async fn restart_as_a_hospital(&mut self, is_hospital: bool) -> Result<()> {
+        const RELAXED: &str = "--conformance";
+        self.stop().await?;
+        self.command.retain(|word| word != RELAXED);
+        let settings = self.folder.path().join("conf.d/hospital.toml");
+        if is_hospital {
+            std::fs::write(settings, "[sessions]\ndefault_class = \"managed\"\n")?;
+        } else {
+            std::fs::remove_file(settings)?;
+            // Program, `serve`, then its flags.
+            self.command.insert(2, RELAXED.to_owned());
+        }
+        self.start().await
+    }
+
+    /// How many files of people are on the disk.
+    pub(crate) fn media_files(&self) -> usize {
+        crate::process::files_below(&self.data.join("media"))
+    }
+
     /// Bytes on disk now.
     pub(crate) fn disk_bytes(&self) -> u64 {
         crate::process::disk_bytes(&self.data)

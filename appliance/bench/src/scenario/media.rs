@@ -65,7 +65,7 @@ pub(super) async fn measure(server: &Server, sizes: &Sizes) -> Result<Vec<Row>> 
 }
 
 /// A JPEG of a ward's camera size: noise, because noise does not compress away.
-fn photo(seed: u64) -> Result<Bytes> {
+pub(super) fn photo(seed: u64) -> Result<Bytes> {
     let mut state = seed | 1;
     let noise = |at: u32| {
         // xorshift64: any noise will do, as long as each photo has its own.
