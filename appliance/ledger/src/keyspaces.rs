@@ -21,7 +21,8 @@ use crate::rows::peers::{
     DestinationRow, EduRow, OfferRow, OwedRow, PeerKeysRow, PeerRow, RemoteKeysRow,
 };
 use crate::rows::policy::{
-    CopyRow, EnrolmentRow, ErasureRow, HousePolicyRow, OpensRow, SessionRow,
+    CopyRow, EnrolmentRow, EraseNoticeRow, ErasureRow, HousePolicyRow, OpensRow, PeerCopyRow,
+    SessionRow,
 };
 use crate::rows::push::PusherRow;
 use crate::rows::relations::{RelatedRow, RelationRow, ThreadRow};
@@ -294,6 +295,11 @@ keyspaces! {
     RETENTION 0xE9 RoomNid => u64;
     /// Events that were erased, for the index of words, which follows.
     ERASED_EVENTS 0xEA Position => u64;
+    /// Which servers were given a file, by digest of their names.
+    PEER_COPIES 0xEB (MediaNid, Digest) => PeerCopyRow;
+    /// Servers that have not confirmed that a file is erased there, by digest of their name and of the
+    /// file's ID.
+    ERASE_NOTICES 0xEC (Digest, Digest) => EraseNoticeRow;
 }
 
 #[cfg(test)]

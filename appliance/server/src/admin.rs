@@ -173,6 +173,8 @@ pub enum Order {
     },
     /// Files whose erasure is not finished.
     PurgingMedia,
+    /// The servers that have not confirmed that a file is erased there.
+    UnconfirmedErasures,
     /// A device is lost.
     DeviceLost {
         /// Whose.
@@ -297,6 +299,7 @@ impl Admin {
             }
             Order::MediaQuota { user_id, quota } => self.media_quota(&user_id, quota, by).await,
             Order::PurgingMedia => self.purging_media().await,
+            Order::UnconfirmedErasures => self.unconfirmed_erasures().await,
             Order::DeviceLost { user_id, device_id } => {
                 self.device_lost(&user_id, &device_id, by).await
             }

@@ -71,6 +71,10 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
     every(tasks, "media", Duration::from_secs(1), services, async |services: Arc<Services>| {
         services.media.activate().await.map(drop)
     });
+    let minutes = Duration::from_secs(300);
+    every(tasks, "erase_notices", minutes, services, async |services: Arc<Services>| {
+        services.media.repeat_notices().await.map(drop)
+    });
     every(tasks, "retention", Duration::from_secs(5), services, async |services: Arc<Services>| {
         services.forget_what_is_over().await.map(drop)
     });

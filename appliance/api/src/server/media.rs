@@ -154,4 +154,88 @@ mod tests {
         town.desk(0).clock.pass_ms(week_ms);
         assert_eq!(download(&town, &doctor, &file).await.0, 404, "and nothing of it stayed");
     }
+
+    /// What a hospital owes the other is sent; how many have not confirmed.
+    async fn unconfirmed(town: &Town, at: usize) -> Vec<String> {
+        let (found, more) = town.desk(at).services.media.unconfirmed().await.unwrap();
+        assert!(!more);
+        found
+            .into_iter()
+            .map(|one| format!("{} {} {}", one.server_name, one.uri, one.times))
+            .collect()
+    }
+
+    async fn deliver(town: &Town, from: usize, to: &str) {
+        let to = appliance_model::ruma::ServerName::parse(to).unwrap();
+        town.desk(from).services.peers.drain(&to).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn whoever_was_given_a_photo_is_told_of_its_end_until_it_confirms() {
+        const HOUR_MS: u64 = 60 * 60 * 1_000;
+        let town = Town::of(&["a.example", "b.example", "c.example"]).await;
+        let nurse = town.desk(0).sign_up("nurse").await;
+        let doctor = town.desk(1).sign_up("doctor").await;
+        let [seen, unseen] = [upload(&town, &nurse).await, upload(&town, &nurse).await];
+        town.allow_media(0, "b.example").await;
+        town.allow_media(1, "a.example").await;
+        assert_eq!(download(&town, &doctor, &seen).await.0, 200);
+        assert_eq!(unconfirmed(&town, 0).await, Vec::<String>::new(), "it lives");
+
+        town.line.set_up("b.example", false);
+        let media = &town.desk(0).services.media;
+        for file in [&seen, &unseen] {
+            let (server_name, media_id) = file.split_once('/').unwrap();
+            media.purge_now(server_name, media_id).await.unwrap();
+        }
+        let waits = format!("b.example mxc://{seen}");
+        assert_eq!(
+            unconfirmed(&town, 0).await,
+            [format!("{waits} 1")],
+            "who was given nothing is not told"
+        );
+        deliver(&town, 0, "b.example").await;
+        assert_eq!(unconfirmed(&town, 0).await.len(), 1, "the line is cut");
+        assert_eq!(media.repeat_notices().await.unwrap(), 0, "not yet");
+        town.desk(0).clock.pass_ms(HOUR_MS);
+        assert_eq!(media.repeat_notices().await.unwrap(), 1);
+        assert_eq!(unconfirmed(&town, 0).await, [format!("{waits} 2")]);
+
+        town.line.set_up("b.example", true);
+        deliver(&town, 0, "b.example").await;
+        assert_eq!(unconfirmed(&town, 0).await.len(), 1, "taken is not confirmed");
+        deliver(&town, 1, "a.example").await;
+        assert_eq!(unconfirmed(&town, 0).await, Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn a_server_speaks_for_its_own_files_and_confirms_for_itself() {
+        let town = Town::of(&["a.example", "b.example", "c.example"]).await;
+        let nurse = town.desk(0).sign_up("nurse").await;
+        let doctor = town.desk(1).sign_up("doctor").await;
+        let file = upload(&town, &nurse).await;
+        town.allow_media(0, "b.example").await;
+        town.allow_media(1, "a.example").await;
+        assert_eq!(download(&town, &doctor, &file).await.0, 200);
+        let (server_name, media_id) = file.split_once('/').unwrap();
+        town.desk(0).services.media.purge_now(server_name, media_id).await.unwrap();
+        let says = async |from: usize, to: &str, kind: &str, uri: String| {
+            let edu = serde_json::json!({ "edu_type": kind, "content": { "uri": uri } });
+            let body = serde_json::json!({
+                "origin": format!("{}.example", ["a", "b", "c"][from]),
+                "origin_server_ts": 1, "pdus": [], "edus": [edu],
+            });
+            let path = format!("/send/{kind}-{from}");
+            assert_eq!(town.ask(from, to, "PUT", &path, body).await.0, 200);
+        };
+        // Another confirms for b, and c speaks of a file of a's: neither counts.
+        says(2, "a.example", "io.wardstone.media_erased_here", format!("mxc://{file}")).await;
+        says(2, "b.example", "io.wardstone.media_erased", format!("mxc://{file}")).await;
+        assert_eq!(unconfirmed(&town, 0).await.len(), 1);
+        says(1, "a.example", "io.wardstone.media_erased_here", "mxc://b.example/x".to_owned())
+            .await;
+        assert_eq!(unconfirmed(&town, 0).await.len(), 1);
+        says(1, "a.example", "io.wardstone.media_erased_here", format!("mxc://{file}")).await;
+        assert_eq!(unconfirmed(&town, 0).await, Vec::<String>::new());
+    }
 }

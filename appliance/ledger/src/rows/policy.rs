@@ -91,3 +91,34 @@ pub struct ErasureRow {
     #[n(5)]
     pub erased_ms: Option<u64>,
 }
+
+/// A file that another server was given.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct PeerCopyRow {
+    /// Its name.
+    #[n(0)]
+    pub server_name: String,
+    /// When last: milliseconds since the Unix epoch.
+    #[n(1)]
+    pub at_ms: u64,
+}
+
+/// A server that was told that a file is erased, and has not confirmed it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct EraseNoticeRow {
+    /// Its name.
+    #[n(0)]
+    pub server_name: String,
+    /// The file's media ID.
+    #[n(1)]
+    pub media_id: String,
+    /// Since when nobody gets it here: milliseconds since the Unix epoch.
+    #[n(2)]
+    pub since_ms: u64,
+    /// When that server was told last: milliseconds since the Unix epoch.
+    #[n(3)]
+    pub told_ms: u64,
+    /// How often it was told.
+    #[n(4)]
+    pub times: u64,
+}

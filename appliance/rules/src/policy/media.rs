@@ -38,3 +38,13 @@ pub fn could_not_redact(server_name: &str, event: &str) -> Permit {
 pub fn ignored(who: &UserId, room_id: &str, fields: &str) -> Permit {
     Permit::audited("policy.looser_ignored", who, format!("{room_id} {fields}"))
 }
+
+/// Another server says that a file of its own is erased there.
+pub fn erased_elsewhere(server_name: &str, uri: &str) -> Permit {
+    Permit::audited("media.erased_there", server_name, uri)
+}
+
+/// Another server confirms that nothing of a file of ours is left there.
+pub fn erasure_confirmed(server_name: &str, uri: &str) -> Permit {
+    Permit::audited("media.erasure_confirmed", server_name, uri)
+}

@@ -20,7 +20,8 @@ pub use decide::{Action, Content, Form, Object, Obligations, Permitted, Refused,
 pub use field::{Field, TTL_MS_MIN};
 pub use house::{HousePolicy, OPEN_WINDOW_MS, built_in, settings_scope};
 pub use media::{
-    could_not_redact, has_purged, ignored, may_fetch, may_reserve, may_upload, must_purge,
+    could_not_redact, erased_elsewhere, erasure_confirmed, has_purged, ignored, may_fetch,
+    may_reserve, may_upload, must_purge,
 };
 pub use object::{Effective, POLICY_TYPE, Policy, Scope};
 pub use references::{Use, is_media_id, media_id_of, references};

@@ -128,6 +128,19 @@ impl Admin {
         Ok(json!({ "purging": purging, "more": more }))
     }
 
+    pub(super) async fn unconfirmed_erasures(&self) -> Result<Value, Refusal> {
+        let (unconfirmed, more) = self.house.services.media.unconfirmed().await?;
+        let unconfirmed = unconfirmed.iter().map(|one| {
+            json!({
+                "uri": one.uri,
+                "server_name": one.server_name,
+                "since_ms": one.since_ms,
+                "times": one.times,
+            })
+        });
+        Ok(json!({ "unconfirmed": unconfirmed.collect::<Vec<_>>(), "more": more }))
+    }
+
     pub(super) async fn device_lost(
         &self,
         user_id: &UserId,

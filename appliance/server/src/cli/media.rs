@@ -1,4 +1,4 @@
-//! `wardstone media where | erase | purging | quota` and `wardstone device lost`
+//! `wardstone media where | erase | purging | unconfirmed | quota` and `wardstone device lost`
 
 use std::process::ExitCode;
 
@@ -21,6 +21,7 @@ enum MediaCommand {
     Where(Where),
     Erase(Erase),
     Purging(Purging),
+    Unconfirmed(Unconfirmed),
     Quota(Quota),
 }
 
@@ -62,6 +63,14 @@ struct Erase {
 #[derive(Args)]
 #[command(after_help = "Example:\n  wardstone media purging")]
 struct Purging {
+    #[command(flatten)]
+    common: Common,
+}
+
+/// List the servers that were given a file and have not confirmed that nothing of it is left there.
+#[derive(Args)]
+#[command(after_help = "Example:\n  wardstone media unconfirmed")]
+struct Unconfirmed {
     #[command(flatten)]
     common: Common,
 }
@@ -139,6 +148,24 @@ impl Media {
                         answer["files"],
                         answer["bytes"]
                     )
+                })
+            }
+            MediaCommand::Unconfirmed(Unconfirmed { common }) => {
+                order::give(common, Order::UnconfirmedErasures, None, |answer| {
+                    let lines = list(answer, "unconfirmed").map(|one| {
+                        format!(
+                            "{} {} since {} (told {} times)",
+                            text(one, "server_name"),
+                            text(one, "uri"),
+                            one["since_ms"],
+                            one["times"]
+                        )
+                    });
+                    let lines: Vec<_> = lines.collect();
+                    if lines.is_empty() {
+                        return "Every server has confirmed what it was told.".to_owned();
+                    }
+                    lines.join("\n")
                 })
             }
             MediaCommand::Purging(Purging { common }) => {

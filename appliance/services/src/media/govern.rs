@@ -18,6 +18,7 @@ use appliance_rules::policy::{
     RoomClass, Scope, Subject, built_in, decide,
 };
 
+use super::notice::note_given;
 use super::serve::Reader;
 use super::upload::OCTET_STREAM;
 use super::{Living, Media, no_such_media};
@@ -148,7 +149,11 @@ impl Media {
             // Avatars are outside the policy: everyone's client fetches everyone's.
             Ok(permitted) if living.deadline_ms.is_none() => Ok(permitted.obligations),
             Ok(Permitted { permit, obligations }) => {
-                self.ledger().commit(self.ledger().begin(permit)).await?;
+                let mut commit = self.ledger().begin(permit);
+                if obligations.form != Form::Placeholder {
+                    note_given(&self.0.house, server, living.number, &mut commit);
+                }
+                self.ledger().commit(commit).await?;
                 Ok(obligations)
             }
             Err(Refused::Gone) => {

@@ -22,6 +22,7 @@ mod govern;
 pub mod kind;
 pub mod link;
 mod multipart;
+pub mod notice;
 pub mod page;
 pub mod preview;
 pub mod purge;

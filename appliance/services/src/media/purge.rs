@@ -16,6 +16,7 @@ use appliance_model::{DeviceNid, Error, MediaNid, UserNid};
 use appliance_rules::{Permit, policy};
 
 use super::link::{blob_of, forget_links, present};
+use super::notice::owe_notices;
 use super::{Media, media_digest, no_such_media, thumbnail};
 use crate::house::House;
 
@@ -44,6 +45,7 @@ pub(super) async fn condemn(
         );
     }
     commit.delete(&MEDIA_KEPT, &number);
+    owe_notices(house, (number, &row.media_id), commit).await?;
     let record = ErasureRow {
         media: number.0,
         media_id: row.media_id.clone(),
