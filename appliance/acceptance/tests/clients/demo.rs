@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use appliance_acceptance::http::Http;
+use appliance_acceptance::http::{Answer, Http};
 use appliance_acceptance::server::{free_port, wardstone};
 use appliance_acceptance::wait::until;
 use http::Method;
@@ -18,6 +18,8 @@ pub struct Demo {
     /// Where clients connect over TLS.
     pub tls_port: u16,
     http: Http,
+    http_port: u16,
+    metrics_port: u16,
     process: Child,
 }
 
@@ -25,24 +27,42 @@ impl Demo {
     pub async fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("demo-").tempdir().expect("a folder");
         let [tls_port, http_port, metrics_port, photo_port] = [(); 4].map(|()| free_port());
-        let process = Command::new(wardstone())
-            .args(["quickstart", "--folder"])
-            .arg(folder.path().join("wardstone-data"))
-            .args(["--port", &tls_port.to_string(), "--http-port", &http_port.to_string()])
-            .args(["--metrics-port", &metrics_port.to_string()])
-            .args(["--photo-port", &photo_port.to_string()])
-            .stdin(Stdio::null())
-            .stdout(std::fs::File::create(folder.path().join("page")).expect("the page"))
-            .stderr(std::fs::File::create(folder.path().join("log")).expect("the log"))
-            .spawn()
-            .expect("start the demo");
+        let ports = [tls_port, http_port, metrics_port, photo_port];
+        let process = launch(folder.path(), ports, "page");
         let http = Http::new(&format!("127.0.0.1:{http_port}"));
-        let demo = Self { folder, photo_port, tls_port, http, process };
+        let demo = Self { folder, photo_port, tls_port, http, http_port, metrics_port, process };
+        demo.wait_ready().await;
+        demo
+    }
+
+    async fn wait_ready(&self) {
         until("the demo's first answer", async || {
-            demo.http.call(Method::GET, "/_matrix/client/versions", None, None).await.ok()
+            self.http.call(Method::GET, "/_matrix/client/versions", None, None).await.ok()
         })
         .await;
-        demo
+    }
+
+    /// Ends the process as a power cut would end it.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("kill the demo");
+        self.process.wait().expect("its end");
+    }
+
+    /// Starts it again with the same folder and ports.
+    pub async fn start_again(&mut self) {
+        let ports = [self.tls_port, self.http_port, self.metrics_port, self.photo_port];
+        self.process = launch(self.folder.path(), ports, "page-again");
+        self.wait_ready().await;
+    }
+
+    /// Where clients connect without TLS.
+    pub fn base_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.http_port)
+    }
+
+    /// Where it keeps everything.
+    pub fn data_folder(&self) -> PathBuf {
+        self.folder.path().join("wardstone-data/data")
     }
 
     /// Its folder, for the test's own files too.
@@ -85,10 +105,36 @@ impl Demo {
         token: &str,
         body: Option<Value>,
     ) -> Value {
-        let token = Some(token).filter(|token| !token.is_empty());
-        let path = format!("/_matrix/client/v3{path}");
-        self.http.call(method, &path, token, body.as_ref()).await.expect("an answer").ok()
+        self.ask(method, &format!("/_matrix/client/v3{path}"), token, body).await.ok()
     }
+
+    /// Any request; whatever is answered.
+    pub async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        token: &str,
+        body: Option<Value>,
+    ) -> Answer {
+        let token = Some(token).filter(|token| !token.is_empty());
+        self.http.call(method, path, token, body.as_ref()).await.expect("an answer")
+    }
+}
+
+/// Starts the demo; what it prints goes into a file of that name, its log behind what is there.
+fn launch(folder: &Path, [tls, http, metrics, photo]: [u16; 4], page: &str) -> Child {
+    let log = std::fs::File::options().create(true).append(true).open(folder.join("log"));
+    Command::new(wardstone())
+        .args(["quickstart", "--folder"])
+        .arg(folder.join("wardstone-data"))
+        .args(["--port", &tls.to_string(), "--http-port", &http.to_string()])
+        .args(["--metrics-port", &metrics.to_string()])
+        .args(["--photo-port", &photo.to_string()])
+        .stdin(Stdio::null())
+        .stdout(std::fs::File::create(folder.join(page)).expect("the page"))
+        .stderr(log.expect("the log"))
+        .spawn()
+        .expect("start the demo")
 }
 
 impl Drop for Demo {

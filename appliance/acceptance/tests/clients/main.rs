@@ -12,5 +12,6 @@ mod ward;
 mod conversation;
 mod element_web;
 mod kill;
+mod over;
 mod photo_page;
 mod terminal;
