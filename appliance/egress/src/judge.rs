@@ -23,6 +23,8 @@ pub struct Named {
     /// Hosts whose pages are asked for previews: a name, `*.name` for all below it, with a port
     /// where it is not 443.
     pub previews: Vec<String>,
+    /// The URL of the federation list.
+    pub federation_list: Option<Uri>,
 }
 
 /// What a request that is allowed may do.
@@ -44,6 +46,7 @@ pub struct Judge {
     networks: Arc<[IpNet]>,
     push_gateways: HashSet<String>,
     previews: Vec<String>,
+    federation_list: Option<Uri>,
     app_services: RwLock<HashSet<(String, u16)>>,
     peers: Arc<Roll>,
 }
@@ -56,6 +59,7 @@ impl Judge {
             networks: named.networks.into(),
             push_gateways: named.push_gateways.iter().map(|h| h.to_ascii_lowercase()).collect(),
             previews: named.previews.iter().map(|h| h.to_ascii_lowercase()).collect(),
+            federation_list: named.federation_list,
             app_services: RwLock::default(),
             peers,
         }
@@ -108,6 +112,9 @@ impl Judge {
             }
             Purpose::Preview if !self.previews_allow(&host, port(uri)) => {
                 Err(format!("{host} is not among `egress.preview_hosts`"))
+            }
+            Purpose::FederationList if self.federation_list.as_ref() != Some(uri) => {
+                Err(format!("{uri} is not the URL of `federation.list`"))
             }
             _ if !is_tls => Err(format!("{host} would be asked without TLS")),
             _ => Ok(terms),
@@ -253,6 +260,22 @@ mod tests {
         assert!(!allows(&Purpose::AppService, "http://127.0.0.1:9001/"), "another port");
         assert!(judge.judge_name(&peer("b.example")).is_ok());
         assert!(judge.judge_name(&peer("c.example")).is_err());
+    }
+
+    #[test]
+    fn the_federation_list_is_asked_at_its_very_url() {
+        let list = Uri::from_static("https://list.example/list.jws");
+        let named = Named { federation_list: Some(list), ..Named::default() };
+        let allows = |named: Named, uri| {
+            let judge = Judge::new(named, roll());
+            judge.judge(&Purpose::FederationList, &Uri::from_static(uri)).is_ok()
+        };
+        assert!(allows(named.clone(), "https://list.example/list.jws"));
+        assert!(!allows(named, "https://list.example/other"));
+        assert!(!allows(Named::default(), "https://list.example/list.jws"), "nobody named it");
+        let plain = Uri::from_static("http://list.example/list.jws");
+        let named = Named { federation_list: Some(plain), ..Named::default() };
+        assert!(!allows(named, "http://list.example/list.jws"), "without TLS");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::rows::media::{
     LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow, UsageRow,
 };
 use crate::rows::peers::{
-    DestinationRow, EduRow, OfferRow, OwedRow, PeerKeysRow, PeerRow, RemoteKeysRow,
+    DestinationRow, EduRow, ListRow, OfferRow, OwedRow, PeerKeysRow, PeerRow, RemoteKeysRow,
 };
 use crate::rows::policy::{
     CopyRow, EnrolmentRow, EraseNoticeRow, ErasureRow, HousePolicyRow, OpensRow, PeerCopyRow,
@@ -156,6 +156,8 @@ keyspaces! {
     DESTINATIONS 0xD6 Digest => DestinationRow;
     /// Offers to peers that are open, and those of peers that were accepted, by digest of the offer.
     OFFERS 0xD7 Digest => OfferRow;
+    /// The signed federation list, under 0.
+    FEDERATION_LIST 0xD8 u8 => ListRow;
     /// Signing keys of other servers, by digest of the server's name.
     PEER_KEYS 0xD0 Digest => PeerKeysRow;
     /// Events that other servers are owed, by digest of the server's name; the row is the event.

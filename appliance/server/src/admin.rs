@@ -103,6 +103,15 @@ pub enum Order {
     RemovePeer {
         /// Its name.
         server_name: OwnedServerName,
+        /// And its people out of the rooms here.
+        expel: bool,
+    },
+    /// Exchange nothing with a server for now.
+    SuspendPeer {
+        /// Its name.
+        server_name: OwnedServerName,
+        /// And take its people out of the rooms here.
+        expel: bool,
     },
     /// Ask a server who it is.
     CheckPeer {
@@ -282,7 +291,12 @@ impl Admin {
             }
             Order::ListPeers => self.list_peers().await,
             Order::ShowPeer { server_name } => self.show_peer(&server_name).await,
-            Order::RemovePeer { server_name } => self.remove_peer(&server_name, by).await,
+            Order::RemovePeer { server_name, expel } => {
+                self.remove_peer(&server_name, expel, by).await
+            }
+            Order::SuspendPeer { server_name, expel } => {
+                self.suspend_peer(&server_name, expel, by).await
+            }
             Order::CheckPeer { server_name } => self.check_peer(&server_name).await,
             Order::ListEgress => self.list_egress().await,
             Order::ShowPolicy => Ok(self.show_policy()),

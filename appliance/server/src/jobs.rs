@@ -36,6 +36,10 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
         services.peers.look_at_dates();
         Ok(())
     });
+    // It looks at its clock: a stranger at the door makes it look for a newer list.
+    every(tasks, "list", Duration::from_secs(10), services, async |services: Arc<Services>| {
+        services.peers.refresh_list().await
+    });
     let hour = Duration::from_secs(60 * 60);
     every(tasks, "transactions", hour, services, async |services: Arc<Services>| {
         services.rooms.forget_old_txns().await.map(drop)

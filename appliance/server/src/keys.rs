@@ -14,6 +14,9 @@ use appliance_model::ruma::signatures::Ed25519KeyPair;
 use appliance_model::{Dice, OsDice};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
+use rustls::server::ParsedCertificate;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 
 /// A key version is what peers see beside each signature; six letters do not repeat by accident.
 const VERSION_LETTERS: usize = 6;
@@ -145,6 +148,21 @@ fn unreadable(what: &str, path: &Path, error: &std::io::Error) -> String {
          old one has them in its backup",
         path.display()
     )
+}
+
+/// A public key (`SubjectPublicKeyInfo`, DER) from PEM: the key itself, or a certificate of it.
+///
+/// # Errors
+///
+/// Why not, for the end of a sentence.
+pub fn read_public_key(file: &Path) -> Result<Vec<u8>, String> {
+    if let Ok(key) = SubjectPublicKeyInfoDer::from_pem_file(file) {
+        return Ok(key.to_vec());
+    }
+    let certificate = CertificateDer::from_pem_file(file)
+        .map_err(|error| format!("neither a public key nor a certificate in PEM: {error}"))?;
+    let parsed = ParsedCertificate::try_from(&certificate).map_err(|error| error.to_string())?;
+    Ok(parsed.subject_public_key_info().to_vec())
 }
 
 #[cfg(test)]

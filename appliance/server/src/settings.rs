@@ -444,11 +444,46 @@ pub struct Federation {
     pub extra_ca_file: PathBuf,
     /// Where other servers reach this one, for `.well-known/matrix/server`; empty: not said.
     pub address: String,
+    /// A signed list of more servers that may talk with this one.
+    pub list: FederationList,
 }
 
 impl Default for Federation {
     fn default() -> Self {
-        Self { allowed_servers: Vec::new(), extra_ca_file: PathBuf::new(), address: String::new() }
+        Self {
+            allowed_servers: Vec::new(),
+            extra_ca_file: PathBuf::new(),
+            address: String::new(),
+            list: FederationList::default(),
+        }
+    }
+}
+
+/// A signed list of servers.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FederationList {
+    /// A file, or an `https` URL; empty: there is no list.
+    pub source: String,
+    /// `ES256`, `ES384`, `EdDSA` or `PS256`. What the list says of itself does not count.
+    pub algorithm: String,
+    /// Who signs it: a public key or a certificate in PEM.
+    pub key_file: PathBuf,
+    /// How often it is looked for.
+    pub refresh_ms: u64,
+    /// How long the last good one counts while there is no other.
+    pub keep_ms: u64,
+}
+
+impl Default for FederationList {
+    fn default() -> Self {
+        Self {
+            source: String::new(),
+            algorithm: "ES256".into(),
+            key_file: PathBuf::new(),
+            refresh_ms: 3_600_000,
+            keep_ms: 604_800_000,
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use appliance_ledger::{Blobs, Ledger, Openers};
 use appliance_model::ruma::{OwnedServerName, RoomVersionId, ServerName};
 use appliance_model::{OsDice, SessionClass, SystemClock};
 use appliance_services::media::MediaOptions;
-use appliance_services::peers::{Outbox, Roll};
+use appliance_services::peers::{ListAlgorithm, ListSource, ListTerms, Outbox, Roll};
 use appliance_services::policy::PolicyOptions;
 use appliance_services::sync::Waiters;
 use appliance_services::{
@@ -21,6 +21,8 @@ use appliance_services::{
     Turn, WhoIsFound,
 };
 use axum::Router;
+use http::Uri;
+use http::uri::Scheme;
 use ipnet::IpNet;
 use tokio::sync::watch;
 
@@ -130,6 +132,9 @@ impl House {
         // What was noted in memory only. It is no promise: without it, the last minutes are missing.
         if let Err(error) = self.services.accounts.write_last_seen().await {
             tracing::warn!(kind = "sessions.last_seen", %error, "who was here last is not written");
+        }
+        if let Err(error) = self.services.peers.note_destinations().await {
+            tracing::warn!(kind = "egress.list", %error, "where connections went last is not written");
         }
         // Every answer that was given is on disk already; this waits for those nobody waits for.
         let ledger = &self.services.house.ledger;
@@ -241,6 +246,7 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
         default_room_version,
         public_base_url: (!url.is_empty()).then(|| url.clone()),
         federation_address: Some(settings.federation.address.clone()).filter(|a| !a.is_empty()),
+        federation_list: federation_list(&settings.federation.list)?,
         quick_retries: conformance.is_some_and(|c| c.quick_retries),
         cheap_password_hash: conformance.is_some_and(|c| c.cheap_password_hash),
         presence: settings.presence.enabled || conformance.is_some_and(|c| c.presence),
@@ -282,6 +288,30 @@ fn roll(settings: &Settings, conformance: Option<&Conformance>) -> Result<Roll, 
     Ok(Roll::of(parsed.collect::<Result<Vec<_>, _>>()?))
 }
 
+/// The list's source, if it is a URL that may be asked.
+pub fn list_url(source: &str) -> Option<Uri> {
+    let url: Uri = source.parse().ok()?;
+    (url.scheme() == Some(&Scheme::HTTPS) && url.host().is_some()).then_some(url)
+}
+
+fn federation_list(list: &settings::FederationList) -> Result<Option<Arc<ListTerms>>, String> {
+    if list.source.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |key: &str, why: String| format!("`federation.list.{key}`: {why}");
+    let algorithm = ListAlgorithm::parse(&list.algorithm)
+        .ok_or_else(|| wrong("algorithm", format!("{:?} is not known", list.algorithm)))?;
+    let file = &list.key_file;
+    let key = keys::read_public_key(file)
+        .map_err(|why| wrong("key_file", format!("{}: {why}", file.display())))?;
+    let source = match list_url(&list.source) {
+        Some(url) => ListSource::Url(url),
+        None => ListSource::File(list.source.clone().into()),
+    };
+    let (refresh_ms, keep_ms) = (list.refresh_ms, list.keep_ms);
+    Ok(Some(Arc::new(ListTerms { source, algorithm, key, refresh_ms, keep_ms })))
+}
+
 fn egress(
     settings: &Settings,
     conformance: Option<&Conformance>,
@@ -298,6 +328,7 @@ fn egress(
         networks: networks.collect::<Result<_, _>>()?,
         push_gateways: settings.egress.push_gateways.clone(),
         previews: settings.egress.preview_hosts.clone(),
+        federation_list: list_url(&settings.federation.list.source),
     };
     Ok(Gate::new(named, roll, appliance_egress::trust(extra_ca_file)?, Arc::new(SystemClock)))
 }

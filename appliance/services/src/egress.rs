@@ -29,6 +29,8 @@ pub enum Purpose {
     AppService,
     /// A page that somebody's message points at, for a preview.
     Preview,
+    /// The federation list, at the URL that the settings name.
+    FederationList,
 }
 
 impl Purpose {
@@ -39,6 +41,7 @@ impl Purpose {
             Self::PushGateway => "push_gateway",
             Self::AppService => "app_service",
             Self::Preview => "preview",
+            Self::FederationList => "federation_list",
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::calls::Turn;
 use crate::egress::Egress;
 use crate::limits::RateLimits;
 use crate::media::MediaOptions;
-use crate::peers::{Outbox, Remote, Roll};
+use crate::peers::{ListTerms, Outbox, Remote, Roll};
 use crate::policy::{Held, PolicyOptions};
 use crate::secret::Secret;
 
@@ -61,6 +61,8 @@ pub struct Options {
     pub public_base_url: Option<String>,
     /// Where other servers reach this one, for `.well-known`: a host, with or without a port.
     pub federation_address: Option<String>,
+    /// The signed list of servers to talk with, beside those that are named.
+    pub federation_list: Option<Arc<ListTerms>>,
     /// Whom to ask for help, for `.well-known`.
     pub support: Support,
     /// How long an access token lives whose client can refresh it, in milliseconds.
@@ -122,6 +124,7 @@ impl Default for Options {
             default_room_version: RoomVersionId::V11,
             public_base_url: None,
             federation_address: None,
+            federation_list: None,
             support: Support::default(),
             access_token_ms: ACCESS_TOKEN_MS,
             cheap_password_hash: false,

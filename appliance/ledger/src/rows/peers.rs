@@ -170,6 +170,20 @@ pub struct OfferRow {
     pub letter: Option<minicbor::bytes::ByteVec>,
 }
 
+/// The last good federation list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct ListRow {
+    /// Its version.
+    #[n(0)]
+    pub version: u64,
+    /// When it was last found where it should be, in milliseconds since the Unix epoch.
+    #[n(1)]
+    pub confirmed_ms: u64,
+    /// As it is signed.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub jws: Vec<u8>,
+}
+
 /// A destination that was contacted or refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct DestinationRow {

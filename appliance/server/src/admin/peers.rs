@@ -18,14 +18,39 @@ impl Admin {
         by: &str,
     ) -> Result<Value, Refusal> {
         let peers = &self.house.services.peers;
-        let is_suspended = change.suspended == Some(true);
         check_authorities(&change)?;
         peers.describe(server_name, change, by).await?;
+        Ok(in_json(&peers.report(server_name).await?))
+    }
+
+    pub(super) async fn suspend_peer(
+        &self,
+        server_name: &ServerName,
+        expel: bool,
+        by: &str,
+    ) -> Result<Value, Refusal> {
+        let peers = &self.house.services.peers;
+        let change = PeerChange { suspended: Some(true), ..PeerChange::default() };
+        peers.describe(server_name, change, by).await?;
+        let rooms = peers.rooms_with(server_name).await?;
+        let expelled = self.expelled(server_name, expel, by).await?;
         let mut answer = in_json(&peers.report(server_name).await?);
-        if is_suspended {
-            answer["rooms"] = json!(peers.rooms_with(server_name).await?);
-        }
+        answer["rooms"] = json!(rooms);
+        answer["expelled"] = expelled;
         Ok(answer)
+    }
+
+    /// Whom nobody can take out is in quarantine: there in name only.
+    async fn expelled(
+        &self,
+        server_name: &ServerName,
+        expel: bool,
+        by: &str,
+    ) -> Result<Value, Refusal> {
+        match expel {
+            true => Ok(json!(self.house.services.administration.expel(server_name, by).await?)),
+            false => Ok(Value::Null),
+        }
     }
 
     pub(super) async fn import_peers(
@@ -100,7 +125,18 @@ impl Admin {
 
     pub(super) async fn list_peers(&self) -> Result<Value, Refusal> {
         let reports = self.house.services.peers.list().await?;
-        Ok(json!({ "peers": reports.iter().map(in_json).collect::<Vec<_>>() }))
+        let list = self.house.services.peers.list_report().await?;
+        let list = list.map(|list| {
+            json!({
+                "version": list.version,
+                "servers": list.servers,
+                "confirmed_ms": list.confirmed_ms,
+                "until_ms": list.until_ms,
+                "problem": list.problem,
+            })
+        });
+        let peers: Vec<_> = reports.iter().map(in_json).collect();
+        Ok(json!({ "peers": peers, "federation_list": list }))
     }
 
     pub(super) async fn show_peer(&self, server_name: &ServerName) -> Result<Value, Refusal> {
@@ -113,13 +149,20 @@ impl Admin {
     pub(super) async fn remove_peer(
         &self,
         server_name: &ServerName,
+        expel: bool,
         by: &str,
     ) -> Result<Value, Refusal> {
         self.house.services.peers.remove(server_name, by).await?;
         // Whom the settings name is still talked with.
         let is_allowed = self.house.services.house.roll.allows(server_name);
         let rooms = self.house.services.peers.rooms_with(server_name).await?;
-        Ok(json!({ "server_name": server_name, "is_allowed": is_allowed, "rooms": rooms }))
+        let expelled = self.expelled(server_name, expel && !is_allowed, by).await?;
+        Ok(json!({
+            "server_name": server_name,
+            "is_allowed": is_allowed,
+            "rooms": rooms,
+            "expelled": expelled,
+        }))
     }
 
     pub(super) async fn check_peer(&self, server_name: &ServerName) -> Result<Value, Refusal> {
@@ -165,7 +208,7 @@ fn in_json(report: &PeerReport) -> Value {
     let mut answer = json!({
         "server_name": report.server_name,
         "state": report.standing.as_str(),
-        "from": if peer.is_some() { "list" } else { "settings" },
+        "from": report.source,
         "media": peer.is_some_and(|peer| peer.media),
         "check_phrase": peer.and_then(|peer| peer.check_phrase.as_ref()),
         "backlog_events": report.backlog.0,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use appliance_model::ruma::{OwnedServerName, ServerName};
-use appliance_services::peers::PeerChange;
+use appliance_services::peers::{PeerChange, day};
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -127,12 +127,15 @@ struct List {
 }
 
 /// Exchange nothing with a server for now. What it is owed is kept; the rooms in which its people are
-/// are listed.
+/// are listed. They stay there in name only: nothing of theirs is taken, and nothing goes to them.
 #[derive(Args)]
 #[command(after_help = "Example:\n  wardstone peers suspend hospital-b.example")]
 struct Suspend {
     #[arg(value_parser = server_name, help = "Its name")]
     server: OwnedServerName,
+    /// Take its people out of the rooms, where somebody of this server has the power to.
+    #[arg(long)]
+    expel: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -149,10 +152,13 @@ struct Resume {
 
 /// Take a server off the list, and forget what it is owed.
 #[derive(Args)]
-#[command(after_help = "Example:\n  wardstone peers remove hospital-b.example")]
+#[command(after_help = "Example:\n  wardstone peers remove hospital-b.example --expel")]
 struct Remove {
     #[arg(value_parser = server_name, help = "Its name")]
     server: OwnedServerName,
+    /// Take its people out of the rooms, where somebody of this server has the power to.
+    #[arg(long)]
+    expel: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -220,9 +226,11 @@ impl Peers {
             Command::List(List { common }) => {
                 order::give(common, Order::ListPeers, None, |answer| {
                     let peers = answer["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
-                    match peers {
-                        [] => "This server talks with nobody.".to_owned(),
-                        peers => peers.iter().map(line).collect::<Vec<_>>().join("\n"),
+                    let lines =
+                        peers.iter().map(line).chain(signed_list(&answer["federation_list"]));
+                    match lines.collect::<Vec<_>>() {
+                        lines if lines.is_empty() => "This server talks with nobody.".to_owned(),
+                        lines => lines.join("\n"),
                     }
                 })
             }
@@ -230,10 +238,22 @@ impl Peers {
                 let order = Order::ApprovePeerKey { server_name: server, key_id };
                 order::give(common, order, None, approved)
             }
-            Command::Suspend(Suspend { server, common }) => suspend(common, server, true),
-            Command::Resume(Resume { server, common }) => suspend(common, server, false),
-            Command::Remove(Remove { server, common }) => {
-                order::give(common, Order::RemovePeer { server_name: server }, None, |answer| {
+            Command::Suspend(Suspend { server, expel, common }) => {
+                let order = Order::SuspendPeer { server_name: server, expel };
+                order::give(common, order, None, |peer| {
+                    let mut lines = vec![line(peer)];
+                    lines.extend(rooms(peer));
+                    lines.join("\n")
+                })
+            }
+            Command::Resume(Resume { server, common }) => {
+                let change = PeerChange { suspended: Some(false), ..PeerChange::default() };
+                let order = Order::DescribePeer { server_name: server, change: Box::new(change) };
+                order::give(common, order, None, line)
+            }
+            Command::Remove(Remove { server, expel, common }) => {
+                let order = Order::RemovePeer { server_name: server, expel };
+                order::give(common, order, None, |answer| {
                     let rest = if answer["is_allowed"] == true {
                         " `federation.allowed_servers` still names it."
                     } else {
@@ -337,20 +357,19 @@ fn file(answer: &Value) -> String {
         .unwrap_or_else(|_| answer.to_string())
 }
 
-fn suspend(common: Common, server_name: OwnedServerName, suspended: bool) -> ExitCode {
-    let change = PeerChange { suspended: Some(suspended), ..PeerChange::default() };
-    let order = Order::DescribePeer { server_name, change: Box::new(change) };
-    order::give(common, order, None, |peer| {
-        let mut lines = vec![line(peer)];
-        lines.extend(rooms(peer));
-        lines.join("\n")
-    })
-}
-
-/// The rooms in which its people are.
+/// The rooms in which its people are, and what became of them there.
 fn rooms(answer: &Value) -> Vec<String> {
     let rooms = answer["rooms"].as_array().map(Vec::as_slice).unwrap_or_default();
-    rooms.iter().map(|room| format!("  room: {}", text(room))).collect()
+    let expelled = answer["expelled"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let line = |room: &Value| match expelled.iter().find(|one| one["room_id"] == *room) {
+        None => format!("  room: {}", text(room)),
+        Some(one) => {
+            let count = |name: &str| one[name].as_array().map_or(0, Vec::len);
+            let (left, stay) = (count("left"), count("quarantined"));
+            format!("  room: {} ({left} taken out, {stay} there in name only)", text(room))
+        }
+    };
+    rooms.iter().map(line).collect()
 }
 
 fn server_name(text: &str) -> Result<OwnedServerName, String> {
@@ -386,6 +405,21 @@ fn line(peer: &Value) -> String {
         line.push_str(&format!("  {error}"));
     }
     line
+}
+
+/// A line about the signed list, if there is one.
+fn signed_list(list: &Value) -> Option<String> {
+    let problem = list["problem"].as_str().map(|why| format!("; WRONG: {why}"));
+    let problem = problem.unwrap_or_default();
+    let servers = &list["servers"];
+    match (&list["version"], list["until_ms"].as_u64()) {
+        (Value::Null, _) if list.is_null() => None,
+        (version, Some(until_ms)) => Some(format!(
+            "and {servers} servers of the signed list, version {version}, which counts until {}{problem}",
+            day(until_ms)
+        )),
+        _ => Some(format!("and nobody of the signed list: there never was a good one{problem}")),
+    }
 }
 
 fn page(peer: &Value) -> String {

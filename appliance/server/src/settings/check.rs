@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use appliance_services::peers::ListAlgorithm;
 use ipnet::IpNet;
 use ruma::{RoomVersionId, ServerName, UserId};
 
-use super::{Listener, ListenerKind, Settings};
+use super::{FederationList, Listener, ListenerKind, Settings};
 use crate::net::Address;
 
 /// Room versions that this server can create.
@@ -110,6 +111,27 @@ impl Check {
                 }
             }
         }
+    }
+
+    fn federation_list(&mut self, list: &FederationList) {
+        if list.source.is_empty() {
+            return;
+        }
+        if list.source.contains("://") && crate::wiring::list_url(&list.source).is_none() {
+            let message = format!("\"{}\" is neither a file nor an https URL", list.source);
+            self.wrong("federation.list.source", message);
+        }
+        if ListAlgorithm::parse(&list.algorithm).is_none() {
+            let message = format!(
+                "\"{}\" is none of \"ES256\", \"ES384\", \"EdDSA\", \"PS256\"",
+                list.algorithm
+            );
+            self.wrong("federation.list.algorithm", message);
+        }
+        let key = "federation.list.key_file";
+        self.require(!list.key_file.as_os_str().is_empty(), key, "is not set: who signs the list?");
+        self.within("federation.list.refresh_ms", list.refresh_ms, 10_000, 7 * DAY_MS);
+        self.within("federation.list.keep_ms", list.keep_ms, list.refresh_ms, 90 * DAY_MS);
     }
 
     fn limits(&mut self, settings: &Settings) {
@@ -249,6 +271,7 @@ impl Check {
 
     fn federation(&mut self, settings: &Settings) {
         let federation = &settings.federation;
+        self.federation_list(&federation.list);
         for (index, name) in federation.allowed_servers.iter().enumerate() {
             if let Err(error) = <&ServerName>::try_from(name.as_str()) {
                 let key = format!("federation.allowed_servers[{index}]");

@@ -1,5 +1,10 @@
 //! Peers on the command line: what is said of one can be shown, checked, printed and read back.
 
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::Value;
 
 use crate::world::{Folder, stderr, stdout};
@@ -71,6 +76,10 @@ fn a_peer_is_described_shown_exported_and_imported() {
     assert_eq!(imported["added"], 1, "{imported}");
     assert_eq!(stdout(&server.run(&["peers", "export"], "")), exported, "it comes back as it was");
 
+    let out = server.run(&["peers", "suspend", "b.example", "--expel", "--json"], "");
+    let out = json(&out.stdout);
+    assert_eq!((&out["state"], &out["expelled"]), (&"suspended".into(), &serde_json::json!([])));
+    server.run(&["peers", "resume", "b.example"], "");
     let over = server.run(&["peers", "add", "b.example", "--valid-until", "2026-01-02"], "");
     assert!(stdout(&over).contains("expired"), "{over:?}");
     let check = json(&server.run(&["peers", "check", "b.example", "--json"], "").stdout);
@@ -123,4 +132,57 @@ fn two_hospitals_shake_hands() {
     assert!(stderr(&again).contains("answers no offer that is open"), "{again:?}");
     let resumed = a.run(&["peers", "resume", "b.example"], "");
     assert!(stdout(&resumed).contains("active"), "{resumed:?}");
+}
+
+/// The settings name a list and its key; the server says how things stand with it.
+#[test]
+fn a_signed_list_lets_in_who_is_on_it() {
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let key = STANDARD.encode(pair.public_key().as_der().unwrap().as_ref());
+    let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let payload = "{\"version\":3,\"domainList\":[{\"domain\":\"b.example\"}]}";
+    let signed = format!("{}.{}", part("{\"alg\":\"ES256\"}"), part(payload));
+    let signature = pair.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+    let jws = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()));
+
+    let folder = Folder::new("");
+    let list = folder.write("list.jws", &jws);
+    let key = format!("-----BEGIN PUBLIC KEY-----\n{key}\n-----END PUBLIC KEY-----\n");
+    let key = folder.write("list.pem", &key);
+    let settings = format!("[federation.list]\nsource = {list:?}\nkey_file = {key:?}\n");
+    folder.write("conf.d/30-list.toml", &settings);
+    let server = folder.start();
+    let shown = || json(&server.run(&["peers", "show", "b.example", "--json"], "").stdout);
+    let since = std::time::Instant::now();
+    while shown()["state"] != "active" && since.elapsed() < crate::world::PATIENCE {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let shown = shown();
+    assert_eq!((&shown["state"], &shown["from"]), (&"active".into(), &"signed_list".into()));
+    let listed = stdout(&server.run(&["peers", "list"], ""));
+    assert!(listed.contains("1 servers of the signed list, version 3"), "{listed}");
+
+    let wrong = Folder::new("[federation.list]\nsource = \"http://list.example/\"\n");
+    let output = wrong.run(&["config", "check"], "");
+    let said = stdout(&output) + &stderr(&output);
+    assert!(said.contains("neither a file nor an https URL"), "{said}");
+    assert!(said.contains("who signs the list?"), "{said}");
+}
+
+/// Where somebody wanted to go is known after the process that wanted it has ended.
+#[test]
+fn what_was_refused_is_on_the_list_of_destinations() {
+    let folder = Folder::new("");
+    folder.run(&["peers", "add", "b.example", "--address", "localhost:1"], "");
+    let check = json(&folder.run(&["peers", "check", "b.example", "--json"], "").stdout);
+    assert_eq!(check["ok"], false);
+    let said = check["findings"].to_string();
+    assert!(said.contains("is not let out to it") && said.contains("egress.networks"), "{said}");
+    let listed = json(&folder.run(&["egress", "list", "--json"], "").stdout);
+    let seen = &listed["destinations"][0];
+    assert_eq!(
+        (&seen["purpose"], &seen["host"]),
+        (&"peer b.example".into(), &"localhost:1".into())
+    );
+    assert_eq!(seen["connected"], 0);
 }

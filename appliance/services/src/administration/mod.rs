@@ -5,6 +5,7 @@
 
 mod accounts;
 mod closing;
+mod expel;
 mod notices;
 mod rooms;
 mod tasks;
@@ -16,6 +17,7 @@ use appliance_rules::administration::{may_administer, may_take_over};
 
 pub use accounts::{AccountChange, AccountView};
 pub use closing::Closing;
+pub use expel::Expelled;
 pub use notices::Notice;
 pub use rooms::RoomView;
 pub use tasks::{Task, TaskState};

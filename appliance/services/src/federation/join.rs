@@ -281,11 +281,14 @@ impl Rooms {
         }
     }
 
-    /// A server that answers for any of these events, or has somebody in the room, and is off the list.
+    /// A server that answers for any of these events, has somebody in the room, or is let in by name, and is
+    /// off the list.
     fn stranger_among(&self, joined: &Joined) -> Option<OwnedServerName> {
         #[derive(Deserialize)]
         struct Seen {
             sender: OwnedUserId,
+            #[serde(rename = "type", default)]
+            kind: String,
             #[serde(default)]
             state_key: Option<String>,
             content: Content,
@@ -294,6 +297,9 @@ impl Rooms {
         struct Content {
             #[serde(default)]
             membership: Option<String>,
+            /// Of any form: what cannot be read here must not hide who wrote it.
+            #[serde(default)]
+            allow: serde_json::Value,
         }
         let check = |raw: &RawValue, is_state: bool| {
             let seen: Seen = serde_json::from_str(raw.get()).ok()?;
@@ -303,6 +309,16 @@ impl Rooms {
                 && let Ok(target) = UserId::parse(target)
             {
                 servers.push(target.server_name().to_owned());
+            }
+            if is_state && seen.kind == "m.room.server_acl" {
+                // Whoever is let in by name is as good as there. `*` and its like name nobody.
+                let names = seen.content.allow.as_array().into_iter().flatten();
+                let names = names.filter_map(serde_json::Value::as_str);
+                let names = names.filter_map(|name| ServerName::parse(name).ok());
+                // Access lists know hosts, without the ports that server names may have.
+                let own = self.house.server_name.host();
+                let is_known = |host: &str| host == own || self.house.roll.allows_host(host);
+                servers.extend(names.filter(|name| !is_known(name.host())));
             }
             servers.into_iter().find(|server| !self.is_allowed(server))
         };

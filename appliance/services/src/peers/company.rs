@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use appliance_ledger::keyspaces::{MEMBERS, ROOMS, USER_ROOMS};
 use appliance_ledger::{Direction, membership};
-use appliance_model::ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
+use appliance_model::ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName};
 use appliance_model::{Error, RoomNid, UserNid};
 
 use crate::house::House;
@@ -69,34 +69,13 @@ impl House {
             let range = (&from, &RoomNid(u64::MAX));
             let (rooms, more) = view.scan_between(&ROOMS, range, Direction::Forward, PAGE).await?;
             for (room, row) in &rooms {
-                if self.has_member_of(*room, server).await? {
+                if self.servers_of(*room).await?.contains(server) {
                     found.push(RoomId::parse(&*row.room_id).map_err(Error::internal)?);
                 }
             }
             match rooms.last() {
                 Some((room, _)) if more && found.len() < LISTED_MAX => from = RoomNid(room.0 + 1),
                 _ => return Ok(found),
-            }
-        }
-    }
-
-    async fn has_member_of(&self, room: RoomNid, server: &ServerName) -> Result<bool, Error> {
-        let view = self.ledger.newest();
-        let mut from = (room, membership::JOIN, UserNid(0));
-        let end = (room, membership::JOIN + 1, UserNid(0));
-        loop {
-            let (rows, more) =
-                view.scan_between(&MEMBERS, (&from, &end), Direction::Forward, PAGE).await?;
-            for ((_, _, user), _) in &rows {
-                if self.ledger.user_id(*user).await?.server_name() == server {
-                    return Ok(true);
-                }
-            }
-            match rows.last() {
-                Some(((_, _, user), _)) if more => {
-                    from = (room, membership::JOIN, UserNid(user.0 + 1));
-                }
-                _ => return Ok(false),
             }
         }
     }
@@ -109,24 +88,41 @@ impl House {
         if self.roll.is_empty() {
             return Ok(());
         }
+        let mut all = self.servers_of(room).await?;
+        all.retain(|server| *server != *self.server_name && self.roll.may_be_owed(server));
+        servers.append(&mut all);
+        Ok(())
+    }
+
+    /// The servers with a joined member, this one and those off the list included.
+    async fn servers_of(&self, room: RoomNid) -> Result<BTreeSet<OwnedServerName>, Error> {
+        let members = self.members_of(room, membership::JOIN).await?;
+        Ok(members.iter().map(|user_id| user_id.server_name().to_owned()).collect())
+    }
+
+    /// Who has a membership in a room.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub(crate) async fn members_of(
+        &self,
+        room: RoomNid,
+        code: u8,
+    ) -> Result<Vec<OwnedUserId>, Error> {
         let view = self.ledger.newest();
-        let mut from = (room, membership::JOIN, UserNid(0));
-        let end = (room, membership::JOIN + 1, UserNid(0));
+        let (mut from, to) = ((room, code, UserNid(0)), (room, code + 1, UserNid(0)));
+        let mut found = Vec::new();
         loop {
             let (rows, more) =
-                view.scan_between(&MEMBERS, (&from, &end), Direction::Forward, PAGE).await?;
-            for ((_, _, user), _) in &rows {
-                let user_id = self.ledger.user_id(*user).await?;
-                let server = user_id.server_name();
-                if *server != *self.server_name && self.roll.may_be_owed(server) {
-                    servers.insert(server.to_owned());
-                }
+                view.scan_between(&MEMBERS, (&from, &to), Direction::Forward, PAGE).await?;
+            for ((_, _, user), _) in rows {
+                let user: UserNid = user;
+                from.2 = UserNid(user.0 + 1);
+                found.push(self.ledger.user_id(user).await?);
             }
-            match rows.last() {
-                Some(((_, _, user), _)) if more => {
-                    from = (room, membership::JOIN, UserNid(user.0 + 1));
-                }
-                _ => return Ok(()),
+            if !more {
+                return Ok(found);
             }
         }
     }

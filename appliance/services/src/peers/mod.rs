@@ -9,6 +9,7 @@ mod destinations;
 mod drain;
 mod handshake;
 mod keys;
+mod list;
 mod notary;
 mod outbox;
 mod own_keys;
@@ -29,6 +30,7 @@ pub use change::{PeerChange, day, spell_pin};
 pub use check::{Finding, PeerCheck};
 pub use handshake::{Accepted, Offer, Terms};
 pub use keys::base64;
+pub use list::{ListAlgorithm, ListReport, ListSource, ListTerms};
 pub use outbox::{Outbox, QueueState};
 pub use records::{BACKLOG_COUNTED_MAX, Described, PeerReport};
 pub use remote::{ASK, JOIN, Located, NoRemote, Remote, RemoteError};
@@ -48,6 +50,7 @@ pub struct Peers {
     turns: Doors,
     asked: keys::Asked,
     dated: Mutex<BTreeMap<OwnedServerName, Standing>>,
+    look: Mutex<list::Look>,
 }
 
 impl Peers {
@@ -60,6 +63,7 @@ impl Peers {
             turns: Doors::default(),
             asked: keys::Asked::new(ASKED_MAX),
             dated: Mutex::default(),
+            look: Mutex::default(),
         }
     }
 

@@ -91,6 +91,14 @@ impl Outbox {
         self.0.wake(servers);
     }
 
+    /// The list is another: whoever waits may be on it now.
+    pub(super) fn wake_known(&self) {
+        let mut queues = self.0.lock();
+        queues.values_mut().for_each(|queue| queue.state.is_owed = true);
+        drop(queues);
+        self.0.bell.notify_one();
+    }
+
     /// The servers to send to now, and when the next one is due if none is.
     pub fn due(&self, now_ms: u64) -> (Vec<OwnedServerName>, Option<u64>) {
         let queues = self.0.lock();

@@ -42,6 +42,8 @@ pub struct PeerReport {
     pub peer: Option<Arc<PeerRow>>,
     /// Whether anything is exchanged.
     pub standing: Standing,
+    /// Where that is said, in one word.
+    pub source: &'static str,
     /// What it is owed.
     pub queue: QueueState,
     /// Events and messages that wait, up to [`BACKLOG_COUNTED_MAX`] each.
@@ -63,7 +65,7 @@ impl Peers {
             let name = ServerName::parse(&row.server_name).map_err(Error::internal)?;
             self.house.roll.describe(name, Some(row));
         }
-        Ok(())
+        self.load_list().await
     }
 
     /// Puts a peer on the list, or changes what it says of one. Returns what it says then.
@@ -306,6 +308,7 @@ impl Peers {
             server_name: server.to_owned(),
             peer: self.house.roll.described(server),
             standing: self.house.roll.standing(server),
+            source: self.house.roll.source(server),
             queue: self.house.outbox.state(server).unwrap_or_default(),
             backlog: self.backlog(server, BACKLOG_COUNTED_MAX).await?,
             keys: self.known_keys(server).await?,
@@ -348,6 +351,11 @@ mod tests {
         let suspended = PeerChange { suspended: Some(true), ..Default::default() };
         let row = peers.describe(b, suspended, "uid 0").await.unwrap();
         assert_eq!(row.legal_name, "Hospital B", "what is not said stays");
+        let with_port = server_name!("c.example:8448");
+        peers.describe(with_port, PeerChange::default(), "uid 0").await.unwrap();
+        assert!(roll.allows_host("c.example") && !roll.allows_host("b.example"));
+        peers.remove(with_port, "uid 0").await.unwrap();
+        assert!(!roll.allows_host("c.example"));
         assert!(!roll.allows(b) && roll.may_be_owed(b), "what it misses waits");
 
         let facts = ward.audit().await;

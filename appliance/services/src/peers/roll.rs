@@ -1,19 +1,25 @@
 //! Who is on the list now. In memory, because every request in either direction asks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use appliance_ledger::rows::peers::PeerRow;
 use appliance_model::Clock;
 use appliance_model::ruma::{OwnedServerName, ServerName};
 
-/// The list: the servers that the settings name, and those that the administrator described. A
-/// description says more than a name, and comes before it.
+use super::list::Listed;
+
+/// The list: the servers that the settings name, those that the administrator described, and those on the
+/// signed list if there is one. A description says more than a name, and comes before it.
 #[derive(Default)]
 pub struct Roll {
     anyone: bool,
     named: BTreeSet<OwnedServerName>,
     described: RwLock<BTreeMap<OwnedServerName, Arc<PeerRow>>>,
+    listed: RwLock<Arc<Listed>>,
+    /// Somebody was looked up who is nowhere.
+    missed: AtomicBool,
     clock: OnceLock<Arc<dyn Clock>>,
 }
 
@@ -74,7 +80,10 @@ impl Roll {
     /// Whether this server talks with nobody.
     pub fn is_empty(&self) -> bool {
         let described = self.described.read().unwrap_or_else(PoisonError::into_inner);
-        !self.anyone && self.named.is_empty() && described.is_empty()
+        !self.anyone
+            && self.named.is_empty()
+            && described.is_empty()
+            && self.listed().names.is_empty()
     }
 
     /// How a server stands on the list now.
@@ -82,8 +91,40 @@ impl Roll {
         match self.described(server_name) {
             Some(peer) => self.standing_of(&peer),
             None if self.anyone || self.named.contains(server_name) => Standing::Active,
-            None => Standing::Unknown,
+            None => self.standing_on_list(server_name),
         }
+    }
+
+    fn standing_on_list(&self, server_name: &ServerName) -> Standing {
+        let listed = self.listed();
+        let now_ms = self.clock.get().map(|clock| clock.now_ms());
+        match listed.has(server_name) {
+            true if now_ms.is_some_and(|now_ms| now_ms < listed.until_ms) => Standing::Active,
+            true => Standing::Over,
+            false => {
+                self.missed.store(true, Ordering::Relaxed);
+                Standing::Unknown
+            }
+        }
+    }
+
+    fn listed(&self) -> Arc<Listed> {
+        self.listed.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes another signed list.
+    pub(super) fn list(&self, listed: Arc<Listed>) {
+        *self.listed.write().unwrap_or_else(PoisonError::into_inner) = listed;
+    }
+
+    /// Whether somebody was looked up who is nowhere, since that was last forgotten.
+    pub(super) fn was_missed(&self) -> bool {
+        self.missed.load(Ordering::Relaxed)
+    }
+
+    /// Forgets who was missed.
+    pub(super) fn forget_missed(&self) {
+        self.missed.store(false, Ordering::Relaxed);
     }
 
     fn standing_of(&self, peer: &PeerRow) -> Standing {
@@ -105,15 +146,40 @@ impl Roll {
         Standing::Active
     }
 
+    /// Where it says how a server stands, in one word for lists.
+    pub fn source(&self, server_name: &ServerName) -> &'static str {
+        match self.described(server_name) {
+            Some(_) => "record",
+            None if self.anyone || self.named.contains(server_name) => "settings",
+            None if self.listed().has(server_name) => "signed_list",
+            None => "nowhere",
+        }
+    }
+
     /// Whether this server talks with that one.
     pub fn allows(&self, server_name: &ServerName) -> bool {
         self.standing(server_name) == Standing::Active
     }
 
+    /// Whether this server talks with one on that host, whatever its port.
+    pub fn allows_host(&self, host: &str) -> bool {
+        let described: Vec<_> = {
+            let described = self.described.read().unwrap_or_else(PoisonError::into_inner);
+            described.keys().filter(|name| name.host() == host).cloned().collect()
+        };
+        let named = self.named.iter().filter(|name| name.host() == host);
+        let listed = ServerName::parse(host).ok();
+        let mut all = named.chain(&described).chain(&listed);
+        self.anyone || all.any(|name| self.allows(name))
+    }
+
     /// Whether that server gets, now or once its suspension is over, what is said in rooms it is in.
     pub fn may_be_owed(&self, server_name: &ServerName) -> bool {
         let described = self.described.read().unwrap_or_else(PoisonError::into_inner);
-        self.anyone || self.named.contains(server_name) || described.contains_key(server_name)
+        self.anyone
+            || self.named.contains(server_name)
+            || described.contains_key(server_name)
+            || self.listed().has(server_name)
     }
 
     /// Whether files may be given to that server, and taken from it.

@@ -1,14 +1,12 @@
 //! What the administrators' desk does in rooms.
 
-use appliance_ledger::keyspaces::{
-    ALIASES, BLOCKED_ROOMS, MEMBERS, PUBLISHED, ROOM_ALIASES, USER_ROOMS,
-};
+use appliance_ledger::keyspaces::{ALIASES, BLOCKED_ROOMS, PUBLISHED, ROOM_ALIASES, USER_ROOMS};
 use appliance_ledger::{Direction, membership};
 use appliance_model::ruma::events::{StateEventType, TimelineEventType};
 use appliance_model::ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedUserId, RoomId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedUserId, RoomId, ServerName, UserId,
 };
-use appliance_model::{Caller, Error, RoomNid, UserNid};
+use appliance_model::{Caller, Error, RoomNid};
 use appliance_rules::Permit;
 use serde_json::Value;
 
@@ -38,7 +36,7 @@ impl Rooms {
         let visibility: Value = visibility
             .and_then(|event| serde_json::from_str(event.content()).ok())
             .unwrap_or_default();
-        let members = self.who_is(room, membership::JOIN).await?;
+        let members = self.house.members_of(room, membership::JOIN).await?;
         let root = self.current_root(room).await?;
         Ok(RoomView {
             face,
@@ -65,24 +63,17 @@ impl Rooms {
         Ok(self.plain_list(events.iter().map(|event| &**event), room_id))
     }
 
-    /// Who has a membership in a room.
-    async fn who_is(&self, room: RoomNid, code: u8) -> Result<Vec<OwnedUserId>, Error> {
-        let ledger = &self.house.ledger;
-        let (mut from, to) = ((room, code, UserNid(0)), (room, code + 1, UserNid(0)));
-        let mut found = Vec::new();
-        loop {
-            let range = (&from, &to);
-            let (rows, more) =
-                ledger.newest().scan_between(&MEMBERS, range, Direction::Forward, PAGE).await?;
-            for ((_, _, user), _) in rows {
-                let user: UserNid = user;
-                from.2 = UserNid(user.0 + 1);
-                found.push(ledger.user_id(user).await?);
-            }
-            if !more {
-                return Ok(found);
-            }
-        }
+    /// The people of a server who are in a room or invited to it.
+    pub(crate) async fn people_of(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+    ) -> Result<Vec<OwnedUserId>, Error> {
+        let (room, _) = self.known(room_id).await?;
+        let mut people = self.house.members_of(room, membership::JOIN).await?;
+        people.extend(self.house.members_of(room, membership::INVITE).await?);
+        people.retain(|user_id| user_id.server_name() == server);
+        Ok(people)
     }
 
     /// Whether an administrator lets nobody join a room.
@@ -108,7 +99,7 @@ impl Rooms {
     ) -> Result<Option<OwnedUserId>, Error> {
         let (room, _) = self.known(room_id).await?;
         let levels = self.power_levels(room).await?;
-        let ours = self.who_is(room, membership::JOIN).await?;
+        let ours = self.house.members_of(room, membership::JOIN).await?;
         let ours = ours.into_iter().filter(|user_id| self.house.is_ours(user_id));
         let may = |user_id: &OwnedUserId| {
             levels.user_can_send_state(user_id, StateEventType::RoomPowerLevels)
@@ -172,7 +163,7 @@ impl Rooms {
         let (room, _) = self.known(room_id).await?;
         let mut found = Vec::new();
         for code in [membership::JOIN, membership::INVITE, membership::KNOCK] {
-            found.extend(self.who_is(room, code).await?);
+            found.extend(self.house.members_of(room, code).await?);
         }
         found.retain(|user_id| self.house.is_ours(user_id));
         Ok(found)
@@ -227,7 +218,7 @@ impl Rooms {
         let inside = self.doors.enter(room.0).await;
         let mut commit = ledger.begin(Permit::administration("room.forgotten", by, room_id));
         for code in [membership::LEAVE, membership::BAN] {
-            for user_id in self.who_is(room, code).await? {
+            for user_id in self.house.members_of(room, code).await? {
                 let Some(user) = ledger.user(&user_id).await? else { continue };
                 let Some(mut row) = ledger.get(&USER_ROOMS, &(user, room)).await? else { continue };
                 row.forgotten = true;

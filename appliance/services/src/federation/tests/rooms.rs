@@ -4,10 +4,11 @@ use appliance_ledger::keyspaces::USER_ROOMS;
 use appliance_ledger::membership;
 use appliance_model::Kind;
 use appliance_model::ruma::events::room::member::MembershipState as M;
-use appliance_model::ruma::{RoomId, RoomVersionId as V, UserId};
+use appliance_model::ruma::{RoomId, RoomVersionId as V, ServerName, UserId};
 use serde_json::json;
 
 use crate::federation::town::Town;
+use crate::peers::PeerChange;
 
 #[tokio::test]
 async fn two_hospitals_share_a_room_in_every_version() {
@@ -84,6 +85,49 @@ async fn strangers_stay_outside_and_rooms_with_strangers_are_left() {
     let at_two = two.membership(&with_stranger, &nurse.user_id).await;
     assert_eq!(at_two, Some(M::Leave));
     assert!(!one.services.rooms.joined_rooms(&nurse).await.unwrap().contains(&with_stranger));
+}
+
+/// Nobody of them is there yet; but the room's access list is made for them.
+#[tokio::test]
+async fn a_room_that_lets_a_stranger_in_by_name_is_left() {
+    let town = Town::of(2, V::V11).await;
+    let [one, two] = [&town.wards[0], &town.wards[1]];
+    let (nurse, doctor) = (one.member("nurse").await, two.member("doctor").await);
+    town.estrange("three.example");
+    for (allow, is_let_in) in [
+        (json!(["*"]), true),
+        (json!(["one.example", "two.example", "*.example"]), true),
+        (json!(["one.example", "two.example", "three.example"]), false),
+    ] {
+        let room = two.room(&doctor).await;
+        two.state(&doctor, &room, ("m.room.server_acl", ""), json!({ "allow": allow })).await;
+        two.set(&doctor, &room, &nurse.user_id, M::Invite).await;
+        let joined = one.try_set(&nurse, &room, &nurse.user_id, M::Join).await;
+        assert_eq!(joined.is_ok(), is_let_in, "{allow}: {joined:?}");
+    }
+}
+
+/// The list says who may invite whom.
+#[tokio::test]
+async fn invites_go_only_in_the_directions_that_the_list_allows() {
+    let town = Town::of(2, V::V11).await;
+    let [one, two] = [&town.wards[0], &town.wards[1]];
+    let (nurse, doctor) = (one.member("nurse").await, two.member("doctor").await);
+    let (ours, theirs) = (one.room(&nurse).await, two.room(&doctor).await);
+    let say = async |may_invite: bool, may_be_invited: bool| {
+        let (may_invite, may_be_invited) = (Some(may_invite), Some(may_be_invited));
+        let change = PeerChange { may_invite, may_be_invited, ..PeerChange::default() };
+        let name = ServerName::parse("two.example").unwrap();
+        one.services.peers.describe(&name, change, "uid 0").await.unwrap();
+    };
+    say(false, false).await;
+    let refused = one.try_set(&nurse, &ours, &doctor.user_id, M::Invite).await.unwrap_err();
+    assert_eq!(refused.kind, Kind::Forbidden);
+    let refused = two.try_set(&doctor, &theirs, &nurse.user_id, M::Invite).await.unwrap_err();
+    assert_eq!(refused.kind, Kind::Forbidden);
+    say(true, true).await;
+    one.set(&nurse, &ours, &doctor.user_id, M::Invite).await;
+    two.set(&doctor, &theirs, &nurse.user_id, M::Invite).await;
 }
 
 #[tokio::test]
