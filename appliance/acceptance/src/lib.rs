@@ -14,6 +14,7 @@
     reason = "all of this runs in tests, and tests fail aloud"
 )]
 
+pub mod authority;
 pub mod device;
 pub mod endpoints;
 pub mod http;

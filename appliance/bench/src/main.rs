@@ -7,6 +7,7 @@
 //!
 //! * `server/`: start, stop and restart Wardstone and Synapse.
 //! * `site.rs`, `http.rs`: users, rooms and requests, one TCP connection per virtual client.
+//! * `pair.rs`: two servers that exchange rooms over TLS, and a line between them that can be cut.
 //! * `scenario/`: one file per thing that is measured.
 //! * `process.rs`, `measure.rs`: CPU, memory, disk, and the rows they become.
 //! * `target.rs`, `report.rs`: what was promised, and the table.
@@ -20,10 +21,13 @@
     reason = "the table goes to standard output, progress to standard error: that is the program"
 )]
 
+#[path = "../../acceptance/src/authority.rs"]
+mod authority;
 mod clock;
 mod http;
 mod machine;
 mod measure;
+mod pair;
 mod process;
 mod report;
 mod saved;

@@ -159,7 +159,7 @@ impl fmt::Display for Row {
 
 /// Watches a server's processes while operations run.
 pub(crate) struct Meter {
-    pid: i32,
+    pids: Vec<i32>,
     cpu_s: f64,
     wall: Stopwatch,
 }
@@ -167,12 +167,18 @@ pub(crate) struct Meter {
 impl Meter {
     /// Starts watching the process tree under `pid`.
     pub(crate) fn start(pid: i32) -> Self {
-        Self { pid, cpu_s: process::cpu_s(pid), wall: Stopwatch::start() }
+        Self::of(vec![pid])
+    }
+
+    /// Starts watching the process trees of several servers together.
+    pub(crate) fn of(pids: Vec<i32>) -> Self {
+        let cpu_s = pids.iter().map(|pid| process::cpu_s(*pid)).sum();
+        Self { pids, cpu_s, wall: Stopwatch::start() }
     }
 
     /// CPU seconds since the start.
     pub(crate) fn cpu_s(&self) -> f64 {
-        process::cpu_s(self.pid) - self.cpu_s
+        self.pids.iter().map(|pid| process::cpu_s(*pid)).sum::<f64>() - self.cpu_s
     }
 
     /// Leaves out what something else cost meanwhile.

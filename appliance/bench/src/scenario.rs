@@ -2,6 +2,7 @@
 
 mod expiry;
 mod fanout;
+mod federation;
 mod governed;
 mod history;
 mod idle;
@@ -22,9 +23,23 @@ use crate::measure::Row;
 use crate::server::{Kind, Server};
 
 /// In the order in which they run: an empty server first, a full one last.
-pub(crate) const NAMES: [&str; 15] = [
-    "idle", "polls", "send", "fanout", "sync", "sliding", "history", "search", "room", "push",
-    "keys", "media", "governed", "expiry", "start",
+pub(crate) const NAMES: [&str; 16] = [
+    "idle",
+    "polls",
+    "send",
+    "fanout",
+    "sync",
+    "sliding",
+    "history",
+    "search",
+    "room",
+    "push",
+    "keys",
+    "media",
+    "governed",
+    "expiry",
+    "federation",
+    "start",
 ];
 
 /// How much of everything.
@@ -59,6 +74,14 @@ pub(crate) struct Sizes {
     pub(crate) photos: usize,
     /// Files whose time comes at once.
     pub(crate) expiring_files: usize,
+    /// Messages to another server: one at a time, and as fast as they go.
+    pub(crate) peer_messages: [usize; 2],
+    /// Members and events of the room that somebody of another server joins.
+    pub(crate) peer_room: [usize; 2],
+    /// Events that another server misses while it is away.
+    pub(crate) missed_events: usize,
+    /// Members of the room that is forked.
+    pub(crate) forked_members: usize,
     /// Events in the store for a cold start.
     pub(crate) start_events: usize,
 }
@@ -82,6 +105,10 @@ impl Sizes {
             key_users: 200,
             photos: 10,
             expiring_files: 100_000,
+            peer_messages: [200, 5_000],
+            peer_room: [1_000, 20_000],
+            missed_events: 10_000,
+            forked_members: 10_000,
             start_events: 100_000,
         }
     }
@@ -104,6 +131,10 @@ impl Sizes {
             key_users: 20,
             photos: 2,
             expiring_files: 300,
+            peer_messages: [20, 200],
+            peer_room: [40, 300],
+            missed_events: 300,
+            forked_members: 60,
             start_events: 2_000,
         }
     }
@@ -135,6 +166,7 @@ pub(crate) async fn run(name: &str, server: &mut Server, sizes: &Sizes) -> Resul
         "media" => media::measure(server, sizes).await,
         "governed" => governed::measure(server, sizes).await,
         "expiry" => expiry::measure(server, sizes).await,
+        "federation" => federation::measure(server, sizes).await,
         "start" => start::measure(server, sizes).await,
         _ => bail!("no scenario is called {name}: there are {NAMES:?}"),
     }

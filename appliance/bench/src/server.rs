@@ -43,6 +43,16 @@ impl fmt::Display for Kind {
     }
 }
 
+/// What a server needs to exchange rooms with others.
+pub(crate) struct Peer {
+    /// Its name, which says where others reach it.
+    pub(crate) name: String,
+    /// Where it listens for them.
+    pub(crate) address: SocketAddr,
+    /// The folder of `server.pem`, `server.key` and `ca.pem`.
+    pub(crate) tls: PathBuf,
+}
+
 /// A server that can be started and stopped, and the people on it.
 pub(crate) struct Server {
     pub(crate) kind: Kind,
@@ -53,6 +63,8 @@ pub(crate) struct Server {
     data: PathBuf,
     /// Removed with everything in it when the server is dropped.
     folder: tempfile::TempDir,
+    /// The binary under test, and where temporary folders are made.
+    origin: (PathBuf, PathBuf),
     child: Option<Child>,
     /// From the start of the process to its first answer.
     pub(crate) first_answer: Duration,
@@ -61,13 +73,25 @@ pub(crate) struct Server {
 impl Server {
     /// Writes its settings; `binary` is Wardstone, `folder` is where temporary folders are made.
     pub(crate) fn prepare(kind: Kind, binary: &Path, folder: &Path) -> Result<Self> {
+        Self::prepare_peer(kind, binary, folder, None)
+    }
+
+    /// The same for a server that exchanges rooms with others.
+    pub(crate) fn prepare_peer(
+        kind: Kind,
+        binary: &Path,
+        folder: &Path,
+        peer: Option<&Peer>,
+    ) -> Result<Self> {
         let temporary = tempfile::Builder::new().prefix("server-").tempdir_in(folder)?;
         let address = free_address()?;
         let data = temporary.path().join("data");
         std::fs::create_dir(&data)?;
         let command = match kind {
-            Kind::Wardstone => wardstone::prepare(binary, temporary.path(), &data, address)?,
-            Kind::Synapse => synapse::prepare(temporary.path(), &data, address)?,
+            Kind::Wardstone => {
+                wardstone::prepare(binary, temporary.path(), &data, (address, peer))?
+            }
+            Kind::Synapse => synapse::prepare(temporary.path(), &data, (address, peer))?,
         };
         Ok(Self {
             kind,
@@ -75,9 +99,15 @@ impl Server {
             command,
             data,
             folder: temporary,
+            origin: (binary.to_owned(), folder.to_owned()),
             child: None,
             first_answer: Duration::ZERO,
         })
+    }
+
+    /// Another server of the same kind, which exchanges rooms with others.
+    pub(crate) fn like_it(&self, peer: &Peer) -> Result<Self> {
+        Self::prepare_peer(self.kind, &self.origin.0, &self.origin.1, Some(peer))
     }
 
     /// Starts it and waits for its first answer.
@@ -188,7 +218,7 @@ impl Drop for Server {
     }
 }
 
-fn free_address() -> Result<SocketAddr> {
+pub(crate) fn free_address() -> Result<SocketAddr> {
     // The listener is closed again at once: nobody else on this machine takes ports in a hurry.
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }

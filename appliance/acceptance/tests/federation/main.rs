@@ -10,6 +10,7 @@
 mod rust_sdk;
 
 mod branches;
+mod captured;
 mod encrypted;
 mod members;
 mod resident;

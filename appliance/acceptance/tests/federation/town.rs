@@ -7,13 +7,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 
+use appliance_acceptance::authority::certify;
 use appliance_acceptance::http::Http;
 use appliance_acceptance::server::{SHARED_SECRET, free_port, prepared, wardstone};
 use appliance_acceptance::wait::until;
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -54,26 +51,7 @@ impl Town {
     /// A town with nobody in it.
     pub fn found() -> Self {
         let tls = tempfile::Builder::new().prefix("town-").tempdir().expect("a folder");
-        let ca_key = KeyPair::generate().expect("a key");
-        let mut ca = CertificateParams::new(Vec::new()).expect("no names");
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        // Two certificates of one name would look like one that signed itself.
-        ca.distinguished_name.push(DnType::CommonName, "The town's authority");
-        let ca_pem = ca.self_signed(&ca_key).expect("an authority").pem();
-        let key = KeyPair::generate().expect("a key");
-        let names = vec!["localhost".to_owned()];
-        let mut params = CertificateParams::new(names).expect("a name");
-        params.distinguished_name.push(DnType::CommonName, "localhost");
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(&key, &Issuer::new(ca, ca_key)).expect("a certificate");
-        let write = |name: &str, text: &str| {
-            fs::write(tls.path().join(name), text).expect("write a PEM file");
-        };
-        write("ca.pem", &ca_pem);
-        write("server.pem", &certificate.pem());
-        write("server.key", &key.serialize_pem());
+        certify(tls.path()).expect("an authority and a certificate");
         Self { tls: Arc::new(tls) }
     }
 

@@ -7,6 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::Peer;
+
 /// Pinned: the ratio is against this release.
 pub(crate) const VERSION: &str = "1.163.2";
 
@@ -19,10 +21,14 @@ disable_existing_loggers: false
 ";
 
 /// The settings, and the command that serves.
-pub(super) fn prepare(folder: &Path, data: &Path, address: SocketAddr) -> Result<Vec<String>> {
+pub(super) fn prepare(
+    folder: &Path,
+    data: &Path,
+    (address, peer): (SocketAddr, Option<&Peer>),
+) -> Result<Vec<String>> {
     let python = install()?;
     std::fs::write(folder.join("logging.yaml"), LOGGING)?;
-    std::fs::write(folder.join("homeserver.yaml"), settings(folder, data, address))?;
+    std::fs::write(folder.join("homeserver.yaml"), settings(folder, data, (address, peer)))?;
     let command = |more: &[&str]| {
         let mut words = vec![python.to_string_lossy().into_owned()];
         words.extend(["-m", "synapse.app.homeserver", "-c"].map(str::to_owned));
@@ -61,14 +67,14 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-fn settings(folder: &Path, data: &Path, address: SocketAddr) -> String {
+fn settings(folder: &Path, data: &Path, (address, peer): (SocketAddr, Option<&Peer>)) -> String {
     let mut text = format!(
         r#"
-server_name: bench.example
+server_name: "{name}"
 report_stats: false
 listeners:
   - {{port: {port}, bind_addresses: ["{ip}"], type: http, tls: false, resources: [{{names: [client]}}]}}
-database: {{name: sqlite3, args: {{database: {database:?}}}}}
+{for_peers}database: {{name: sqlite3, args: {{database: {database:?}}}}}
 media_store_path: {media:?}
 signing_key_path: {key:?}
 log_config: {log:?}
@@ -84,6 +90,8 @@ max_upload_size: 50M
 macaroon_secret_key: bench
 form_secret: bench
 "#,
+        name = peer.map_or("bench.example", |peer| &peer.name),
+        for_peers = peer.map(listener).unwrap_or_default(),
         port = address.port(),
         ip = address.ip(),
         database = data.join("homeserver.db"),
@@ -103,5 +111,45 @@ form_secret: bench
     text += &format!("rc_room_creation: {free}\n");
     text += &format!("rc_invites: {{per_room: {free}, per_user: {free}, per_issuer: {free}}}\n");
     text += &format!("rc_media_create: {free}\n");
+    if let Some(peer) = peer {
+        text += &peering(peer);
+    }
     text
+}
+
+/// One more listener.
+fn listener(peer: &Peer) -> String {
+    format!(
+        "  - {{port: {}, bind_addresses: [\"{}\"], type: http, tls: true, \
+         resources: [{{names: [federation]}}]}}\n",
+        peer.address.port(),
+        peer.address.ip()
+    )
+}
+
+/// TLS, no limits that other servers could reach, and quick retries, as Wardstone has them here.
+fn peering(peer: &Peer) -> String {
+    let file = |name: &str| peer.tls.join(name);
+    format!(
+        r#"
+tls_certificate_path: {certificate:?}
+tls_private_key_path: {key:?}
+federation_custom_ca_list: [{authority:?}]
+ip_range_blacklist: []
+federation_ip_range_blacklist: []
+rc_federation: {{reject_limit: 100000, concurrent: 50}}
+federation_rr_transactions_per_room_per_second: 1000
+federation:
+  destination_min_retry_interval: 500
+  destination_retry_multiplier: 2
+  destination_max_retry_interval: 2s
+  max_short_retries: 1
+  max_long_retries: 1
+  max_short_retry_delay: 1s
+  max_long_retry_delay: 2s
+"#,
+        certificate = file("server.pem"),
+        key = file("server.key"),
+        authority = file("ca.pem"),
+    )
 }

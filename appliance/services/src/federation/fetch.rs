@@ -68,6 +68,8 @@ pub(crate) struct Source<'a> {
 pub(crate) struct Errand {
     asked: AtomicUsize,
     unanswered: AtomicUsize,
+    /// Events that could not be checked, because their servers' keys cannot be had now.
+    unchecked: AtomicUsize,
     until_ms: u64,
 }
 
@@ -77,8 +79,14 @@ impl Errand {
         Self {
             asked: AtomicUsize::new(0),
             unanswered: AtomicUsize::new(0),
+            unchecked: AtomicUsize::new(0),
             until_ms: house.clock.now_ms().saturating_add(ERRAND_MS_MAX),
         }
+    }
+
+    /// How many events could not be checked so far that would be missed in a state.
+    pub fn unchecked(&self) -> usize {
+        self.unchecked.load(Ordering::Relaxed)
     }
 
     fn may_ask(&self, now_ms: u64) -> bool {
@@ -161,6 +169,9 @@ impl Rooms {
                 // Somebody's keys cannot be had now: only their events are missing.
                 Err(error) if error.kind == Kind::RemoteUnavailable => {
                     tracing::debug!(server = %source.server, %error, "an event cannot be checked");
+                    if !is_leave(&raw) {
+                        source.errand.unchecked.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -253,21 +264,41 @@ impl Rooms {
     }
 
     /// The state after an event that this server has not placed: the state before it, and it.
+    ///
+    /// `after` is an event that follows it. A server that came to the room with that one has not its
+    /// predecessor; it has the state between them.
     pub(crate) async fn state_with(
         &self,
         source: Source<'_>,
         event_id: &EventId,
+        after: &EventId,
+    ) -> Result<FetchedState, Error> {
+        match self.state_at_event(source, event_id, Some(event_id)).await {
+            Err(error) if error.kind == Kind::NotFound => {
+                self.state_at_event(source, after, None).await
+            }
+            found => found,
+        }
+    }
+
+    /// The state before an event, and what allows it; and `also`, if it is not here.
+    async fn state_at_event(
+        &self,
+        source: Source<'_>,
+        event_id: &EventId,
+        also: Option<&EventId>,
     ) -> Result<FetchedState, Error> {
         #[derive(Deserialize)]
         struct Ids {
             pdu_ids: Vec<OwnedEventId>,
             auth_chain_ids: Vec<OwnedEventId>,
         }
+        let unchecked = source.errand.unchecked();
         let (room_id, event_id) = (source.room_id.to_owned(), event_id.to_owned());
+        let also = also.map(ToOwned::to_owned);
         let ask = Ask::StateIds { room_id, event_id: event_id.clone() };
         let ids: Ids = self.ask_on(source, ask).await?;
-        let all: BTreeSet<_> =
-            ids.pdu_ids.iter().chain(&ids.auth_chain_ids).chain([&event_id]).collect();
+        let all: BTreeSet<_> = ids.pdu_ids.iter().chain(&ids.auth_chain_ids).chain(&also).collect();
         if all.len() > STATE_MAX {
             return Err(super::auth_graph::too_much());
         }
@@ -292,7 +323,8 @@ impl Rooms {
         }
         // A state that is mostly names would have everything rejected for good that is judged by it.
         let lacking = ids.pdu_ids.iter().filter(|id| lost.contains(*id)).count();
-        if lacking * LACKING_PART > ids.pdu_ids.len() {
+        let is_unsure = source.errand.unchecked() > unchecked;
+        if is_unsure || lacking * LACKING_PART > ids.pdu_ids.len() {
             let names = "The state before an event cannot be had.";
             return Err(Error::new(Kind::RemoteUnavailable, names));
         }
@@ -367,6 +399,19 @@ impl Rooms {
         }
         Ok(fetched)
     }
+}
+
+/// Whether an event says that somebody left: a state without it says the same.
+fn is_leave(raw: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Seen {
+        content: Content,
+    }
+    #[derive(Deserialize)]
+    struct Content {
+        membership: String,
+    }
+    serde_json::from_str::<Seen>(raw.get()).is_ok_and(|seen| seen.content.membership == "leave")
 }
 
 /// Events in an order in which each comes after those it names by `before`; cycles, which hashes make

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use appliance_ledger::Direction;
 use appliance_ledger::keyspaces::GAPS;
 use appliance_ledger::rows::GapRow;
+use appliance_model::ruma::events::StateEventType;
 use appliance_model::ruma::{OwnedEventId, OwnedServerName, RoomId};
 use appliance_model::{Error, EventNid, RoomNid};
 use appliance_rules::Permit;
@@ -55,7 +56,13 @@ impl Rooms {
         let Some(gap) = self.gaps(room, (low, high)).await?.into_iter().next() else {
             return Ok(true);
         };
-        let servers: Vec<OwnedServerName> = self.enter(room_id).await?.servers().collect();
+        let open = self.enter(room_id).await?;
+        let mut servers: Vec<OwnedServerName> = open.servers().collect();
+        // Where the room was made all of its history is, as a rule.
+        let create = open.state(&StateEventType::RoomCreate, "").await?;
+        drop(open);
+        let maker = create.map(|create| create.sender.server_name().to_owned());
+        servers.sort_by_key(|server| Some(server) != maker.as_ref());
         let allowed = servers.iter().filter(|server| self.line.allows(server));
         for server in allowed.take(SERVERS_ASKED_MAX) {
             match self.fill_from(server, (room, room_id), &gap).await {

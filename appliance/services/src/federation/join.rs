@@ -241,6 +241,15 @@ impl Rooms {
         }
         let state = self.checked_all(source, joined.state).await?;
         let mut events = self.checked_all(source, joined.auth_chain).await?;
+        if errand.unchecked() > 0 {
+            // A member of a server whose keys cannot be had would be missing here for good, and all that
+            // they say be rejected.
+            let left = self.leave_through(server, &caller.user_id, room_id, None).await;
+            tracing::warn!(kind = "federation.keys_missing", room.id = %room_id, %server,
+                left = left.is_ok(), "a room was left at once: a server in it cannot be asked for its keys");
+            let why = "A server in that room cannot be reached for its keys now. Try again later.";
+            return Err(Error::new(Kind::RemoteUnavailable, why));
+        }
         let mut state_ids: Vec<_> = state.keys().cloned().collect();
         state_ids.sort_unstable();
         events.extend(state);

@@ -185,7 +185,7 @@ impl<'a> Inflow<'a> {
             self.flush().await?;
             fetched = self.rooms.auth_before(self.source, &asked).await?;
             for id in &missing {
-                let state = self.rooms.state_with(self.source, id).await?;
+                let state = self.rooms.state_with(self.source, id, &pdu.event_id).await?;
                 states.insert(id.clone(), state);
             }
         }
@@ -329,7 +329,7 @@ impl Arriving<'_> {
 
     async fn judge(
         &self,
-        open: &OpenRoom<'_>,
+        open: &mut OpenRoom<'_>,
         pdu: &Pdu,
         known: Option<Known>,
         before: Root,
@@ -358,6 +358,7 @@ impl Arriving<'_> {
         }
         if now != before
             && let Err(why) = open.judged_at(now, pdu).await?
+            && !open.allowed_by_both(now, before, pdu).await?
         {
             return Ok(Standing::SoftFailed(why));
         }
@@ -456,6 +457,17 @@ impl<'a> OpenRoom<'a> {
             }
         }
         Ok(judge_by_state(pdu, &named, &self.rules.authorization))
+    }
+
+    /// Whether the state that is current once the event's own branch is part of the room allows it. What
+    /// this server knows now may lack the very join that lets the sender speak: that a branch is news here
+    /// is no fault of its events. What both branches hold against them, a ban say, still counts.
+    async fn allowed_by_both(&mut self, now: Root, before: Root, pdu: &Pdu) -> Result<bool, Error> {
+        let permit = may_keep_outliers(pdu.sender.server_name().as_str(), &pdu.room_id);
+        let mut commit = self.begin(permit);
+        let both = self.resolve(vec![now, before], &mut commit).await;
+        self.resume(commit);
+        Ok(self.judged_at(both?, pdu).await?.is_ok())
     }
 
     /// The state made of these events, and of `last`, which comes after them.
