@@ -53,6 +53,7 @@ mod blocking;
 #[cfg(test)]
 mod conformance;
 mod folder;
+mod heap_trim;
 mod layout;
 mod lmdb;
 mod lmdb_check;
@@ -200,7 +201,7 @@ pub trait Engine: Read + 'static {
     /// Dropping the future does not stop a commit that has begun.
     async fn commit(&self, batches: Vec<Batch>) -> Result<Vec<Result<(), Conflict>>, EngineError>;
 
-    /// Gives memory back that only mirrors the disk. To be called every few seconds.
+    /// Gives memory back that only mirrors the disk, or that is free. To be called every few seconds.
     ///
     /// # Errors
     ///

@@ -27,13 +27,13 @@ use crate::folder::{self, FolderLock, Runs};
 use crate::layout::{check_lengths, stored_key};
 use crate::lmdb_check;
 use crate::lmdb_file::{DATA_FILE, DataFile};
-use crate::lmdb_trim;
 use crate::lmdb_view::{Snapshot, View, reading};
 use crate::open::{Kind, Options, copy_into, failed};
 use crate::{
     Batch, Conflict, Direction, Engine, EngineError, JoinedPage, KeyRange, Page, Precondition,
     Read, Space, Stats, Write,
 };
+use crate::{heap_trim, lmdb_trim};
 
 /// How many reads and snapshots may exist at one moment: far more than the runtime has threads, because
 /// a snapshot may wait for its task to be polled. Each costs 64 bytes in the lock file.
@@ -85,6 +85,8 @@ struct Shared {
     failed: AtomicBool,
     /// Pages of files that this process had when memory was last given back, in bytes.
     mapped_at_rest: AtomicU64,
+    /// The same of memory of its own.
+    heap_at_rest: AtomicU64,
     _runs: Runs,
     _lock: Option<FolderLock>,
 }
@@ -133,6 +135,7 @@ impl Lmdb {
             map: RwLock::new(Some(Arc::new(map))),
             failed: AtomicBool::new(false),
             mapped_at_rest: AtomicU64::new(0),
+            heap_at_rest: AtomicU64::new(0),
             _lock: lock,
         };
         Ok(Self {
@@ -440,9 +443,9 @@ impl Engine for Lmdb {
         let shared = Arc::clone(&self.shared);
         let file = shared.folder.join(DATA_FILE);
         blocking(move || {
-            let trimmed = lmdb_trim::trim(&file, &shared.mapped_at_rest).map_err(failed);
+            let trimmed = lmdb_trim::trim(&file, &shared.mapped_at_rest);
             drop(map);
-            trimmed
+            trimmed.and_then(|()| heap_trim::trim(&shared.heap_at_rest)).map_err(failed)
         })
         .await
     }

@@ -42,8 +42,13 @@ fn give_back(range: &Range<usize>) -> io::Result<()> {
 
 /// How much of this process's memory is pages of files.
 fn mapped_bytes() -> io::Result<u64> {
+    resident("RssFile:")
+}
+
+/// A kind of this process's memory, in bytes, by its name in proc_pid_status(5).
+pub(crate) fn resident(name: &str) -> io::Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssFile:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     Ok(kib.unwrap_or_default() * 1024)
 }

@@ -3,7 +3,6 @@
 //! over, and takes out some of them.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use appliance_ledger::keyspaces::{ERASED_EVENTS, EVENTS, RETENTION, ROOMS};
@@ -11,7 +10,7 @@ use appliance_ledger::rows::RoomRow;
 use appliance_ledger::{Commit, Direction, Event};
 use appliance_model::ruma::OwnedRoomId;
 use appliance_model::{Error, EventNid, RoomNid};
-use appliance_rules::policy::must_erase_events;
+use appliance_rules::policy::{HousePolicy, must_erase_events};
 use serde::Deserialize;
 
 use super::Rooms;
@@ -27,7 +26,8 @@ const ERASED_AT_ONCE_MAX: usize = 100;
 const PAGE: usize = 256;
 /// Behind so many events that live, none is expected that does not: clocks of senders are not all right.
 const LIVING_MAX: usize = 200;
-/// So often every room is looked through from its beginning: what was fetched of the past lies there.
+/// So often every room is looked through from its beginning: what was fetched of the past lies there,
+/// and a room that says something new of its events may have no reader.
 const WHOLE_MS: u64 = 60 * 60 * 1_000;
 
 /// What was taken out.
@@ -40,19 +40,35 @@ pub struct ErasedEvents {
 }
 
 impl Rooms {
-    /// Looks once through all rooms. To be called every few seconds.
+    /// Looks once through the rooms whose events live for a time; now and then through all, so that
+    /// those are found of which nobody has read anything. To be called every few seconds.
     ///
     /// # Errors
     ///
     /// If the store fails; calling again goes on where it stopped.
     pub async fn erase_expired_events(&self) -> Result<ErasedEvents, Error> {
-        let now_ms = self.house.clock.now_ms();
-        let last_ms = self.retention.whole_ms.load(Ordering::Relaxed);
-        if now_ms.saturating_sub(last_ms) >= WHOLE_MS {
-            self.retention.whole_ms.store(now_ms, Ordering::Relaxed);
-            self.done_to().clear();
-        }
         let mut erased = ErasedEvents::default();
+        let policy = self.house.policy.now();
+        if self.has_looked_through(&policy) {
+            let timed: Vec<RoomNid> = self.done_to().keys().copied().collect();
+            self.erase_in_each(timed, &mut erased).await?;
+        } else {
+            self.done_to().clear();
+            self.erase_everywhere(&mut erased).await?;
+            *self.looked_through() = Some((self.house.clock.now_ms(), policy));
+        }
+        Ok(erased)
+    }
+
+    /// Whether all rooms were looked through lately, under this policy.
+    fn has_looked_through(&self, policy: &Arc<HousePolicy>) -> bool {
+        let now_ms = self.house.clock.now_ms();
+        self.looked_through().as_ref().is_some_and(|(last_ms, known)| {
+            Arc::ptr_eq(known, policy) && now_ms.saturating_sub(*last_ms) < WHOLE_MS
+        })
+    }
+
+    async fn erase_everywhere(&self, erased: &mut ErasedEvents) -> Result<(), Error> {
         let mut failed = Ok(());
         let mut from = RoomNid(0);
         loop {
@@ -60,20 +76,35 @@ impl Rooms {
             let end = RoomNid(u64::MAX);
             let (rooms, more): (Vec<(RoomNid, RoomRow)>, _) =
                 view.scan_between(&ROOMS, (&from, &end), Direction::Forward, ROOMS_PAGE).await?;
-            for (room, _) in rooms {
-                from = RoomNid(room.0 + 1);
-                // One room must not keep the others.
-                if let Err(error) = self.erase_in(room, &mut erased, usize::MAX).await {
-                    failed = Err(error);
-                }
-            }
+            let rooms: Vec<RoomNid> = rooms.into_iter().map(|(room, _)| room).collect();
+            from = rooms.last().map_or(from, |last| RoomNid(last.0 + 1));
+            failed = failed.and(self.erase_in_each(rooms, erased).await);
             if !more {
-                return failed.map(|()| erased);
+                return failed;
             }
         }
     }
 
-    fn done_to(&self) -> MutexGuard<'_, HashMap<RoomNid, i64>> {
+    /// One room must not keep the others: the last failure is told at the end.
+    async fn erase_in_each(
+        &self,
+        rooms: Vec<RoomNid>,
+        erased: &mut ErasedEvents,
+    ) -> Result<(), Error> {
+        let mut failed = Ok(());
+        for room in rooms {
+            if let Err(error) = self.erase_in(room, erased, usize::MAX).await {
+                failed = Err(error);
+            }
+        }
+        failed
+    }
+
+    fn looked_through(&self) -> MutexGuard<'_, Option<(u64, Arc<HousePolicy>)>> {
+        self.retention.looked_through.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn done_to(&self) -> MutexGuard<'_, HashMap<RoomNid, i64>> {
         self.retention.done_to.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -37,10 +37,10 @@ pub(super) struct Retention {
     lifetimes: Cache<RoomNid, Lifetime>,
     /// The latest time that was seen: what was over stays over, should the clock be set back.
     latest_ms: AtomicU64,
-    /// Up to which place in the timeline the job is done, by room.
+    /// Up to which place in the timeline the job is done, in each room whose events live for a time.
     done_to: Mutex<HashMap<RoomNid, i64>>,
-    /// When the job last began at the beginning of every room.
-    whole_ms: AtomicU64,
+    /// When the job last looked through all rooms, and under which policy.
+    looked_through: Mutex<Option<(u64, Arc<HousePolicy>)>>,
 }
 
 /// How long events of a room live, by a state of it and a policy of the house.
@@ -76,7 +76,7 @@ impl Default for Retention {
             lifetimes: Cache::new(ROOMS_CACHED_MAX),
             latest_ms: AtomicU64::new(0),
             done_to: Mutex::default(),
-            whole_ms: AtomicU64::new(0),
+            looked_through: Mutex::default(),
         }
     }
 }
@@ -116,6 +116,9 @@ impl Rooms {
         let held = self.house.policy_in(None, of_room.as_ref());
         let ms = lifetime_ms(&held, said.iter().map(|event| event.content()));
         let erased_to_ms = self.house.ledger.get(&RETENTION, &room).await?.unwrap_or_default();
+        if ms.is_some() {
+            self.done_to().entry(room).or_insert(i64::MIN);
+        }
         let lifetime = Lifetime { root, policy, ms, erased_to_ms };
         self.retention.lifetimes.insert(room, lifetime.clone());
         Ok(lifetime)
