@@ -67,7 +67,7 @@ pub fn code(kind: &Kind) -> (StatusCode, &'static str) {
         Kind::UnableToGrantJoin => (S::BAD_REQUEST, "M_UNABLE_TO_GRANT_JOIN"),
         Kind::DuplicateAnnotation => (S::BAD_REQUEST, "M_DUPLICATE_ANNOTATION"),
         Kind::InviteBlocked => (S::FORBIDDEN, "M_INVITE_BLOCKED"),
-        Kind::BadRelation => (S::BAD_REQUEST, "M_UNKNOWN"),
+        Kind::BadRelation | Kind::StillInRoom => (S::BAD_REQUEST, "M_UNKNOWN"),
         Kind::BadAlias => (S::BAD_REQUEST, "M_BAD_ALIAS"),
         Kind::InvalidSignature => (S::BAD_REQUEST, "M_INVALID_SIGNATURE"),
         Kind::RemoteUnavailable => (S::BAD_GATEWAY, "M_UNKNOWN"),

@@ -15,14 +15,29 @@ use crate::route::{JSON_BODY_BYTES_MAX, RawRequest, json_response, read_body};
 /// The request's body.
 pub(crate) async fn read_json<T: DeserializeOwned>(request: &mut RawRequest) -> Result<T, Error> {
     let body = read_body(std::mem::take(&mut request.body), JSON_BODY_BYTES_MAX).await?;
+    parsed(&body)
+}
+
+fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     if !body.is_empty() {
-        json_body::check(&body)?;
+        json_body::check(body)?;
     }
-    serde_json::from_slice(&body).map_err(|error| {
+    serde_json::from_slice(body).map_err(|error| {
         respond_to_bad_request(FromHttpRequestError::Deserialization(DeserializationError::Json(
             error,
         )))
     })
+}
+
+/// The same, where a body may be missing.
+pub(crate) async fn read_json_or_nothing<T: DeserializeOwned>(
+    request: &mut RawRequest,
+) -> Result<Option<T>, Error> {
+    let body = read_body(std::mem::take(&mut request.body), JSON_BODY_BYTES_MAX).await?;
+    if body.is_empty() {
+        return Ok(None);
+    }
+    parsed(&body).map(Some)
 }
 
 /// An answer.

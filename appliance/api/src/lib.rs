@@ -20,6 +20,8 @@ mod photo_page;
 mod route;
 mod scenario;
 mod server;
+#[cfg(test)]
+mod suites;
 mod suspended;
 #[cfg(test)]
 mod town;

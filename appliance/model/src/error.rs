@@ -146,6 +146,8 @@ pub enum Kind {
     InviteBlocked,
     /// An event cannot relate to another in that way.
     BadRelation,
+    /// A room can be forgotten only by those who left it.
+    StillInRoom,
     /// An alias in the event does not point at the room.
     BadAlias,
     /// The signature on an uploaded key is wrong.

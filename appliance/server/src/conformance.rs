@@ -6,12 +6,16 @@
 
 use std::time::Duration;
 
+use appliance_services::ForSuites;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::{Secret, Settings};
 
 /// The room version of a server that a suite runs against, unless the settings name one.
 const ROOM_VERSION: &str = "10";
+
+/// Who speaks for the house where suites look.
+const NOTICES_LOCALPART: &str = "_server";
 
 /// How often the warning is repeated.
 const REMIND: Duration = Duration::from_secs(60);
@@ -42,6 +46,12 @@ pub struct Conformance {
     pub presence: bool,
     /// Strangers may list the published rooms, and people are found by whom they can meet.
     pub open_directory: bool,
+    /// What suites ask for of before the present specification.
+    pub for_suites: ForSuites,
+    /// Previews are made of any page.
+    pub previews: bool,
+    /// Who speaks for the house, as suites expect it.
+    pub notices_localpart: &'static str,
     /// The version of new rooms.
     pub default_room_version: String,
 }
@@ -60,6 +70,13 @@ impl Conformance {
             no_policy_classes: true,
             presence: true,
             open_directory: true,
+            for_suites: ForSuites {
+                legacy_media: true,
+                legacy_mentions: true,
+                plain_previews: true,
+            },
+            previews: true,
+            notices_localpart: NOTICES_LOCALPART,
             default_room_version: if room_version_is_set {
                 settings.rooms.default_version.clone()
             } else {

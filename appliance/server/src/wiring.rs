@@ -259,7 +259,8 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
             total_bytes_max: settings.media.total_bytes_max,
             renderings_bytes_max: settings.media.renderings_bytes_max,
         },
-        previews: !settings.egress.preview_hosts.is_empty(),
+        previews: !settings.egress.preview_hosts.is_empty()
+            || conformance.is_some_and(|c| c.previews),
         rate_limits: is_limited.then(|| rate_limits(&settings.rate_limits)),
         support: support(&settings.support),
         directory: directory(settings, conformance),
@@ -274,6 +275,9 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
             is_off: conformance.is_some_and(|c| c.no_policy_classes),
         },
         photo_page_url: Some(settings.server.photo_page_url.clone()).filter(|url| !url.is_empty()),
+        for_suites: conformance.map(|c| c.for_suites).unwrap_or_default(),
+        notices_localpart: conformance
+            .map_or(Options::default().notices_localpart, |c| c.notices_localpart.to_owned()),
     })
 }
 

@@ -91,6 +91,21 @@ pub struct Options {
     pub previews: bool,
     /// Where people look at photos, and take them, on devices that may not keep any.
     pub photo_page_url: Option<String>,
+    /// What suites ask for.
+    pub for_suites: ForSuites,
+    /// The local part of the account that speaks for the house.
+    pub notices_localpart: String,
+}
+
+/// What conformance suites ask for of before the present specification: for them only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ForSuites {
+    /// Serve files at the routes of before v1.11, too, to whoever is signed in.
+    pub legacy_media: bool,
+    /// Ring for messages that have somebody's name in their text: predefined rules of before v1.17.
+    pub legacy_mentions: bool,
+    /// Make previews of pages that are served without TLS.
+    pub plain_previews: bool,
 }
 
 /// Who finds whom and what.
@@ -139,6 +154,8 @@ impl Default for Options {
             policy: PolicyOptions::default(),
             previews: false,
             photo_page_url: None,
+            for_suites: ForSuites::default(),
+            notices_localpart: "server-notices".to_owned(),
         }
     }
 }

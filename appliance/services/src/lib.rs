@@ -42,7 +42,9 @@ use std::sync::Arc;
 pub use appliance_ledger::{Direction, Ledger};
 pub use calls::{Turn, TurnCredentials};
 pub use doors::Doors;
-pub use house::{Contact, DirectoryOptions, House, Options, Registration, Support, WhoIsFound};
+pub use house::{
+    Contact, DirectoryOptions, ForSuites, House, Options, Registration, Support, WhoIsFound,
+};
 pub use limits::{Limit, Limits, Rate, RateLimits, Whose};
 pub use secret::Secret;
 

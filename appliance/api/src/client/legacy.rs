@@ -1,11 +1,14 @@
-//! What clients of before `/sync` ask for, as far as the specification still has it: all rooms or one at
-//! a glance, the stream of events, and one event whatever its room.
+//! What clients of before `/sync` ask for: all rooms or one at a glance, the stream of events, one event
+//! whatever its room (the specification still has those), and messages without a transaction ID (some
+//! bots and the conformance suites do).
 
 use std::time::Duration;
 
 use appliance_model::ruma::api::client::filter::RoomEventFilter;
+use appliance_model::ruma::api::client::message::send_message_event;
 use appliance_model::ruma::api::client::peeking::get_current_state;
 use appliance_model::ruma::events::StateEventType;
+use appliance_model::ruma::serde::Raw;
 use appliance_model::ruma::{EventId, OwnedRoomId, RoomId};
 use appliance_model::{Error, Position};
 use appliance_services::Direction;
@@ -14,13 +17,17 @@ use appliance_services::sync::token::timeline_token;
 use appliance_services::sync::{EventsRequest, InitialRequest, Token};
 use axum::response::Response;
 use http::{Method, StatusCode};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::sync::{flag, number};
+use crate::json::read_json;
 use crate::route::{Access, RawRequest, Routes, Visit, json_response, query_param, token};
 
 /// The newest messages of a room: what old clients showed first.
 const MESSAGES: usize = 20;
+/// As long as clients' own.
+const TXN_ID_LENGTH: usize = 24;
 
 pub(crate) fn add(routes: &mut Routes) {
     routes.serve_json(room);
@@ -29,6 +36,14 @@ pub(crate) fn add(routes: &mut Routes) {
     }
     for path in ["/_matrix/client/r0/events", "/_matrix/client/v3/events"] {
         routes.serve_raw(Method::GET, path, Access::SignedIn, events);
+    }
+    for path in [
+        "/_matrix/client/r0/rooms/{room_id}/send/{event_type}",
+        "/_matrix/client/r0/rooms/{room_id}/send/{event_type}/{txn_id}",
+        "/_matrix/client/v3/rooms/{room_id}/send/{event_type}",
+        "/_matrix/client/v3/rooms/{room_id}/send/{event_type}/{txn_id}",
+    ] {
+        routes.serve_raw(Method::POST, path, Access::SignedIn, send);
     }
     for path in ["/_matrix/client/r0/initialSync", "/_matrix/client/v3/initialSync"] {
         routes.serve_raw(Method::GET, path, Access::SignedIn, initial);
@@ -64,6 +79,22 @@ async fn initial(visit: Visit<RawRequest>) -> Result<Response, Error> {
     };
     let json = visit.services.sync.initial(visit.caller()?, request).await?;
     Ok(json_response(StatusCode::OK, json))
+}
+
+/// Sending before there were transaction IDs: nobody can ask twice whether it arrived.
+async fn send(mut visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let content: Box<RawValue> = read_json(&mut visit.request).await?;
+    let room_id = RoomId::parse(visit.request.param(0)?)
+        .map_err(|_| Error::invalid_param("The path names a room by ID."))?;
+    let kind = visit.request.param(1)?.into();
+    let txn_id = match visit.request.params.get(2) {
+        Some(txn_id) => txn_id.clone(),
+        None => visit.services.house.dice.letters(TXN_ID_LENGTH),
+    };
+    let content = Raw::from_json(content);
+    let request = send_message_event::v3::Request::new_raw(room_id, txn_id.into(), kind, content);
+    let event_id = visit.services.rooms.send_event(visit.caller()?, &request).await?;
+    Ok(json_response(StatusCode::OK, json!({ "event_id": event_id }).to_string()))
 }
 
 async fn room(visit: Visit<get_current_state::v3::Request>) -> Result<String, Error> {

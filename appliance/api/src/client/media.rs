@@ -63,7 +63,7 @@ const INLINE_TYPES: &[&str] = &[
 ];
 
 pub(crate) fn add(routes: &mut Routes) {
-    use Access::{Open, SignedIn};
+    use Access::{Optional, SignedIn};
     routes.serve_raw(Method::POST, "/_matrix/media/v1/create", SignedIn, create);
     for path in ["/_matrix/media/v3/upload", "/_matrix/media/r0/upload"] {
         routes.serve_raw(Method::POST, path, SignedIn, upload);
@@ -104,7 +104,7 @@ pub(crate) fn add(routes: &mut Routes) {
         "/_matrix/media/v1/download/{server_name}/{media_id}/{file_name}",
         "/_matrix/media/v1/thumbnail/{server_name}/{media_id}",
     ] {
-        routes.serve_raw(Method::GET, path, Open, frozen);
+        routes.serve_raw(Method::GET, path, Optional, frozen);
     }
 }
 
@@ -157,7 +157,13 @@ async fn preview(visit: Visit<RawRequest>) -> Result<Response, Error> {
     Ok(json_response(StatusCode::OK, serde_json::Value::Object(preview).to_string()))
 }
 
-async fn frozen(_: Visit<RawRequest>) -> Result<Response, Error> {
+async fn frozen(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    if visit.services.house.options.for_suites.legacy_media && visit.visitor.is_some() {
+        return match visit.uri.path().contains("/thumbnail/") {
+            true => thumbnail(visit).await,
+            false => download(visit).await,
+        };
+    }
     Ok(unstored(Err(Error::not_found(
         "Files are served to signed-in users only, at /_matrix/client/v1/media.",
     ))))

@@ -5,16 +5,23 @@ use appliance_model::ruma::api::client::membership::{
     ban_user, forget_room, invite_user, join_room_by_id, join_room_by_id_or_alias, joined_rooms,
     kick_user, leave_room, unban_user,
 };
-use appliance_model::ruma::{OwnedRoomId, OwnedServerName, RoomOrAliasId};
-use appliance_model::{Error, Kind};
+use appliance_model::ruma::{
+    CanonicalJsonObject, OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId,
+};
+use appliance_model::{Caller, Error, Kind};
 use appliance_services::Services;
-use appliance_services::rooms::Removal;
+use appliance_services::rooms::{Joining, Removal};
+use axum::response::Response;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::json;
 
-use crate::route::{Routes, Visit};
+use crate::json::{answer, read_json_or_nothing};
+use crate::route::{RawRequest, Routes, Visit};
 
 pub(crate) fn add(routes: &mut Routes) {
-    routes.serve(join);
-    routes.serve(join_by_name);
+    routes.serve_raw_as::<join_room_by_id::v3::Request, _, _>(join);
+    routes.serve_raw_as::<join_room_by_id_or_alias::v3::Request, _, _>(join_by_name);
     routes.serve(leave);
     routes.serve(invite);
     routes.serve(kick);
@@ -25,28 +32,59 @@ pub(crate) fn add(routes: &mut Routes) {
     routes.serve(joined);
 }
 
-async fn join(
-    visit: Visit<join_room_by_id::v3::Request>,
-) -> Result<join_room_by_id::v3::Response, Error> {
-    if visit.request.third_party_signed.is_some() {
-        return Err(no_third_party_invites());
-    }
-    let (caller, request) = (visit.caller()?, &visit.request);
-    visit.services.rooms.join(caller, &request.room_id, request.reason.clone()).await?;
-    Ok(join_room_by_id::v3::Response::new(request.room_id.clone()))
+/// What comes with a join. Ruma's types drop what they do not know; it belongs into the member event.
+#[derive(Default, Deserialize)]
+struct JoinBody {
+    reason: Option<String>,
+    third_party_signed: Option<IgnoredAny>,
+    #[serde(flatten)]
+    more: CanonicalJsonObject,
 }
 
-async fn join_by_name(
-    visit: Visit<join_room_by_id_or_alias::v3::Request>,
-) -> Result<join_room_by_id_or_alias::v3::Response, Error> {
-    if visit.request.third_party_signed.is_some() {
-        return Err(no_third_party_invites());
+async fn join(mut visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let joining = read_joining(&mut visit).await?;
+    let room_id = RoomId::parse(visit.request.param(0)?)
+        .map_err(|_| Error::invalid_param("The path names a room by ID."))?;
+    let caller = visit.caller()?.clone();
+    come_in(&visit.services, &caller, room_id, (Vec::new(), joining)).await
+}
+
+async fn join_by_name(mut visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let joining = read_joining(&mut visit).await?;
+    let name = RoomOrAliasId::parse(visit.request.param(0)?)
+        .map_err(|_| Error::invalid_param("The path names a room by ID or alias."))?;
+    let (room_id, known) = room_named(&visit.services, &name).await?;
+    // "server_name: … deprecated in favour of via."
+    let said = [visit.request.queries("via"), visit.request.queries("server_name")];
+    let said = said.into_iter().flatten().map(|name| OwnedServerName::try_from(name.as_str()));
+    let said: Vec<_> = said
+        .collect::<Result<_, _>>()
+        .map_err(|_| Error::invalid_param("`via` is no list of server names."))?;
+    let via = [said, known].concat();
+    let caller = visit.caller()?.clone();
+    come_in(&visit.services, &caller, room_id, (via, joining)).await
+}
+
+async fn read_joining(visit: &mut Visit<RawRequest>) -> Result<Joining, Error> {
+    // Many clients send no body at all.
+    let body: Option<JoinBody> = read_json_or_nothing(&mut visit.request).await?;
+    let JoinBody { reason, third_party_signed, more } = body.unwrap_or_default();
+    match third_party_signed {
+        Some(_) => Err(no_third_party_invites()),
+        None => Ok(Joining { reason, more }),
     }
-    let (caller, request) = (visit.caller()?, &visit.request);
-    let (room_id, mut via) = room_named(&visit.services, &request.room_id_or_alias).await?;
-    via.splice(0..0, request.via.iter().cloned());
-    visit.services.rooms.join_via(caller, &room_id, &via, request.reason.clone()).await?;
-    Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
+}
+
+async fn come_in(
+    services: &Services,
+    caller: &Caller,
+    room_id: OwnedRoomId,
+    (via, joining): (Vec<OwnedServerName>, Joining),
+) -> Result<Response, Error> {
+    services.rooms.join_via(caller, &room_id, &via, joining).await?;
+    services.personal.bring_along(caller, &room_id).await;
+    services.reading.seen_active(caller);
+    answer(&json!({ "room_id": room_id }))
 }
 
 /// A room, and the servers that are said to know it.

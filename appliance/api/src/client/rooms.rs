@@ -23,7 +23,9 @@ pub(crate) fn add(routes: &mut Routes) {
 async fn create_room(
     visit: Visit<create_room::v3::Request>,
 ) -> Result<create_room::v3::Response, Error> {
-    let room_id = visit.services.rooms.create_room(visit.caller()?, &visit.request).await?;
+    let (services, caller) = (&visit.services, visit.caller()?);
+    let room_id = services.rooms.create_room(caller, &visit.request).await?;
+    services.personal.bring_along(caller, &room_id).await;
     Ok(create_room::v3::Response::new(room_id))
 }
 
@@ -34,7 +36,9 @@ async fn send_event(visit: Visit<send_message_event::v3::Request>) -> Result<Str
         let asked = (&request.body, delay_ms);
         return schedule_from_query(&visit, &request.room_id, named, asked).await;
     }
-    let event_id = visit.services.rooms.send_event(visit.caller()?, &visit.request).await?;
+    let (services, caller) = (&visit.services, visit.caller()?);
+    let event_id = services.rooms.send_event(caller, &visit.request).await?;
+    services.reading.seen_active(caller);
     Ok(json!({ "event_id": event_id }).to_string())
 }
 
@@ -48,6 +52,7 @@ async fn upgrade(
     };
     let rooms = &visit.services.rooms;
     let room_id = rooms.upgrade(visit.caller()?, &asked.room_id, &upgrade).await?;
+    visit.services.personal.bring_along(visit.caller()?, &room_id).await;
     Ok(upgrade_room::v3::Response::new(room_id))
 }
 

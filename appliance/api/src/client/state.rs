@@ -120,7 +120,7 @@ mod tests {
             let odd = desk.get(&at("members?at=yesterday"), &nurse).await;
             assert_eq!(odd.error(), (400, "M_INVALID_PARAM"));
             let joined = desk.get(&at("joined_members"), &nurse).await.ok();
-            let name = json!({ "display_name": "nurse" });
+            let name = json!({ "avatar_url": null, "display_name": "nurse" });
             assert_eq!(joined, json!({ "joined": { "@nurse:hospital.example": name } }));
             for tail in ["state", "state/m.room.name/", "members", "joined_members"] {
                 let stranger = desk.get(&at(tail), &doctor).await;

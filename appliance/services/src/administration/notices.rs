@@ -15,8 +15,6 @@ use serde_json::{Value, json};
 use super::{AccountView, Administration};
 use crate::accounts::NewAccount;
 
-/// Who speaks for the house.
-const LOCALPART: &str = "server-notices";
 const NAME: &str = "Server notices";
 const TXN_ID_LENGTH: usize = 16;
 
@@ -62,15 +60,16 @@ impl Administration {
 
     /// The account that speaks for the house; made when it is needed first. No password opens it.
     async fn speaker(&self, by: &Caller) -> Result<Caller, Error> {
+        let localpart = &self.house.options.notices_localpart;
         let user_id: OwnedUserId =
-            UserId::parse_with_server_name(LOCALPART, &self.house.server_name)
+            UserId::parse_with_server_name(localpart.as_str(), &self.house.server_name)
                 .map_err(Error::internal)?;
         match self.stand_in(&user_id).await {
             Err(Error { kind: Kind::NotFound, .. }) => {}
             found => return found,
         }
         let new = NewAccount {
-            localpart: Some(LOCALPART.to_owned()),
+            localpart: Some(localpart.clone()),
             displayname: Some(NAME.to_owned()),
             ..NewAccount::default()
         };

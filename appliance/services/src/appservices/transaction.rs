@@ -213,7 +213,7 @@ impl Appservices {
                     shown.push(receipt);
                 }
             }
-            if let Some(event) = reading.receipts_shown(&shown).await? {
+            for event in reading.receipts_shown(&shown).await? {
                 events.push(of_room(&event, ledger.room_id(*room).await?.as_str())?);
             }
         }

@@ -124,7 +124,7 @@ impl Rooms {
             && self.is_resident(room).await?
         {
             drop(turn);
-            return Box::pin(self.join_resident(caller, room_id, via, reason)).await;
+            return Box::pin(self.join_resident(caller, room_id, via, reason.into())).await;
         }
         self.join_through_any(caller, room_id, via, reason).await
     }

@@ -168,7 +168,11 @@ impl Keys {
 
 fn checked_device_keys(caller: &Caller, raw: &Raw<DeviceKeys>) -> Result<Signed, Error> {
     let signed = Signed::parse(raw.json().get(), DEVICE_KEYS_BYTES_MAX)?;
-    let keys: DeviceKeys = canonical(raw.json().get())?;
+    let mut object: CanonicalJsonObject = canonical(raw.json().get())?;
+    // A device without a signature is its own loss: others will not trust it.
+    let unsigned = CanonicalJsonValue::Object(CanonicalJsonObject::new());
+    object.entry("signatures".to_owned()).or_insert(unsigned);
+    let keys: DeviceKeys = canonical(&CanonicalJsonValue::Object(object).to_string())?;
     // "Must match the user ID used when logging in", "Must match the device ID used when logging
     // in" (device keys).
     if keys.user_id != caller.user_id || keys.device_id != caller.device_id {

@@ -80,7 +80,7 @@ impl Media {
         if !self.0.house.options.previews {
             return Err(Error::not_found("This server makes no URL previews."));
         }
-        let url = asked_for(url)?;
+        let url = self.asked_for(url)?;
         let now_ms = self.now_ms();
         let known = self.0.previews.known.get(url.as_str());
         if let Some(known) = known.filter(|known| known.0 > now_ms) {
@@ -94,6 +94,24 @@ impl Media {
         let entry = Arc::new((now_ms.saturating_add(REMEMBERED_MS), preview.clone()));
         self.0.previews.known.insert(url.to_string(), entry);
         Ok(preview)
+    }
+
+    /// A URL that a preview can be made of.
+    fn asked_for(&self, text: &str) -> Result<Url, Error> {
+        if text.len() > URL_BYTES_MAX {
+            return Err(no_url());
+        }
+        let mut url = Url::parse(text).map_err(|_| no_url())?;
+        let plain = self.0.house.options.for_suites.plain_previews && url.scheme() == "http";
+        let is_fit = (url.scheme() == "https" || plain)
+            && url.has_host()
+            && url.username().is_empty()
+            && url.password().is_none();
+        if !is_fit {
+            return Err(no_url());
+        }
+        url.set_fragment(None);
+        Ok(url)
     }
 
     async fn make_preview(&self, caller: &Caller, url: Url) -> Result<Map<String, Value>, Error> {
@@ -111,7 +129,7 @@ impl Media {
                 preview.retain(|name, _| !name.starts_with("og:image"));
                 let picture = picture.as_ref().and_then(Value::as_str);
                 let picture = picture.and_then(|text| fetched.url.join(text).ok());
-                if let Some(picture) = picture.and_then(|url| asked_for(url.as_str()).ok()) {
+                if let Some(picture) = picture.and_then(|url| self.asked_for(url.as_str()).ok()) {
                     // A page without its picture is a preview, too.
                     if let Ok(fetched) = self.fetch_page(picture).await {
                         self.add_picture(caller, &fetched.body, &mut preview).await;
@@ -145,7 +163,7 @@ impl Media {
             let text = |name| opened.headers.get(name).and_then(|value| value.to_str().ok());
             if opened.status.is_redirection() {
                 let next = text(LOCATION).and_then(|text| url.join(text).ok());
-                let next = next.and_then(|next| asked_for(next.as_str()).ok());
+                let next = next.and_then(|next| self.asked_for(next.as_str()).ok());
                 // Elsewhere is where nobody has asked.
                 let origin = |url: &Url| (url.host_str().map(str::to_owned), url.port());
                 let next = next.filter(|next| origin(next) == origin(&url));
@@ -204,23 +222,6 @@ impl Media {
             Err(error) => tracing::debug!(kind = "media.no_preview", %error, "no picture kept"),
         }
     }
-}
-
-/// A URL that a preview can be made of.
-fn asked_for(text: &str) -> Result<Url, Error> {
-    if text.len() > URL_BYTES_MAX {
-        return Err(no_url());
-    }
-    let mut url = Url::parse(text).map_err(|_| no_url())?;
-    let is_plain = url.scheme() == "https"
-        && url.has_host()
-        && url.username().is_empty()
-        && url.password().is_none();
-    if !is_plain {
-        return Err(no_url());
-    }
-    url.set_fragment(None);
-    Ok(url)
 }
 
 fn no_url() -> Error {

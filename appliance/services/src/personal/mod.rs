@@ -2,6 +2,7 @@
 
 mod account_data;
 mod filters;
+mod moved;
 mod profile;
 mod profile_fields;
 mod push_rules;

@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use appliance_ledger::keyspaces::ACCOUNT_DATA;
 use appliance_model::ruma::UserId;
-use appliance_model::ruma::push::{Action, AnyPushRuleRef, NewPushRule, RuleKind, Ruleset};
+use appliance_model::ruma::push::{
+    Action, AnyPushRuleRef, HighlightTweakValue, NewPushRule, PatternedPushRuleInit, RuleKind,
+    Ruleset, Tweak,
+};
 use appliance_model::{Caller, Error, Position, RoomNid, UserNid};
 use quick_cache::sync::Cache;
 use serde::Deserialize;
@@ -75,14 +78,33 @@ impl Personal {
         let rules = match stored {
             Some(Stored { mut global }) => {
                 // Rules predefined since the user last changed something are added.
-                global.update_with_server_default(Ruleset::server_default(user_id));
+                global.update_with_server_default(self.predefined(user_id));
                 global
             }
-            None => Ruleset::server_default(user_id),
+            None => self.predefined(user_id),
         };
         let rules = Arc::new(rules);
         self.rules.keep(user, &rules, changes_before);
         Ok(rules)
+    }
+
+    /// What holds until the user changes it.
+    fn predefined(&self, user_id: &UserId) -> Ruleset {
+        let mut rules = Ruleset::server_default(user_id);
+        if self.house.options.for_suites.legacy_mentions {
+            let rule = PatternedPushRuleInit {
+                actions: vec![
+                    Action::Notify,
+                    Action::SetTweak(Tweak::Highlight(HighlightTweakValue::Yes)),
+                ],
+                default: true,
+                enabled: true,
+                rule_id: ".m.rule.contains_user_name".to_owned(),
+                pattern: user_id.localpart().to_owned(),
+            };
+            rules.content.insert(rule.into());
+        }
+        rules
     }
 
     /// Whether the rules changed after `after`, up to `upto`.
@@ -187,7 +209,7 @@ impl Personal {
         .await
     }
 
-    async fn change_rules(
+    pub(super) async fn change_rules(
         &self,
         caller: &Caller,
         change: impl FnOnce(&mut Ruleset) -> Result<(), Error>,

@@ -218,7 +218,8 @@ impl Personal {
         let seen = self.rooms.one_event(caller, room_id, event_id).await;
         seen.map_err(|_| outside())?;
         let event = self.house.ledger.event_by_id(event_id).await?.ok_or_else(outside)?;
-        if event.event_id != root && thread_of(&event).as_deref() != Some(root) {
+        // The root itself is in no thread: it was there before there was one.
+        if thread_of(&event).as_deref() != Some(root) {
             return Err(outside());
         }
         let place = event.position.unwrap_or(i64::MIN);

@@ -46,9 +46,16 @@ struct Present {
     state: PresenceState,
     status: Option<String>,
     active_ms: u64,
-    /// When any of the user's clients last said that they are online.
+    /// When any of the user's clients last synced as somebody who is online.
     online_ms: Option<u64>,
     changed: u64,
+}
+
+impl Present {
+    fn nothing_yet(now_ms: u64) -> Self {
+        let (state, status) = (PresenceState::Offline, None);
+        Self { state, status, active_ms: now_ms, online_ms: None, changed: 0 }
+    }
 }
 
 impl Everyone {
@@ -60,11 +67,16 @@ impl Everyone {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a client of the user has said so of late.
+    /// Whether a client of the user has synced so of late.
     fn is_online(&self, user: UserNid, now_ms: u64) -> bool {
         let all = self.lock();
         let said_ms = all.get(&user).and_then(|present| present.online_ms);
         said_ms.is_some_and(|said_ms| said_ms + ONLINE_MS > now_ms)
+    }
+
+    fn note_synced_online(&self, user: UserNid, now_ms: u64) {
+        let mut all = self.lock();
+        all.entry(user).or_insert_with(|| Present::nothing_yet(now_ms)).online_ms = Some(now_ms);
     }
 
     /// Whether others see a difference.
@@ -76,22 +88,26 @@ impl Everyone {
         now_ms: u64,
     ) -> bool {
         let mut all = self.lock();
-        let known = all.entry(user).or_insert(Present {
-            state: PresenceState::Offline,
-            status: None,
-            active_ms: now_ms,
-            online_ms: None,
-            changed: 0,
-        });
+        let known = all.entry(user).or_insert_with(|| Present::nothing_yet(now_ms));
         let status = status.unwrap_or_else(|| known.status.clone());
         let changed = known.state != state || known.status != status;
-        let online_ms = if state == PresenceState::Online { Some(now_ms) } else { known.online_ms };
-        let changed_at = known.changed;
-        *known = Present { state, status, active_ms: now_ms, online_ms, changed: changed_at };
+        (known.state, known.status, known.active_ms) = (state, status, now_ms);
         if changed {
             known.changed = self.1.next();
         }
         changed
+    }
+
+    /// Whether the user was not known before.
+    fn note_active(&self, user: UserNid, now_ms: u64) -> bool {
+        let mut all = self.lock();
+        let is_new = !all.contains_key(&user);
+        let known = all.entry(user).or_insert_with(|| Present::nothing_yet(now_ms));
+        known.active_ms = now_ms;
+        if is_new {
+            known.changed = self.1.next();
+        }
+        is_new
     }
 }
 
@@ -138,7 +154,8 @@ impl Reading {
         }
         // Whoever is unknown shares no room with anyone here.
         let Some(user) = self.house.ledger.user(user_id).await? else { return Ok(()) };
-        if self.everyone.set(user, state, Some(status), self.house.clock.now_ms()) {
+        let now_ms = self.house.clock.now_ms();
+        if self.everyone.set(user, state, Some(status), now_ms) {
             self.waiters.wake_sharing(user);
         }
         Ok(())
@@ -172,15 +189,28 @@ impl Reading {
     /// pocket does not make its user idle who writes at the desk, and the two do not wake each other
     /// for ever.
     pub fn seen_syncing(&self, user: UserNid, state: PresenceState) {
-        let now_ms = self.house.clock.now_ms();
-        if state == PresenceState::Unavailable && self.everyone.is_online(user, now_ms) {
+        if !self.house.options.presence {
             return;
         }
-        if self.house.options.presence
-            && state != PresenceState::Offline
-            && self.everyone.set(user, state, None, now_ms)
-        {
+        let now_ms = self.house.clock.now_ms();
+        match state {
+            PresenceState::Online => self.everyone.note_synced_online(user, now_ms),
+            // What the user said in so many words, unlike what a client says with every sync, holds
+            // until the next sync.
+            PresenceState::Unavailable if self.everyone.is_online(user, now_ms) => return,
+            _ => {}
+        }
+        if state != PresenceState::Offline && self.everyone.set(user, state, None, now_ms) {
             self.waiters.wake_sharing(user);
+        }
+    }
+
+    /// "The server maintains a timestamp of the last time it saw a pro-active event from the user":
+    /// they came into a room or said something.
+    pub fn seen_active(&self, caller: &Caller) {
+        let now_ms = self.house.clock.now_ms();
+        if self.house.options.presence && self.everyone.note_active(caller.user, now_ms) {
+            self.waiters.wake_sharing(caller.user);
         }
     }
 

@@ -245,46 +245,55 @@ impl Reading {
         Ok(keys.into_iter().zip(rows).filter_map(receipt).collect())
     }
 
-    /// The `m.receipt` event that `reader` sees: everyone's public receipts and their own private
+    /// The `m.receipt` events that `reader` sees: everyone's public receipts and their own private
     /// ones. None if there is nothing to see.
     ///
     /// # Errors
     ///
     /// If the store fails.
-    pub async fn receipt_event(
+    pub async fn receipt_events(
         &self,
         reader: UserNid,
         receipts: &[Receipt],
-    ) -> Result<Option<String>, Error> {
+    ) -> Result<Vec<String>, Error> {
         let visible = |receipt: &&Receipt| receipt.kind == PUBLIC || receipt.user == reader;
         let shown: Vec<_> = receipts.iter().filter(visible).cloned().collect();
         self.receipts_shown(&shown).await
     }
 
-    /// The `m.receipt` event of these receipts, none if there are none.
+    /// The `m.receipt` events of these receipts, none if there are none. The first says the most.
     ///
     /// # Errors
     ///
     /// If the store fails.
-    pub async fn receipts_shown(&self, receipts: &[Receipt]) -> Result<Option<String>, Error> {
-        let mut content: BTreeMap<&str, BTreeMap<&str, Map<String, Value>>> = BTreeMap::new();
-        for receipt in receipts {
+    pub async fn receipts_shown(&self, receipts: &[Receipt]) -> Result<Vec<String>, Error> {
+        type Content<'a> = BTreeMap<&'a str, BTreeMap<&'a str, Map<String, Value>>>;
+        let mut contents: Vec<Content<'_>> = Vec::new();
+        // Those of the whole room come first: they say more than those of a thread.
+        let whole = receipts.iter().filter(|receipt| receipt.thread.is_empty());
+        let threads = receipts.iter().filter(|receipt| !receipt.thread.is_empty());
+        for receipt in whole.chain(threads) {
             let user_id = self.house.ledger.user_id(receipt.user).await?;
             let kind = if receipt.kind == PUBLIC { "m.read" } else { "m.read.private" };
             let mut value = json!({ "ts": receipt.row.at_ms });
             if !receipt.thread.is_empty() {
                 value["thread_id"] = receipt.thread.as_str().into();
             }
-            let users = content.entry(&receipt.row.event_id).or_default().entry(kind).or_default();
             // One event can carry a threaded and an unthreaded receipt of the same user, but the
-            // format has room for one: the unthreaded says more.
-            if receipt.thread.is_empty() || !users.contains_key(user_id.as_str()) {
-                users.insert(user_id.to_string(), value);
-            }
+            // format has room for one: then there is a second event.
+            let event_id = receipt.row.event_id.as_str();
+            let is_free = |content: &Content<'_>| {
+                let users = content.get(event_id).and_then(|kinds| kinds.get(kind));
+                users.is_none_or(|users| !users.contains_key(user_id.as_str()))
+            };
+            let free = contents.iter().position(is_free).unwrap_or_else(|| {
+                contents.push(Content::new());
+                contents.len() - 1
+            });
+            let kinds = contents[free].entry(event_id).or_default();
+            kinds.entry(kind).or_default().insert(user_id.to_string(), value);
         }
-        if content.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(json!({ "type": "m.receipt", "content": content }).to_string()))
+        let event = |content| json!({ "type": "m.receipt", "content": content }).to_string();
+        Ok(contents.into_iter().map(event).collect())
     }
 }

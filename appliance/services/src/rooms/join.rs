@@ -6,11 +6,14 @@ use appliance_ledger::keyspaces::{MEMBERS, USER_ROOMS};
 use appliance_ledger::{Direction, membership};
 use appliance_model::ruma::events::StateEventType;
 use appliance_model::ruma::events::room::member::MembershipState;
-use appliance_model::ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId};
+use appliance_model::ruma::{
+    CanonicalJsonObject, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
+};
 use appliance_model::{Caller, Error, Kind};
 use appliance_rules::restricted::rooms_that_open;
 
 use super::Rooms;
+use super::build::{Draft, content_from};
 use super::membership::checked_reason;
 use super::room::OpenRoom;
 
@@ -18,6 +21,25 @@ use super::room::OpenRoom;
 const MEMBERS_PAGE: usize = 200;
 /// A room in which none of so many members may invite has nobody to vouch.
 const MEMBERS_LOOKED_AT_MAX: usize = 10_000;
+
+/// What rules and other servers judge by.
+const NOT_SAID_BY_JOINERS: [&str; 3] =
+    ["membership", "join_authorised_via_users_server", "third_party_invite"];
+
+/// What somebody says as they come in.
+#[derive(Clone, Debug, Default)]
+pub struct Joining {
+    /// Why.
+    pub reason: Option<String>,
+    /// What else their member event is to hold; it cannot replace what this server puts there.
+    pub more: CanonicalJsonObject,
+}
+
+impl From<Option<String>> for Joining {
+    fn from(reason: Option<String>) -> Self {
+        Self { reason, ..Self::default() }
+    }
+}
 
 impl Rooms {
     /// Joins the caller to a room; returns when it would survive a power cut. Joining again does
@@ -48,9 +70,10 @@ impl Rooms {
         caller: &Caller,
         room_id: &RoomId,
         via: &[OwnedServerName],
-        reason: Option<String>,
+        joining: impl Into<Joining>,
     ) -> Result<(), Error> {
         self.limits.room(caller.user)?;
+        let Joining { reason, more } = joining.into();
         let reason = checked_reason(reason)?;
         self.check_not_blocked(room_id).await?;
         let here = match self.house.ledger.room(room_id).await? {
@@ -60,7 +83,8 @@ impl Rooms {
         if !here {
             return self.join_elsewhere(caller, room_id, via, reason).await;
         }
-        self.join_resident(caller, room_id, via, reason).await
+        let joining = Joining { reason, more };
+        self.join_resident(caller, room_id, via, joining).await
     }
 
     /// Joins a room that this server is in.
@@ -69,9 +93,10 @@ impl Rooms {
         caller: &Caller,
         room_id: &RoomId,
         via: &[OwnedServerName],
-        reason: Option<String>,
+        joining: Joining,
     ) -> Result<(), Error> {
-        match self.join_here(caller, room_id, reason.clone()).await {
+        let reason = joining.reason.clone();
+        match self.join_here(caller, room_id, joining).await {
             // Nobody of ours may let the caller in: somebody of another server in the room may.
             Err(refused) if refused.kind == Kind::Forbidden => {
                 match self.others_may_vouch(caller, room_id).await? {
@@ -99,16 +124,25 @@ impl Rooms {
         &self,
         caller: &Caller,
         room_id: &RoomId,
-        reason: Option<String>,
+        joining: Joining,
     ) -> Result<(), Error> {
         let mut room = self.enter(room_id).await?;
         if room.membership(&caller.user_id).await? == Some(MembershipState::Join) {
             return Ok(());
         }
         let mut content = self.joining_content(caller).await?;
-        content.reason = reason;
+        content.reason = joining.reason;
         content.join_authorized_via_users_server = self.voucher(&room, caller).await?;
-        room.add_member(&caller.user_id, &caller.user_id, &content).await?;
+        let mut content = content_from(&content)?;
+        for (name, value) in joining.more {
+            // Who vouches is said by this server or by nobody.
+            if !NOT_SAID_BY_JOINERS.contains(&name.as_str()) {
+                content.entry(name).or_insert(value);
+            }
+        }
+        let kind = StateEventType::RoomMember;
+        let draft = Draft::state(caller.user_id.clone(), kind, caller.user_id.as_str(), content);
+        room.add(draft, None).await?;
         room.leave().await?;
         Ok(())
     }

@@ -48,7 +48,7 @@ impl Rooms {
     /// # Errors
     ///
     /// * [`Kind::NotFound`]: the caller never had to do with such a room.
-    /// * [`Kind::InvalidParam`]: the caller is still in it or invited to it: "they must leave the
+    /// * [`Kind::StillInRoom`]: the caller is still in it or invited to it: "they must leave the
     ///   room before calling this API".
     pub async fn forget(&self, caller: &Caller, room_id: &RoomId) -> Result<(), Error> {
         let ledger = &self.house.ledger;
@@ -59,7 +59,7 @@ impl Rooms {
         let key = (caller.user, room);
         let mut row = ledger.get(&USER_ROOMS, &key).await?.ok_or_else(unknown)?;
         if !matches!(row.membership, membership::LEAVE | membership::BAN) {
-            return Err(Error::new(Kind::InvalidParam, "Leave the room before forgetting it."));
+            return Err(Error::new(Kind::StillInRoom, "Leave the room before forgetting it."));
         }
         if row.forgotten {
             return Ok(());
@@ -114,7 +114,7 @@ mod tests {
         let rooms = &ward.services.rooms;
         let room = ward.room_of(&[&nurse, &doctor]).await;
         ward.say(&nurse, &room, "hello").await;
-        assert_eq!(rooms.forget(&doctor, &room).await.unwrap_err().kind, Kind::InvalidParam);
+        assert_eq!(rooms.forget(&doctor, &room).await.unwrap_err().kind, Kind::StillInRoom);
         ward.set(&doctor, &room, &doctor.user_id, M::Leave).await;
         let (number, events) = ward.timeline(&room).await;
         let seen = rooms.visible(doctor.user, number, &events).await.unwrap();

@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use appliance_ledger::keyspaces::MEMBERS;
-use appliance_ledger::{Direction, Event, membership};
+use appliance_ledger::keyspaces::{MEMBERS, TIMELINE};
+use appliance_ledger::{Direction, Event, Root, membership};
 use appliance_model::ruma::RoomId;
 use appliance_model::ruma::events::room::member::MembershipState;
 use appliance_model::{Caller, Error, EventNid, RoomNid};
@@ -17,6 +17,9 @@ use super::visible::membership_set_by;
 
 /// The largest rooms known have fewer; an answer is then 50 MB.
 const MEMBERS_MAX: usize = 100_000;
+
+/// The room, and the one who made it.
+const FIRST_EVENTS: usize = 2;
 
 /// Which members.
 #[derive(Clone, Debug, Default)]
@@ -63,7 +66,10 @@ impl Rooms {
             return Ok(self.plain_list(events.iter().map(|event| &**event), room_id));
         }
         let place = query.at.unwrap_or(i64::MAX).min(at.until.unwrap_or(i64::MAX));
-        let root = self.root_before(at.room, place).await?;
+        let mut root = self.root_before(at.room, place).await?;
+        if root == Root::default() {
+            root = self.first_company(at.room).await?;
+        }
         let entries = ledger.states(at.room).all(root).await?;
         let members = entries.into_iter().filter(|(key, _)| key.is_member());
         let numbers: Vec<_> = members.map(|(_, number)| number).collect();
@@ -71,6 +77,14 @@ impl Rooms {
         let wanted = events.iter().map(|event| &**event);
         let wanted = wanted.filter(|event| query.wants(&membership_set_by(event)));
         Ok(self.plain_list(wanted, room_id))
+    }
+
+    /// The state with which a room began here: a room was never without the one who made it, so that
+    /// a place before all events has a first member, too.
+    async fn first_company(&self, room: RoomNid) -> Result<Root, Error> {
+        let ledger = self.house.ledger.newest();
+        let (rows, _) = ledger.scan(&TIMELINE, &room, Direction::Forward, FIRST_EVENTS).await?;
+        Ok(rows.last().map(|(_, row)| Root(row.state_after)).unwrap_or_default())
     }
 
     /// Who is joined, as a JSON object from user ID to name and picture.
@@ -99,21 +113,16 @@ impl Rooms {
             }
             out.push_str(event.part(event.spans.state_key));
             let content: Content<'_> = serde_json::from_str(event.content()).unwrap_or_default();
-            let mut separator = ":{";
-            for (name, value) in
-                [("avatar_url", content.avatar_url), ("display_name", content.displayname)]
-            {
-                let Some(value) = value.filter(|value| value.get().starts_with('"')) else {
-                    continue;
-                };
-                out.push_str(separator);
-                separator = ",";
-                out.push('"');
-                out.push_str(name);
-                out.push_str("\":");
-                out.push_str(value.get());
-            }
-            out.push_str(if separator == "," { "}" } else { ":{}" });
+            // Nothing is told as `null`: many clients and suites look for both names.
+            let told = |value: Option<&RawValue>| {
+                let text = value.filter(|value| value.get().starts_with('"'));
+                text.map_or_else(|| "null".to_owned(), |text| text.get().to_owned())
+            };
+            out.push_str(":{\"avatar_url\":");
+            out.push_str(&told(content.avatar_url));
+            out.push_str(",\"display_name\":");
+            out.push_str(&told(content.displayname));
+            out.push('}');
         }
         out.push('}');
         Ok(out)
@@ -218,7 +227,7 @@ mod tests {
         let joined = rooms.joined_members(&doctor, &room).await.unwrap();
         let joined: Value = serde_json::from_str(&joined).unwrap();
         let expected = json!({
-            "@doctor:hospital.example": {},
+            "@doctor:hospital.example": { "avatar_url": null, "display_name": null },
             "@nurse:hospital.example":
                 { "display_name": "Nu\"rse", "avatar_url": "mxc://h.example/1" },
         });

@@ -129,7 +129,7 @@ impl Rooms {
         };
         Ok(History {
             start: from,
-            end: walked.more.then_some(walked.next),
+            end: (walked.more || left_out(&walked, query)).then_some(walked.next),
             chunk: self.client_events(caller, room, walked.seen).await?,
             state: self.plain(caller, room, state).await?,
         })
@@ -403,6 +403,15 @@ impl Rooms {
         let events = events.into_iter().map(|event| (event, None)).collect();
         self.client_events(caller, room, events).await
     }
+}
+
+/// Whether a filter let something through, but not the oldest event: then the chunk alone does not tell
+/// that the beginning is reached, and clients that look for the first event are told where to go on.
+fn left_out(walked: &Walked, query: &HistoryQuery<'_>) -> bool {
+    let oldest = walked.seen.last().and_then(|(event, _)| event.position);
+    query.direction == Direction::Backward
+        && !wants_all(query.filter)
+        && oldest.is_some_and(|oldest| oldest > walked.next)
 }
 
 fn senders<'a>(events: impl Iterator<Item = &'a Event>) -> BTreeSet<String> {

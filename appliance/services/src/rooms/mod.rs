@@ -59,6 +59,7 @@ pub use directory::{DirectoryPage, DirectoryQuery, ROOMS_MAX};
 pub use face::{Face, Summary};
 pub use hierarchy::{Hierarchy, HierarchyQuery};
 pub use ignored::Ignored;
+pub use join::Joining;
 pub use kick::Removal;
 pub use members::MembersQuery;
 pub use messages::{Context, History, HistoryQuery};

@@ -85,6 +85,10 @@ impl Rooms {
             StateEventType::RoomMember => {
                 self.checked_member(caller, room, &request.state_key, content).await
             }
+            StateEventType::RoomPowerLevels if request.state_key.is_empty() => {
+                check_levels(room, &content).await?;
+                Ok(content)
+            }
             kind @ StateEventType::RoomCanonicalAlias if request.state_key.is_empty() => {
                 let current = room.state(kind, "").await?;
                 let current = current.and_then(|now| serde_json::from_str(now.content.get()).ok());
@@ -174,6 +178,27 @@ impl Rooms {
         let Some(key) = ledger.state_key(kind, key).await? else { return Ok(None) };
         let Some(number) = ledger.states(room).get(root, key).await? else { return Ok(None) };
         ledger.event(number).await.map(Some)
+    }
+}
+
+/// "creators … MUST NOT appear in users" (version 12): the rules would refuse it, but it is the content
+/// that is wrong, not who sends it.
+async fn check_levels(room: &OpenRoom<'_>, content: &CanonicalJsonObject) -> Result<(), Error> {
+    let Some(CanonicalJsonValue::Object(users)) = content.get("users") else { return Ok(()) };
+    if !room.rules.authorization.explicitly_privilege_room_creators {
+        return Ok(());
+    }
+    let Some(create) = room.state(&StateEventType::RoomCreate, "").await? else { return Ok(()) };
+    let made: CanonicalJsonObject =
+        serde_json::from_str(create.content.get()).map_err(Error::internal)?;
+    let others = made.get("additional_creators").and_then(CanonicalJsonValue::as_array);
+    let others = others.into_iter().flatten().filter_map(CanonicalJsonValue::as_str);
+    let mut creators = others.chain([create.sender.as_str()]);
+    match creators.find(|creator| users.contains_key(*creator)) {
+        Some(creator) => Err(Error::invalid_param(format!(
+            "{creator} made this room, stands above its power levels and cannot be listed in them."
+        ))),
+        None => Ok(()),
     }
 }
 

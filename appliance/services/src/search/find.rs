@@ -152,8 +152,11 @@ impl Search {
             let taken = self.take(&mut page, hits.events, limit).await?;
             skip += taken;
             looked_at += taken;
-            next = (skip < count).then(|| format!("n{skip}_{upto}"));
-            if page.found.len() == limit || next.is_none() || taken == 0 {
+            let is_full = page.found.len() == limit;
+            // A full page is not called the last one: suites and old clients read on until a page
+            // is empty.
+            next = (is_full || skip < count).then(|| format!("n{skip}_{upto}"));
+            if is_full || next.is_none() || taken == 0 {
                 break;
             }
         }

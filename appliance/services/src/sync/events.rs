@@ -6,7 +6,7 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3events
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,7 +122,8 @@ impl Stream<'_> {
             self.add_ephemeral(*room, upto, &mut chunk).await?;
         }
         if only.is_none() {
-            for event in self.look.presence_news(memberships, self.from.typing).await? {
+            let since = (self.from.typing, &BTreeSet::new());
+            for event in self.look.presence_news(memberships, since).await? {
                 chunk.push_json(&event);
             }
             self.add_account_data(upto, &mut chunk).await?;
@@ -291,9 +292,9 @@ impl Stream<'_> {
         let Look { sync, caller, since, .. } = self.look;
         let reading = &sync.reading;
         let moved = reading.receipt_changes(room, since, upto).await?;
-        let receipts = reading.receipt_event(caller.user, &moved).await?;
+        let receipts = reading.receipt_events(caller.user, &moved).await?;
         let typing = reading.typing_event(room, self.from.typing).await?;
-        if receipts.is_none() && typing.is_none() {
+        if receipts.is_empty() && typing.is_none() {
             return Ok(());
         }
         let room_id = sync.house.ledger.room_id(room).await?;

@@ -3,7 +3,7 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3initialsync
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use appliance_ledger::rows::MembershipRow;
 use appliance_ledger::{Root, membership};
@@ -49,7 +49,7 @@ impl Sync {
             glance.add_receipts(*room, row, &mut receipts).await?;
         }
         let mut presence = List::default();
-        for event in look.presence_news(&memberships, 0).await? {
+        for event in look.presence_news(&memberships, (0, &BTreeSet::new())).await? {
             presence.push_json(&event);
         }
         let mut out = String::with_capacity(1_024);
@@ -179,8 +179,8 @@ impl Glance<'_> {
             return Ok(());
         }
         let moved = sync.reading.receipt_changes(room, None, upto).await?;
-        if let Some(event) = sync.reading.receipt_event(caller.user, &moved).await? {
-            let room_id = sync.house.ledger.room_id(room).await?;
+        let room_id = sync.house.ledger.room_id(room).await?;
+        for event in sync.reading.receipt_events(caller.user, &moved).await? {
             receipts.push_json(&in_room(&event, &room_id));
         }
         Ok(())

@@ -9,7 +9,7 @@ use appliance_ledger::{Direction, Event, Root};
 use appliance_model::ruma::api::client::filter::RoomEventFilter;
 use appliance_model::ruma::events::StateEventType;
 use appliance_model::ruma::events::room::member::MembershipState;
-use appliance_model::{Caller, Error, EventNid, Position, RoomNid};
+use appliance_model::{Caller, Error, EventNid, Position, RoomNid, UserNid};
 use serde_json::json;
 
 use super::Sync;
@@ -43,6 +43,8 @@ pub(super) struct Span {
     pub upto: Position,
 }
 
+/// Of so many whom one sync meets at once the presence is told; that of others when it changes.
+const MET_MAX: usize = 1_000;
 /// Account data that holds even before it is set.
 const PUSH_RULES: &str = "m.push_rules";
 
@@ -236,13 +238,19 @@ impl Look<'_> {
     }
 
     /// The presence of those who share a room with the caller, and their own, as far as it changed
-    /// after the serial number `known`.
+    /// after the serial number `known`; and of those who were `met` only now, as it is.
     pub async fn presence_news(
         &self,
         memberships: &Memberships,
-        known: u64,
+        (known, met): (u64, &BTreeSet<UserNid>),
     ) -> Result<Vec<String>, Error> {
-        let changes = self.sync.reading.presence_changes(known);
+        let reading = &self.sync.reading;
+        let mut changes = reading.presence_changes(known);
+        if self.sync.house.options.presence {
+            let told: BTreeSet<_> = changes.iter().map(|(user, _)| *user).collect();
+            let others = met.difference(&told).take(MET_MAX);
+            changes.extend(others.map(|user| (*user, reading.presence_of(*user))));
+        }
         if changes.is_empty() {
             return Ok(Vec::new());
         }

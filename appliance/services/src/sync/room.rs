@@ -49,7 +49,7 @@ impl Round<'_> {
         let state = self.state_events(room, span, &shown).await?;
         let mut part = RoomPart {
             state_form: self.request.state_form,
-            limited: shown.limited,
+            limited: shown.limited || self.is_cut_off(row, &shown),
             prev_batch: timeline_token(shown.start),
             timeline: look.timeline_list(room, &shown, None).await?,
             state: look.state_list(&state, None),
@@ -63,6 +63,14 @@ impl Round<'_> {
             part.summary = Some(self.summary(room).await?);
         }
         Ok(part)
+    }
+
+    /// Whether the client, which has just come into the room and knows nothing of it, is shown less
+    /// than all of it. A filter may have left out the beginning: then there is more to ask for.
+    fn is_cut_off(&self, row: &MembershipRow, shown: &Shown) -> bool {
+        let is_new = self.since().is_some_and(|since| row.since > since.0);
+        let begins = shown.events.first().is_some_and(|(event, _)| event.kind() == "m.room.create");
+        is_new && row.membership == membership::JOIN && !begins
     }
 
     /// The events of a timeline that the client asks for.

@@ -277,7 +277,7 @@ impl Round<'_> {
         answer: &mut Answer,
     ) -> Result<(), Error> {
         let known = self.request.since.map_or(0, |token| token.typing);
-        for event in self.look().presence_news(memberships, known).await? {
+        for event in self.look().presence_news(memberships, (known, &answer.company.met)).await? {
             answer.presence.push_json(&event);
         }
         Ok(())
@@ -294,8 +294,8 @@ impl Round<'_> {
         // The reader's own receipt, from another device, changes the counts.
         part.must_show |= moved.iter().any(|receipt| receipt.user == self.caller.user);
         if self.wants_ephemeral("m.receipt") {
-            let event = reading.receipt_event(self.caller.user, &moved).await?;
-            event.iter().for_each(|event| part.ephemeral.push_json(event));
+            let events = reading.receipt_events(self.caller.user, &moved).await?;
+            events.iter().for_each(|event| part.ephemeral.push_json(event));
         }
         Ok(())
     }

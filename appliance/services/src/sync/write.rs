@@ -75,12 +75,17 @@ impl<'a> Object<'a> {
     /// Adds `{"events": […]}` unless there are none.
     pub fn events(&mut self, name: &str, events: &List) {
         if !events.is_empty() {
-            self.field(name, |out| {
-                let mut object = Object::begin(out);
-                object.field("events", |out| events.write(out));
-                object.end();
-            });
+            self.list(name, events);
         }
+    }
+
+    /// Adds `{"events": […]}`.
+    pub fn list(&mut self, name: &str, events: &List) {
+        self.field(name, |out| {
+            let mut object = Object::begin(out);
+            object.field("events", |out| events.write(out));
+            object.end();
+        });
     }
 
     pub fn end(self) {
@@ -183,19 +188,24 @@ impl RoomPart {
             && self.account_data.is_empty()
     }
 
-    pub fn write(&self, out: &mut String) {
+    pub fn write_joined(&self, out: &mut String) {
         let mut object = Object::begin(out);
         object.events("account_data", &self.account_data);
-        object.events("ephemeral", &self.ephemeral);
-        // With `use_state_after` the field is always there: that is how the client knows that the
-        // server understood.
-        if self.state_form != StateForm::Before || !self.state.is_empty() {
-            object.field(self.state_form.name(), |out| {
-                let mut object = Object::begin(out);
-                object.field("events", |out| self.state.write(out));
-                object.end();
-            });
-        }
+        // Empty or not: old clients look into it without asking whether it is there.
+        object.list("ephemeral", &self.ephemeral);
+        self.write_rest(object);
+    }
+
+    pub fn write_left(&self, out: &mut String) {
+        let mut object = Object::begin(out);
+        object.events("account_data", &self.account_data);
+        self.write_rest(object);
+    }
+
+    fn write_rest(&self, mut object: Object<'_>) {
+        // Empty or not, as above. With `use_state_after` it is how the client knows that the server
+        // understood.
+        object.list(self.state_form.name(), &self.state);
         if let Some(summary) = &self.summary {
             object.field("summary", |out| summary.write(out));
         }
@@ -308,8 +318,8 @@ impl Answer {
                     object.end();
                 });
             }
-            write_map(&mut object, "join", &self.join, RoomPart::write);
-            write_map(&mut object, "leave", &self.leave, RoomPart::write);
+            write_map(&mut object, "join", &self.join, RoomPart::write_joined);
+            write_map(&mut object, "leave", &self.leave, RoomPart::write_left);
             object.end();
         });
     }

@@ -118,7 +118,9 @@ impl Look<'_> {
                     reading.receipt_changes(*room, self.since, self.upto).await?
                 }
             };
-            if let Some(event) = reading.receipt_event(self.caller.user, &moved).await? {
+            // There is room for one event of each room.
+            let shown = reading.receipt_events(self.caller.user, &moved).await?;
+            if let Some(event) = shown.into_iter().next() {
                 events.insert(self.name_of(*room).await?, event);
             }
         }
