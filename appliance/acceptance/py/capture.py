@@ -29,7 +29,13 @@ def say(**what) -> None:
 def packet(frame: bytes, own: bytes) -> None:
     kind = struct.unpack("!H", frame[12:14])[0]
     if kind == 0x86DD:
-        say(protocol="ipv6", to=socket.inet_ntop(socket.AF_INET6, frame[38:54]), port=0, begins=True)
+        to, header = frame[38:54], frame[20]
+        # Behind the hop-by-hop options stands what they are for.
+        header = frame[54] if header == 0 else header
+        # Who is on the cable the kernels ask by themselves; it never leaves it (RFC 4861, RFC 3810).
+        if header == socket.IPPROTO_ICMPV6 and to.startswith(b"\xff\x02"):
+            return
+        say(protocol="ipv6", to=socket.inet_ntop(socket.AF_INET6, to), port=0, begins=True)
         return
     ip = frame[14:]
     if kind != 0x0800 or ip[12:16] != own:

@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use appliance_acceptance::authority::certify_as;
 use appliance_acceptance::http::Http;
@@ -27,53 +27,53 @@ struct Cell {
     net: String,
 }
 
-fn run(program: &str, words: &[&str]) -> Output {
-    Command::new(program).args(words).output().expect("run a program of the system")
+/// A program of the system's; `Err` is why it did not do it.
+fn run(program: &str, words: &[&str]) -> Result<(), String> {
+    let done = Command::new(program).args(words).output();
+    let done = done.map_err(|error| format!("{program}: {error}"))?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    if done.status.success() { Ok(()) } else { Err(format!("{program} {words:?}: {said}")) }
 }
 
 impl Cell {
     /// `None` if this machine does not let us make one, after saying why.
     fn build() -> Option<Self> {
         let number = std::process::id() % 200 + 20;
-        let name = format!("wardstone{number}");
-        let made = run("ip", &["netns", "add", &name]);
-        if !made.status.success() {
-            eprintln!(
-                "NOT TRIED: no network namespace can be made here (needs root and `ip netns`): {}",
-                String::from_utf8_lossy(&made.stderr)
-            );
-            return None;
+        let cell = Self { name: format!("wardstone{number}"), net: format!("10.213.{number}") };
+        match cell.wire(number) {
+            Ok(()) => Some(cell),
+            Err(why) => {
+                eprintln!(
+                    "NOT TRIED: no network of its own can be made here (root, `ip netns`): {why}"
+                );
+                None
+            }
         }
-        let cell = Self { name: name.clone(), net: format!("10.213.{number}") };
+    }
+
+    fn wire(&self, number: u32) -> Result<(), String> {
+        let name = &self.name;
+        let ip = |words: &str| run("ip", &words.split(' ').collect::<Vec<_>>());
+        ip(&format!("netns add {name}"))?;
         let (outer, inner) = (format!("wso{number}"), format!("wsi{number}"));
-        let folder = PathBuf::from("/etc/netns").join(&name);
-        fs::create_dir_all(&folder).expect("the namespace's folder");
-        // A name that is looked up is heard too.
-        let resolver = format!("nameserver {}\n", cell.at(1));
-        fs::write(folder.join("resolv.conf"), resolver).expect("resolv.conf");
-        let ip = |words: &str| {
-            let words: Vec<_> = words.split(' ').collect();
-            let done = run("ip", &words);
-            assert!(
-                done.status.success(),
-                "ip {words:?}: {}",
-                String::from_utf8_lossy(&done.stderr)
-            );
-        };
-        ip(&format!("link add {outer} type veth peer name {inner} netns {name}"));
+        ip(&format!("link add {outer} type veth peer name {inner} netns {name}"))?;
         for host in [1, 3] {
-            ip(&format!("addr add {}/24 dev {outer}", cell.at(host)));
+            ip(&format!("addr add {}/24 dev {outer}", self.at(host)))?;
         }
-        ip(&format!("link set {outer} up"));
+        ip(&format!("link set {outer} up"))?;
+        // What the kernel says by itself, to find out about IPv6, is not of our saying. A kernel without
+        // IPv6 has no such switch.
+        let _ = ip(&format!("netns exec {name} sysctl -q -w net.ipv6.conf.all.disable_ipv6=1"));
         let within = format!("-n {name}");
-        ip(&format!("{within} addr add {}/24 dev {inner}", cell.at(2)));
-        ip(&format!("{within} link set {inner} up"));
-        ip(&format!("{within} link set lo up"));
-        // What the kernel says by itself, to find out about IPv6, is not of our saying.
-        let off = "net.ipv6.conf.all.disable_ipv6=1";
-        run("ip", &["netns", "exec", &name, "sysctl", "-q", "-w", off]);
-        ip(&format!("{within} route add default via {}", cell.at(1)));
-        Some(cell)
+        ip(&format!("{within} addr add {}/24 dev {inner}", self.at(2)))?;
+        ip(&format!("{within} link set {inner} up"))?;
+        ip(&format!("{within} link set lo up"))?;
+        ip(&format!("{within} route add default via {}", self.at(1)))?;
+        // A name that is looked up is heard too.
+        let folder = PathBuf::from("/etc/netns").join(name);
+        fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+        let resolver = format!("nameserver {}\n", self.at(1));
+        fs::write(folder.join("resolv.conf"), resolver).map_err(|error| error.to_string())
     }
 
     fn at(&self, host: u8) -> String {
@@ -95,7 +95,7 @@ impl Cell {
 impl Drop for Cell {
     fn drop(&mut self) {
         // The cable goes with it.
-        run("ip", &["netns", "del", &self.name]);
+        let _ = run("ip", &["netns", "del", &self.name]);
         let _ = fs::remove_dir_all(PathBuf::from("/etc/netns").join(&self.name));
     }
 }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use appliance_model::ruma::room_version_rules::RoomVersionRules;
-use appliance_model::ruma::{EventId, OwnedEventId, RoomId, ServerName};
+use appliance_model::ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, ServerName};
 use appliance_model::{Error, Kind, Pdu};
 use serde::Deserialize;
 use serde_json::json;
@@ -70,6 +70,8 @@ pub(crate) struct Errand {
     unanswered: AtomicUsize,
     /// Events that could not be checked, because their servers' keys cannot be had now.
     unchecked: AtomicUsize,
+    /// Events that came, and that are not taken because of whom they are from.
+    unwelcome: AtomicUsize,
     until_ms: u64,
 }
 
@@ -80,6 +82,7 @@ impl Errand {
             asked: AtomicUsize::new(0),
             unanswered: AtomicUsize::new(0),
             unchecked: AtomicUsize::new(0),
+            unwelcome: AtomicUsize::new(0),
             until_ms: house.clock.now_ms().saturating_add(ERRAND_MS_MAX),
         }
     }
@@ -87,6 +90,10 @@ impl Errand {
     /// How many events could not be checked so far that would be missed in a state.
     pub fn unchecked(&self) -> usize {
         self.unchecked.load(Ordering::Relaxed)
+    }
+
+    fn unwelcome(&self) -> usize {
+        self.unwelcome.load(Ordering::Relaxed)
     }
 
     fn may_ask(&self, now_ms: u64) -> bool {
@@ -165,7 +172,12 @@ impl Rooms {
                 Ok(Ok(pdu)) => {
                     fetched.insert(pdu.event_id.clone(), pdu);
                 }
-                Ok(Err(why)) => self.dropped(source, &why),
+                Ok(Err(why)) => {
+                    if self.is_of_stranger(&raw) {
+                        source.errand.unwelcome.fetch_add(1, Ordering::Relaxed);
+                    }
+                    self.dropped(source, &why);
+                }
                 // Somebody's keys cannot be had now: only their events are missing.
                 Err(error) if error.kind == Kind::RemoteUnavailable => {
                     tracing::debug!(server = %source.server, %error, "an event cannot be checked");
@@ -180,6 +192,16 @@ impl Rooms {
             }
         }
         Ok(fetched)
+    }
+
+    /// Whether an event is from a server off the list.
+    fn is_of_stranger(&self, raw: &RawValue) -> bool {
+        #[derive(Deserialize)]
+        struct Seen {
+            sender: OwnedUserId,
+        }
+        let seen = serde_json::from_str::<Seen>(raw.get());
+        seen.is_ok_and(|seen| !self.is_allowed(seen.sender.server_name()))
     }
 
     /// Whether this server has an event with the state before it.
@@ -309,20 +331,34 @@ impl Rooms {
             }
         }
         let mut events = Fetched::new();
+        let mut unwelcome = source.errand.unwelcome();
+        // Strangers whom the other server let in are no part of the state here, and not missed.
+        let mut strangers = 0;
         if absent.len() > SINGLE_MAX {
             events = self.whole_state(source, &event_id).await.unwrap_or_default();
             absent.retain(|id| !events.contains_key(id));
+            strangers = source.errand.unwelcome() - unwelcome;
+            unwelcome += strangers;
         }
         let mut lost: BTreeSet<_> = absent.iter().cloned().collect();
         for id in absent.into_iter().take(SINGLE_MAX) {
             // One that cannot be had must not keep the rest from being used.
-            if let Ok(Some(event)) = self.one_event_of(source, &id).await {
-                lost.remove(&id);
-                events.insert(id, event);
+            match self.one_event_of(source, &id).await {
+                Ok(Some(event)) => {
+                    lost.remove(&id);
+                    events.insert(id, event);
+                }
+                Ok(None) if source.errand.unwelcome() > unwelcome => {
+                    unwelcome = source.errand.unwelcome();
+                    lost.remove(&id);
+                    strangers = strangers.saturating_sub(1);
+                }
+                _ => {}
             }
         }
         // A state that is mostly names would have everything rejected for good that is judged by it.
         let lacking = ids.pdu_ids.iter().filter(|id| lost.contains(*id)).count();
+        let lacking = lacking.saturating_sub(strangers);
         let is_unsure = source.errand.unchecked() > unchecked;
         if is_unsure || lacking * LACKING_PART > ids.pdu_ids.len() {
             let names = "The state before an event cannot be had.";
