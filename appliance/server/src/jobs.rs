@@ -49,11 +49,8 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
         services.reading.expire_typing();
         Ok(())
     });
-    // "MUST NOT send the event before the scheduled time … MAY add up to 30 seconds." Suites wait for
-    // less than a second.
-    let is_quick = services.house.options.quick_retries;
-    let beat = Duration::from_millis(if is_quick { 100 } else { 1_000 });
-    every(tasks, "delayed", beat, services, async |services: Arc<Services>| {
+    // "MUST NOT send the event before the scheduled time … MAY add up to 30 seconds."
+    every(tasks, "delayed", Duration::from_secs(1), services, async |services: Arc<Services>| {
         services.rooms.send_due().await.map(drop)
     });
     every(tasks, "orders", Duration::from_secs(1), services, async |services: Arc<Services>| {
