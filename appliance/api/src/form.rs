@@ -10,9 +10,10 @@ use axum::response::Response;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::query;
 use crate::route::{
     Access, Admission, JSON_BODY_BYTES_MAX, RawRequest, Routes, StablePaths, Visit, missing_token,
-    path_param, query_param, read_body, token,
+    path_param, read_body, token,
 };
 
 /// A request with a JSON body of our own type.
@@ -33,7 +34,7 @@ impl<T> Form<T> {
 
     /// A parameter of the query.
     pub fn query(&self, name: &str) -> Option<String> {
-        query_param(&self.uri, name)
+        query::value(&self.uri, name)
     }
 }
 

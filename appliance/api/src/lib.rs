@@ -17,6 +17,7 @@ mod json;
 mod json_body;
 mod peer;
 mod photo_page;
+mod query;
 mod route;
 mod scenario;
 mod server;

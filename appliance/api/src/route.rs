@@ -27,9 +27,10 @@ use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tower::util::MapResponseLayer;
 
 use crate::error::{refuse, respond_to_bad_request};
-use crate::{ClientAddr, cors, json_body, peer, suspended};
+use crate::{ClientAddr, cors, json_body, peer, query, suspended};
 
 /// Bodies of JSON endpoints. To-device and key uploads of large rooms stay below; media has a limit
 /// of its own.
@@ -279,20 +280,29 @@ impl Routes {
     pub fn finish(self) -> (Router, Vec<Route>) {
         // "Servers should … 404 M_UNRECOGNIZED … unknown endpoint; 405 … known endpoint with an
         // unsupported method" (client-server, common error codes).
-        let unknown = || async {
-            refuse(&Error::new(Kind::Unrecognized, "This server has no such endpoint."))
+        let unknown = async |method: Method| {
+            let error = Error::new(Kind::Unrecognized, "This server has no such endpoint.");
+            preflight_or(&method, &error)
         };
-        let wrong_method = || async {
-            refuse(&Error::new(Kind::WrongMethod, "This endpoint does not take that method."))
+        let wrong_method = async |method: Method| {
+            let error = Error::new(Kind::WrongMethod, "This endpoint does not take that method.");
+            preflight_or(&method, &error)
         };
         let router = self
             .router
             .fallback(unknown)
             .method_not_allowed_fallback(wrong_method)
-            .layer(axum::middleware::from_fn(cors::allow))
+            .layer(MapResponseLayer::new(cors::allow))
             .with_state(self.services);
         (router, self.list)
     }
+}
+
+/// "All endpoints in this specification support the OPTIONS method, however the server MUST NOT perform
+/// any logic defined for the endpoints": browsers ask so before they send what another origin's page
+/// wants to. No route takes that method, so all of these end up here.
+fn preflight_or(method: &Method, error: &Error) -> Response {
+    if method == Method::OPTIONS { Response::default() } else { refuse(error) }
 }
 
 /// The paths of an endpoint that released clients use.
@@ -338,24 +348,18 @@ impl RawRequest {
 
     /// A parameter of the query.
     pub fn query(&self, name: &str) -> Option<String> {
-        query_param(&self.uri, name)
+        query::value(&self.uri, name)
     }
 
     /// Every value of a query parameter that may be said more than once.
     pub fn queries(&self, name: &str) -> Vec<String> {
-        let pairs = form_urlencoded::parse(self.uri.query().unwrap_or_default().as_bytes());
-        pairs.filter(|(key, _)| key == name).map(|(_, value)| value.into_owned()).collect()
+        query::values(&self.uri, name).collect()
     }
 }
 
 pub(crate) fn path_param(params: &[String], index: usize) -> Result<&str, Error> {
     let missing = || Error::internal("a route without the variable that its handler reads");
     params.get(index).map(String::as_str).ok_or_else(missing)
-}
-
-pub(crate) fn query_param(uri: &http::Uri, name: &str) -> Option<String> {
-    form_urlencoded::parse(uri.query()?.as_bytes())
-        .find_map(|(key, value)| (key == name).then(|| value.into_owned()))
 }
 
 async fn answer<R, F, Answer>(
@@ -470,9 +474,9 @@ async fn admit(
 
 /// As whom an application service speaks. Of `device_id` the released spelling goes first.
 fn mask(uri: &http::Uri) -> Mask {
-    let device_id =
-        query_param(uri, "device_id").or_else(|| query_param(uri, "org.matrix.msc3202.device_id"));
-    Mask { user_id: query_param(uri, "user_id"), device_id }
+    let device_id = query::value(uri, "device_id")
+        .or_else(|| query::value(uri, "org.matrix.msc3202.device_id"));
+    Mask { user_id: query::value(uri, "user_id"), device_id }
 }
 
 /// From the `Authorization` header, or from the query as clients of before v1.11 send it.
@@ -482,9 +486,7 @@ pub(crate) fn token(headers: &HeaderMap, uri: &http::Uri) -> Option<String> {
         let (scheme, token) = value.split_once(' ')?;
         return scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned());
     }
-    let query = uri.query()?;
-    form_urlencoded::parse(query.as_bytes())
-        .find_map(|(name, value)| (name == "access_token").then(|| value.into_owned()))
+    query::value(uri, "access_token")
 }
 
 pub(crate) fn missing_token() -> Error {

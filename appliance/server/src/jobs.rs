@@ -9,22 +9,17 @@ use std::time::Duration;
 
 use appliance_model::Error;
 use appliance_services::Services;
+use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle::Tasks;
 
 /// Starts the jobs. They end when the lifecycle tells them to.
 pub fn start(services: &Arc<Services>, tasks: &Tasks) {
+    each_second(tasks, services);
     every(tasks, "presence", Duration::from_secs(5), services, async |services: Arc<Services>| {
         services.reading.expire_presence();
         Ok(())
     });
-    every(
-        tasks,
-        "presence_told",
-        Duration::from_secs(1),
-        services,
-        async |services: Arc<Services>| services.reading.tell_presence().await,
-    );
     every(
         tasks,
         "destinations",
@@ -44,18 +39,6 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
     every(tasks, "transactions", hour, services, async |services: Arc<Services>| {
         services.rooms.forget_old_txns().await.map(drop)
     });
-    // Clients count typing notices by the second.
-    every(tasks, "typing", Duration::from_secs(1), services, async |services: Arc<Services>| {
-        services.reading.expire_typing();
-        Ok(())
-    });
-    // "MUST NOT send the event before the scheduled time … MAY add up to 30 seconds."
-    every(tasks, "delayed", Duration::from_secs(1), services, async |services: Arc<Services>| {
-        services.rooms.send_due().await.map(drop)
-    });
-    every(tasks, "orders", Duration::from_secs(1), services, async |services: Arc<Services>| {
-        services.administration.carry_out().await.map(drop)
-    });
     every(tasks, "openid", hour, services, async |services: Arc<Services>| {
         services.accounts.forget_openid_tokens().await.map(drop)
     });
@@ -70,11 +53,6 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
             services.keys.tidy_backups().await.map(drop)
         },
     );
-    // Nobody gets an expired file, job or not; this erases it and redacts what showed it. "Within 60
-    // seconds" is the promise: a second leaves room for a slow disk.
-    every(tasks, "media", Duration::from_secs(1), services, async |services: Arc<Services>| {
-        services.media.activate().await.map(drop)
-    });
     let minutes = Duration::from_secs(300);
     every(tasks, "erase_notices", minutes, services, async |services: Arc<Services>| {
         services.media.repeat_notices().await.map(drop)
@@ -114,6 +92,36 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
     );
 }
 
+/// In one task: each that wakes by itself wakes a worker thread more, which an idle server pays all
+/// night. They wait for each other only where one computes.
+fn each_second(tasks: &Tasks, services: &Arc<Services>) {
+    let second = Duration::from_secs(1);
+    let stop = tasks.jobs();
+    let presence = repeat(stop, "presence_told", second, services, async |services| {
+        services.reading.tell_presence().await
+    });
+    // Clients count typing notices by the second.
+    let typing = repeat(stop, "typing", second, services, async |services| {
+        services.reading.expire_typing();
+        Ok(())
+    });
+    // "MUST NOT send the event before the scheduled time … MAY add up to 30 seconds."
+    let delayed = repeat(stop, "delayed", second, services, async |services| {
+        services.rooms.send_due().await.map(drop)
+    });
+    let orders = repeat(stop, "orders", second, services, async |services| {
+        services.administration.carry_out().await.map(drop)
+    });
+    // Nobody gets an expired file, job or not; this erases it and redacts what showed it. "Within 60
+    // seconds" is the promise: a second leaves room for a slow disk.
+    let media = repeat(stop, "media", second, services, async |services| {
+        services.media.activate().await.map(drop)
+    });
+    tasks.spawn_vital("each_second", async move {
+        tokio::join!(presence, typing, delayed, orders, media);
+    });
+}
+
 /// Work that waits for news by itself.
 fn forever<F>(
     tasks: &Tasks,
@@ -138,8 +146,22 @@ fn every<F>(
 ) where
     F: Future<Output = Result<(), Error>> + Send,
 {
-    let (stop, services) = (tasks.jobs().clone(), services.clone());
-    tasks.spawn_vital(name, async move {
+    tasks.spawn_vital(name, repeat(tasks.jobs(), name, period, services, job));
+}
+
+/// Does a job once in a period until it is told to stop.
+fn repeat<F>(
+    stop: &CancellationToken,
+    name: &'static str,
+    period: Duration,
+    services: &Arc<Services>,
+    job: impl Fn(Arc<Services>) -> F + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static
+where
+    F: Future<Output = Result<(), Error>> + Send,
+{
+    let (stop, services) = (stop.clone(), services.clone());
+    async move {
         let mut tick = tokio::time::interval(period);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
@@ -147,5 +169,5 @@ fn every<F>(
                 tracing::error!(kind = "job.failed", job = name, %error, "a job failed; it will be tried again");
             }
         }
-    });
+    }
 }

@@ -29,6 +29,7 @@ pub mod policy;
 pub mod push;
 pub mod reading;
 mod recent;
+mod rest;
 pub mod rooms;
 #[cfg(test)]
 mod scenario;

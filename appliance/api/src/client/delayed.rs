@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use crate::error::error_body;
 use crate::json::read_json;
-use crate::route::{Access, RawRequest, Routes, Visit, json_response, query_param};
+use crate::query;
+use crate::route::{Access, RawRequest, Routes, Visit, json_response};
 
 const SCHEDULE: &str = "/_matrix/client/unstable/org.matrix.msc4140/rooms/{room_id}/delayed_event/{event_type}/{txn_id}";
 const LIST: &str = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events";
@@ -32,7 +33,7 @@ pub(crate) fn add(routes: &mut Routes) {
 
 /// The delay that a client asks for in the query of `/send` or `/state`.
 pub(crate) fn delay_ms(uri: &http::Uri) -> Result<Option<u64>, Error> {
-    let Some(text) = query_param(uri, "org.matrix.msc4140.delay") else { return Ok(None) };
+    let Some(text) = query::value(uri, "org.matrix.msc4140.delay") else { return Ok(None) };
     let delay_ms = text.parse();
     delay_ms.map(Some).map_err(|_| Error::invalid_param("The delay is no number of milliseconds."))
 }

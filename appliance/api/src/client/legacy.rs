@@ -22,7 +22,8 @@ use serde_json::{Value, json};
 
 use super::sync::{flag, number};
 use crate::json::read_json;
-use crate::route::{Access, RawRequest, Routes, Visit, json_response, query_param, token};
+use crate::query;
+use crate::route::{Access, RawRequest, Routes, Visit, json_response, token};
 
 /// The newest messages of a room: what old clients showed first.
 const MESSAGES: usize = 20;
@@ -53,7 +54,7 @@ pub(crate) fn add(routes: &mut Routes) {
 /// Without a timeout the answer comes at once, as at `/sync`.
 async fn events(visit: Visit<RawRequest>) -> Result<Response, Error> {
     let uri = visit.request.uri.clone();
-    let query = move |name| query_param(&uri, name).filter(|value| !value.is_empty());
+    let query = move |name| query::value(&uri, name).filter(|value| !value.is_empty());
     let room_id = |text: String| -> Result<OwnedRoomId, Error> {
         RoomId::parse(text).map_err(|_| Error::invalid_param("`room_id` is not a room ID."))
     };

@@ -138,7 +138,7 @@ fn new_file(visit: &Visit<RawRequest>) -> NewFile {
     let text = |name: HeaderName| visit.headers.get(name).and_then(|value| value.to_str().ok());
     NewFile {
         content_type: text(CONTENT_TYPE).map(str::to_owned),
-        filename: query(&visit.request, "filename"),
+        filename: visit.request.query("filename"),
         announced_bytes: text(CONTENT_LENGTH).and_then(|length| length.parse().ok()),
         is_captured: false,
     }
@@ -151,7 +151,7 @@ async fn config(visit: Visit<RawRequest>) -> Result<Response, Error> {
 
 async fn preview(visit: Visit<RawRequest>) -> Result<Response, Error> {
     let missing = || Error::new(Kind::MissingParam, "`url` is missing.");
-    let url = query(&visit.request, "url").ok_or_else(missing)?;
+    let url = visit.request.query("url").ok_or_else(missing)?;
     let (services, caller) = (visit.services.clone(), visit.caller()?.clone());
     let preview = services.media.preview(&caller, &url).await?;
     Ok(json_response(StatusCode::OK, serde_json::Value::Object(preview).to_string()))
@@ -277,15 +277,15 @@ fn picture(made: Thumbnail) -> Result<Response, Error> {
 pub(crate) fn wanted_of(request: &RawRequest) -> Result<Wanted, Error> {
     let pixels = |name: &str| -> Result<u32, Error> {
         let missing = || Error::new(Kind::MissingParam, format!("`{name}` is missing."));
-        let text = query(request, name).ok_or_else(missing)?;
+        let text = request.query(name).ok_or_else(missing)?;
         text.parse().map_err(|_| Error::invalid_param(format!("`{name}` is no number of pixels.")))
     };
-    let crop = match query(request, "method").as_deref() {
+    let crop = match request.query("method").as_deref() {
         None | Some("scale") => false,
         Some("crop") => true,
         Some(_) => return Err(Error::invalid_param("`method` is `crop` or `scale`.")),
     };
-    let animated = match query(request, "animated").as_deref() {
+    let animated = match request.query("animated").as_deref() {
         None | Some("false") => false,
         Some("true") => true,
         Some(_) => return Err(Error::invalid_param("`animated` is `true` or `false`.")),
@@ -340,13 +340,7 @@ fn media_id_of(params: &[String]) -> Result<(&str, &str), Error> {
 }
 
 pub(crate) fn wait_ms(request: &RawRequest) -> Result<u64, Error> {
-    let Some(text) = query(request, "timeout_ms") else { return Ok(WAIT_MS_DEFAULT) };
+    let Some(text) = request.query("timeout_ms") else { return Ok(WAIT_MS_DEFAULT) };
     u64::from_str(&text)
         .map_err(|_| Error::invalid_param("`timeout_ms` is no number of milliseconds."))
-}
-
-fn query(request: &RawRequest, name: &str) -> Option<String> {
-    let query = request.uri.query()?;
-    form_urlencoded::parse(query.as_bytes())
-        .find_map(|(key, value)| (key == name).then(|| value.into_owned()))
 }

@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 
 use super::membership::room_named;
 use crate::json::{answer, read_json};
+use crate::query;
 use crate::route::{Access, RawRequest, Routes, Visit, json_response};
 
 /// Servers that a client names as knowing a room.
@@ -90,9 +91,8 @@ async fn summary(visit: Visit<RawRequest>) -> Result<Response, Error> {
     let name = <&RoomOrAliasId>::try_from(visit.request.param(0)?)
         .map_err(|_| Error::invalid_param("A room is named by its ID or an alias."))?;
     let (room_id, mut via): (OwnedRoomId, _) = room_named(&visit.services, name).await?;
-    let query = visit.request.uri.query().unwrap_or_default();
-    let named = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == "via");
-    via.extend(named.filter_map(|(_, name)| name.as_ref().try_into().ok()).take(VIA_MAX));
+    let named = query::values(&visit.request.uri, "via");
+    via.extend(named.filter_map(|name| name.try_into().ok()).take(VIA_MAX));
     let summary = visit.services.rooms.face_for(visit.visitor.as_ref(), &room_id, &via).await?;
     let mut body = serde_json::to_value(summary).map_err(Error::internal)?;
     // What clients of before the acceptance read.

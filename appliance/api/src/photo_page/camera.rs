@@ -11,7 +11,8 @@ use serde_json::json;
 
 use super::look::room_id_of;
 use super::{Answer, Signed};
-use crate::route::{json_response, query_param, read_body};
+use crate::query;
+use crate::route::{json_response, read_body};
 
 /// A transaction ID of the page's, and of nobody else's.
 const TXN_BYTES_MAX: usize = 64;
@@ -37,7 +38,7 @@ pub(super) async fn capture(
 ) -> Answer {
     let uri = request.uri().clone();
     let Signed { services, caller, body } = Signed::read(state, request).await?;
-    let txn_id = query_param(&uri, "txn_id").unwrap_or_default();
+    let txn_id = query::value(&uri, "txn_id").unwrap_or_default();
     let is_sane = (1..=TXN_BYTES_MAX).contains(&txn_id.len())
         && txn_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     if !is_sane {
@@ -47,8 +48,8 @@ pub(super) async fn capture(
     let taken = Capture {
         room_id: room_id_of(&room_id)?,
         txn_id,
-        has_consent: query_param(&uri, "consent").as_deref() == Some("true"),
-        reference: query_param(&uri, "reference"),
+        has_consent: query::value(&uri, "consent").as_deref() == Some("true"),
+        reference: query::value(&uri, "reference"),
         picture,
     };
     let event_id = services.media.capture(&caller, taken).await?;

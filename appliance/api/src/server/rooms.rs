@@ -22,6 +22,7 @@ use serde_json::value::RawValue;
 
 use crate::json::read_json;
 use crate::peer::BODY_BYTES_MAX;
+use crate::query;
 use crate::route::{Access, RawRequest, Routes, Visit, json_response, read_body};
 
 /// "edus: … Must not include more than 100 EDUs."
@@ -70,9 +71,7 @@ fn event_id(text: &str) -> Result<OwnedEventId, Error> {
 
 /// All values of a parameter that may come several times.
 fn repeated(visit: &Visit<RawRequest>, name: &str) -> Vec<String> {
-    let query = visit.request.uri.query().unwrap_or_default();
-    let pairs = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name);
-    pairs.map(|(_, value)| value.into_owned()).take(NAMED_MAX).collect()
+    query::values(&visit.request.uri, name).take(NAMED_MAX).collect()
 }
 
 async fn make(visit: Visit<RawRequest>, membership: MembershipState) -> Result<Response, Error> {

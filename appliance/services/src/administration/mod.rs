@@ -25,6 +25,7 @@ pub use tasks::{Task, TaskState};
 use crate::accounts::Accounts;
 use crate::house::House;
 use crate::personal::Personal;
+use crate::rest::Rest;
 use crate::rooms::Rooms;
 
 /// The administrators' desk.
@@ -33,6 +34,7 @@ pub struct Administration {
     accounts: Arc<Accounts>,
     rooms: Arc<Rooms>,
     personal: Arc<Personal>,
+    orders_rest: Rest,
 }
 
 impl Administration {
@@ -42,7 +44,7 @@ impl Administration {
         rooms: Arc<Rooms>,
         personal: Arc<Personal>,
     ) -> Self {
-        Self { house, accounts, rooms, personal }
+        Self { house, accounts, rooms, personal, orders_rest: Rest::default() }
     }
 
     /// Lets an administrator in and writes down what for.

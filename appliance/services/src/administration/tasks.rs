@@ -109,11 +109,18 @@ impl Administration {
     ///
     /// If the store fails; calling again goes on where it stopped.
     pub async fn carry_out(&self) -> Result<usize, Error> {
+        let ledger = &self.house.ledger;
+        if !self.orders_rest.is_due(ledger, self.house.clock.now_ms()) {
+            return Ok(0);
+        }
+        let at = ledger.position();
+        let mut orders = self.task_rows().await?;
+        orders.retain(|(_, row)| row.state == TaskState::Active);
+        if orders.is_empty() {
+            self.orders_rest.until(at, None);
+        }
         let mut ended = 0;
-        for (number, mut row) in self.task_rows().await? {
-            if row.state != TaskState::Active {
-                continue;
-            }
+        for (number, mut row) in orders {
             match self.carry_out_one(&row).await {
                 Ok(result) => {
                     row.state = TaskState::Complete;

@@ -53,6 +53,10 @@ impl Media {
     pub async fn activate(&self) -> Result<Report, Error> {
         let now_ms = self.now_ms();
         let mut report = Report::default();
+        if self.overdue().is_empty() && !self.0.rest.is_due(self.ledger(), now_ms) {
+            return Ok(report);
+        }
+        let at = self.ledger().position();
         if !self.0.swept.swap(true, Ordering::Relaxed)
             && let Err(error) = self.sweep().await
         {
@@ -69,7 +73,21 @@ impl Media {
         metrics::gauge!("wardstone_media_stuck")
             .set(u32::try_from(report.stuck).unwrap_or(u32::MAX));
         steps.into_iter().collect::<Result<(), Error>>()?;
+        if report == Report::default() {
+            self.0.rest.until(at, Some(self.next_look_ms(now_ms).await?));
+        }
         Ok(report)
+    }
+
+    /// When the next file's deadline comes or the day ends, whichever is first.
+    async fn next_look_ms(&self, now_ms: u64) -> Result<u64, Error> {
+        type Due = ((u64, MediaNid), ());
+        let day_end_ms = day_of(now_ms).saturating_add(1).saturating_mul(DAY_MS);
+        let range = (&(0, MediaNid(0)), &(day_end_ms, MediaNid(0)));
+        let view = self.ledger().newest();
+        let (due, _): (Vec<Due>, _) =
+            view.scan_between(&MEDIA_DUE, range, Direction::Forward, 1).await?;
+        Ok(due.first().map_or(day_end_ms, |(key, ())| key.0))
     }
 
     /// Removes files that no row names: their commit did not happen. They are noise, and in the way.

@@ -53,6 +53,7 @@ use crate::accounts::Accounts;
 use crate::doors::Doors;
 use crate::house::House;
 use crate::limits::{Limit, Limits, Whose};
+use crate::rest::Rest;
 use crate::rooms::Rooms;
 
 /// What the operator chose about files.
@@ -129,6 +130,7 @@ struct Inner {
     /// Files whose deadline was seen to pass and whose purge is not committed yet: should the clock go
     /// back now, they stay gone.
     overdue: Mutex<HashSet<MediaNid>>,
+    rest: Rest,
     /// What an earlier run left behind was swept.
     swept: AtomicBool,
     /// The day on which day keys were last looked through.
@@ -168,6 +170,7 @@ impl Media {
             total_counted: tokio::sync::Mutex::new(None),
             delivered: Cache::new(DELIVERIES_CACHED_MAX),
             overdue: Mutex::default(),
+            rest: Rest::default(),
             swept: AtomicBool::new(false),
             days_ended: AtomicU64::new(0),
         }))

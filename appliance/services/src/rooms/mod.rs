@@ -80,6 +80,7 @@ use crate::alarms::Alarms;
 use crate::doors::Doors;
 use crate::house::House;
 use crate::limits::Limits;
+use crate::rest::Rest;
 
 /// Parsed state events kept in memory: the create, power and member events of the busy rooms; about
 /// 3 KB each.
@@ -95,6 +96,7 @@ pub struct Rooms {
     pub(crate) limits: Arc<Limits>,
     pub(crate) doors: Doors,
     delayed_doors: Doors,
+    delayed_rest: Rest,
     pub(crate) pdus: Arc<Cache<EventNid, Arc<Pdu>>>,
     /// The edges of the authorization graph.
     pub(crate) edges: Cache<EventNid, Arc<AuthRow>>,
@@ -115,6 +117,7 @@ impl Rooms {
             limits,
             doors: Doors::default(),
             delayed_doors: Doors::default(),
+            delayed_rest: Rest::default(),
             pdus,
             edges: Cache::new(EDGES_CACHED_MAX),
             retention: retention::Retention::default(),

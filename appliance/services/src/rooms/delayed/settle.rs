@@ -78,13 +78,21 @@ impl Rooms {
     /// If the store fails; calling again goes on where it stopped.
     pub async fn send_due(&self) -> Result<usize, Error> {
         let now_ms = self.house.clock.now_ms();
-        let end = now_ms.saturating_add(1);
-        let view = self.house.ledger.newest();
-        let (due, _) =
-            view.scan_between(&DELAYED_DUE, (&0, &end), Direction::Forward, PAGE).await?;
+        let ledger = &self.house.ledger;
+        if !self.delayed_rest.is_due(ledger, now_ms) {
+            return Ok(0);
+        }
+        let at = ledger.position();
+        type Due = ((u64, String), ());
+        let range = (&0, &u64::MAX);
+        let (rows, _): (Vec<Due>, _) =
+            ledger.newest().scan_between(&DELAYED_DUE, range, Direction::Forward, PAGE).await?;
+        let is_due = |(key, ()): &Due| key.0 <= now_ms;
+        if !rows.first().is_some_and(is_due) {
+            self.delayed_rest.until(at, rows.first().map(|(key, ())| key.0));
+        }
         let mut count = 0;
-        for (key, ()) in due {
-            let key: (u64, String) = key;
+        for (key, ()) in rows.into_iter().filter(is_due) {
             count += usize::from(self.look_at(key, now_ms).await?);
         }
         Ok(count)
