@@ -157,6 +157,28 @@ impl Town {
         self.ring(to, self.signed(from, to, method, &path, &body)).await
     }
 
+    /// A room of the first hospital, with somebody of the second in it.
+    pub async fn share(&self, host: &str, guest: &str, policy: Value) -> String {
+        let body = serde_json::json!({
+            "preset": "public_chat",
+            "initial_state": [{ "type": "io.wardstone.policy", "content": policy }],
+        });
+        let room = self.desks[0].post("/v3/createRoom", host, body).await.text("room_id");
+        let via = &self.desks[0].services.house.server_name;
+        let path = format!("/v3/join/{room}?via={via}");
+        self.desks[1].post(&path, guest, serde_json::json!({})).await.ok();
+        room
+    }
+
+    /// Shows a file (`server/id`) of the first hospital in a room.
+    pub async fn show(&self, token: &str, room: &str, file: &str) {
+        let url = format!("mxc://{file}");
+        let content = serde_json::json!({ "msgtype": "m.image", "body": "wound.png", "url": url });
+        let txn_id = file.replace('/', "-");
+        let path = format!("/v3/rooms/{room}/send/m.room.message/{txn_id}");
+        self.desks[0].call("PUT", &path, token, content).await.ok();
+    }
+
     /// A hospital exchanges files with another.
     pub async fn allow_media(&self, index: usize, server: &str) {
         let server = ServerName::parse(server).unwrap();

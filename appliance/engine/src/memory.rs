@@ -43,7 +43,8 @@ struct Machine {
     cache: Arc<Rows>,
     /// How to get from the cache back to the disk: one entry per batch since the last sync.
     unsynced: Vec<Undo>,
-    fault: Option<EngineError>,
+    /// After so many more commits, this.
+    fault: Option<(u64, EngineError)>,
     full: bool,
     sync_delay: Duration,
     health: Health,
@@ -107,7 +108,12 @@ impl Memory {
     /// The next commit fails with `error`. With [`EngineError::Failed`] or [`EngineError::Damaged`] its
     /// batches are written but not synced, and no later commit is taken until the power was cut.
     pub fn fail_next_commit(&self, error: EngineError) {
-        self.machine().fault = Some(error);
+        self.fail_commit_after(0, error);
+    }
+
+    /// The same for the commit after so many more.
+    pub fn fail_commit_after(&self, commits: u64, error: EngineError) {
+        self.machine().fault = Some((commits, error));
     }
 
     /// The disk is full from now on: every commit fails with [`EngineError::Full`].
@@ -173,8 +179,12 @@ impl Machine {
         }
         match self.fault.take() {
             None => Ok(self.apply(batches)),
-            Some(error @ (EngineError::Full | EngineError::KeyTooLong(_))) => Err(error),
-            Some(error) => {
+            Some((commits @ 1.., error)) => {
+                self.fault = Some((commits - 1, error));
+                Ok(self.apply(batches))
+            }
+            Some((0, error @ (EngineError::Full | EngineError::KeyTooLong(_)))) => Err(error),
+            Some((0, error)) => {
                 self.apply(batches);
                 self.health = Health::CommitFailed;
                 Err(error)

@@ -161,7 +161,7 @@ impl Services {
                 house.clone(),
                 rooms.clone(),
                 limits.clone(),
-                accounts.clone(),
+                (accounts.clone(), peers.clone()),
             ),
             peers,
             administration,

@@ -219,6 +219,12 @@ impl Ward {
         Self::open(engine, self.clock, self.folder, self.keys).await
     }
 
+    /// The same, when so many of the batches that were not synced reached the disk anyway.
+    pub async fn power_cut_keeping_and_restart(self, batches: usize) -> Self {
+        let engine = Arc::new(self.engine.power_cut_keeping(batches));
+        Self::open(engine, self.clock, self.folder, self.keys).await
+    }
+
     /// The same, with somebody else outside.
     pub async fn power_cut_and_restart_with(mut self, egress: Arc<dyn Egress>) -> Self {
         self.keys.egress = egress;

@@ -6,7 +6,8 @@ use appliance_model::ruma::api::federation::authenticated_media::{
     get_content, get_content_thumbnail,
 };
 use appliance_services::Services;
-use appliance_services::media::serve::{Opened, Reader};
+use appliance_services::media::elsewhere::LEASE_PARAM;
+use appliance_services::media::serve::{Found, Opened, Reader};
 use appliance_services::media::thumbnail::Thumbnail;
 use axum::body::Body;
 use axum::response::Response;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderValue};
+use serde_json::json;
 
 use crate::client::media::{describe, pieces, unstored, wait_ms, wanted_of};
 use crate::route::{RawRequest, Routes, Visit};
@@ -35,15 +37,20 @@ async fn try_download(visit: Visit<RawRequest>) -> Result<Response, Error> {
     let own = visit.services.house.server_name.as_str();
     let media_id = visit.request.param(0)?;
     let found = media.find(own, media_id, wait_ms(&visit.request)?).await?;
-    let reader = Reader::Server(visit.origin()?);
-    let delivery = match media.open(reader, &found, (0, found.bytes())).await? {
+    let lease = visit.request.query(LEASE_PARAM);
+    let opened = match &lease {
+        None => media.open(Reader::Server(visit.origin()?), &found, (0, found.bytes())).await?,
+        Some(lease) => media.open_lent(visit.origin()?, (&found, lease), None).await?,
+    };
+    let told = metadata(lease.is_some(), &found);
+    let delivery = match opened {
         Opened::Original(delivery) => delivery,
-        Opened::Picture(made) => return picture(&visit.services, made),
+        Opened::Picture(made) => return picture(&visit.services, &told, made),
     };
     let mut headers = HeaderMap::new();
     describe(&mut headers, (found.content_type(), found.sniffed()), found.filename())?;
     let file = pieces(delivery);
-    multipart(&visit.services, &headers, file)
+    multipart(&visit.services, &told, &headers, file)
 }
 
 async fn thumbnail(visit: Visit<RawRequest>) -> Result<Response, Error> {
@@ -55,29 +62,50 @@ async fn try_thumbnail(visit: Visit<RawRequest>) -> Result<Response, Error> {
     let own = visit.services.house.server_name.as_str();
     let wanted = wanted_of(&visit.request)?;
     let found = media.find(own, visit.request.param(0)?, wait_ms(&visit.request)?).await?;
-    let made = media.thumbnail(Reader::Server(visit.origin()?), &found, wanted).await?;
-    picture(&visit.services, made)
+    let lease = visit.request.query(LEASE_PARAM);
+    let made = match &lease {
+        None => media.thumbnail(Reader::Server(visit.origin()?), &found, wanted).await?,
+        Some(lease) => {
+            let lent = (&found, lease.as_str());
+            match media.open_lent(visit.origin()?, lent, Some(wanted)).await? {
+                Opened::Picture(made) => made,
+                Opened::Original(_) => return Err(Error::internal("a thumbnail is a picture")),
+            }
+        }
+    };
+    picture(&visit.services, &metadata(lease.is_some(), &found), made)
 }
 
-fn picture(services: &Services, made: Thumbnail) -> Result<Response, Error> {
+/// What is told with a file. "a metadata object … currently … always an empty object"; of one that is lent
+/// it says that it is not to be kept (MSC4425), and until when it lives.
+fn metadata(is_lent: bool, found: &Found) -> String {
+    if !is_lent {
+        return "{}".to_owned();
+    }
+    let ours = json!({ "mode": "stream", "expires_at": found.deadline_ms() });
+    json!({ "org.matrix.msc4425.ephemeral": true, "io.wardstone": ours }).to_string()
+}
+
+fn picture(services: &Services, told: &str, made: Thumbnail) -> Result<Response, Error> {
     let mut headers = HeaderMap::new();
     describe(
         &mut headers,
         (made.content_type, None),
         Some(&format!("thumbnail.{}", made.extension)),
     )?;
-    multipart(services, &headers, stream::iter([Ok(made.bytes)]))
+    multipart(services, told, &headers, stream::iter([Ok(made.bytes)]))
 }
 
-/// "`multipart/mixed` … two parts: a metadata object … and the media itself". The object is empty.
+/// "`multipart/mixed` … two parts: a metadata object … and the media itself".
 fn multipart(
     services: &Services,
+    told: &str,
     headers: &HeaderMap,
     file: impl futures_util::Stream<Item = Result<Bytes, Error>> + Send + 'static,
 ) -> Result<Response, Error> {
     let boundary = services.house.dice.letters(BOUNDARY_LETTERS);
     let mut head =
-        format!("--{boundary}\r\nContent-Type: application/json\r\n\r\n{{}}\r\n--{boundary}\r\n")
+        format!("--{boundary}\r\nContent-Type: application/json\r\n\r\n{told}\r\n--{boundary}\r\n")
             .into_bytes();
     for (name, value) in headers {
         head.extend_from_slice(name.as_str().as_bytes());
@@ -143,7 +171,9 @@ mod tests {
         let town = Town::of(&["a.example", "b.example"]).await;
         let nurse = town.desk(0).sign_up("nurse").await;
         let doctor = town.desk(1).sign_up("doctor").await;
+        let room = town.share(&nurse, &doctor, serde_json::json!({})).await;
         let file = upload(&town, &nurse).await;
+        town.show(&nurse, &room, &file).await;
         assert_eq!(download(&town, &doctor, &file).await.0, 404, "b takes no files of a");
         town.allow_media(1, "a.example").await;
         assert_eq!(download(&town, &doctor, &file).await.0, 403, "a gives b no files");
@@ -152,6 +182,7 @@ mod tests {
         assert_eq!((status, photo.as_ref()), (200, PHOTO));
         let week_ms = 7 * 24 * 60 * 60 * 1_000;
         town.desk(0).clock.pass_ms(week_ms);
+        town.desk(1).clock.pass_ms(week_ms);
         assert_eq!(download(&town, &doctor, &file).await.0, 404, "and nothing of it stayed");
     }
 
@@ -176,7 +207,11 @@ mod tests {
         let town = Town::of(&["a.example", "b.example", "c.example"]).await;
         let nurse = town.desk(0).sign_up("nurse").await;
         let doctor = town.desk(1).sign_up("doctor").await;
+        let room = town.share(&nurse, &doctor, serde_json::json!({})).await;
         let [seen, unseen] = [upload(&town, &nurse).await, upload(&town, &nurse).await];
+        for file in [&seen, &unseen] {
+            town.show(&nurse, &room, file).await;
+        }
         town.allow_media(0, "b.example").await;
         town.allow_media(1, "a.example").await;
         assert_eq!(download(&town, &doctor, &seen).await.0, 200);
@@ -213,7 +248,9 @@ mod tests {
         let town = Town::of(&["a.example", "b.example", "c.example"]).await;
         let nurse = town.desk(0).sign_up("nurse").await;
         let doctor = town.desk(1).sign_up("doctor").await;
+        let room = town.share(&nurse, &doctor, serde_json::json!({})).await;
         let file = upload(&town, &nurse).await;
+        town.show(&nurse, &room, &file).await;
         town.allow_media(0, "b.example").await;
         town.allow_media(1, "a.example").await;
         assert_eq!(download(&town, &doctor, &file).await.0, 200);

@@ -5,6 +5,7 @@ mod devices;
 mod directory;
 mod hierarchy;
 mod keys;
+mod lease;
 mod media;
 mod openid;
 mod query;
@@ -21,6 +22,7 @@ pub(crate) fn add(routes: &mut Routes) {
     query::add(routes);
     devices::add(routes);
     media::add(routes);
+    lease::add(routes);
     directory::add(routes);
     openid::add(routes);
     hierarchy::add(routes);

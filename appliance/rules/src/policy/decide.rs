@@ -66,7 +66,8 @@ pub struct Object<'a> {
     pub content: Content,
     /// The hospital's own camera page took it: it lies in no phone's gallery.
     pub is_captured: bool,
-    /// A picture that may hold what its camera wrote beside it: place, time, device.
+    /// A picture, or a film ([`Content::Other`]), that may hold what its camera wrote beside it: place, time,
+    /// device.
     pub may_tell_place: bool,
     /// From when on nobody gets it: milliseconds since the Unix epoch; none while it is kept.
     pub deadline_ms: Option<u64>,
@@ -156,7 +157,7 @@ pub fn decide(
         return show(policy, subject, object);
     }
     let mut mode = Mode::of(policy.get(Field::mode_of(subject.class)));
-    // Only `allow` is kept: leases and the like are not built, so they are refusals.
+    // Whoever asks without a lease gets what is for everybody, or nothing ([`super::lend`]).
     let is_federated = [Field::FederationOurs, Field::FederationOther]
         .into_iter()
         .all(|field| policy.get(field).is_none_or(|value| value == 0));
@@ -238,10 +239,13 @@ fn show(
     const TELLS_PLACE: &str = "Your hospital's policy takes pictures for this room only without what \
          cameras write beside them (place, time, device). Send the photo again, as JPEG, PNG or WebP: \
          that is taken out then.";
+    const FILM: &str = "Your hospital's policy takes films for this room only from devices that it looks \
+         after: what cameras write into them (place, time, device) is not taken out.";
+    let tells_place = object.may_tell_place && policy.get(Field::StripMetadata) == Some(1);
     let why = match policy.get(Field::UploadFromUnmanaged) {
-        _ if object.may_tell_place && policy.get(Field::StripMetadata) == Some(1) => {
-            Some(TELLS_PLACE)
-        }
+        _ if tells_place && object.content == Content::Picture => Some(TELLS_PLACE),
+        // The hospital can see to it that its own devices write no place.
+        _ if tells_place && subject.class != SessionClass::Managed => Some(FILM),
         _ if subject.class == SessionClass::Managed => None,
         None | Some(0) => None,
         Some(UPLOAD_CAPTURE) => (!object.is_captured).then_some(CAPTURE),
@@ -260,7 +264,7 @@ fn who(subject: &Subject<'_>) -> String {
     format!("{} {}", subject.user_id, subject.device_id).trim_end().to_owned()
 }
 
-fn denied(subject: &Subject<'_>, object: &Object<'_>, why: &'static str) -> Refused {
+pub(super) fn denied(subject: &Subject<'_>, object: &Object<'_>, why: &'static str) -> Refused {
     Refused::Denied(Denial {
         verb: "media.refused",
         who: who(subject),

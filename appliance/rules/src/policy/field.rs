@@ -115,6 +115,10 @@ const fn word(field: Field, path: &'static str, words: &'static [&'static str]) 
 }
 
 const PEERS: &[&str] = &["allow", "ephemeral", "lease", "deny"];
+/// Files are lent, look by look.
+pub(super) const PEERS_LEASE: u64 = 2;
+/// Files are not given.
+pub(super) const PEERS_DENY: u64 = 3;
 
 pub(super) const RULES: [Rule; FIELDS] = [
     least(Field::TtlMs, "media.ttl_ms", TTL_MS_MIN),

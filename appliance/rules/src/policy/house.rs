@@ -5,7 +5,7 @@ use appliance_model::{Role, SessionClass};
 use serde_json::{Map, Value, json};
 
 use super::classes::{Mode, RoomClass, watermark};
-use super::field::Field;
+use super::field::{Field, PEERS_DENY, PEERS_LEASE};
 use super::object::{Effective, Policy, Scope};
 
 /// Longer names are no names.
@@ -69,15 +69,23 @@ pub fn built_in(class: RoomClass) -> Policy {
         (Field::Watermark, watermark::USER | watermark::TIME),
         (Field::StripMetadata, 1),
     ];
-    let photos = || {
-        modes([Mode::Original, Mode::Viewer, Mode::Placeholder, Mode::Deny], Mode::Deny)
+    let photos = |peer| {
+        modes([Mode::Original, Mode::Viewer, Mode::Placeholder, Mode::Deny], peer)
             .into_iter()
             .chain(clinical)
             .chain(stamped)
     };
     match class {
         RoomClass::General => Policy::of(modes([Mode::Original; 4], Mode::Original)),
-        RoomClass::ClinicalPhoto | RoomClass::ClinicalShared => Policy::of(photos()),
+        RoomClass::ClinicalPhoto => Policy::of(photos(Mode::Deny)),
+        // The same for people of hospitals of our kind, whose devices are judged like ours; and nothing
+        // for other servers.
+        RoomClass::ClinicalShared => {
+            Policy::of(photos(Mode::Original).chain([
+                (Field::FederationOurs, PEERS_LEASE),
+                (Field::FederationOther, PEERS_DENY),
+            ]))
+        }
         // A picture of another kind in place of what is encrypted fails the app's own check: the
         // bytes or nothing.
         RoomClass::ClinicalE2ee => Policy::of(

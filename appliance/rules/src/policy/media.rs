@@ -19,6 +19,11 @@ pub fn may_fetch(who: &UserId, device_id: &str, uri: &str) -> Permit {
     Permit::audited("media.fetched", format!("{who} {device_id}"), uri)
 }
 
+/// A person here may see a file that another hospital lends for this look; nothing of it stays here.
+pub fn may_borrow(who: &UserId, device_id: &str, uri: &str) -> Permit {
+    Permit::audited("media.borrowed", format!("{who} {device_id}"), uri)
+}
+
 /// The house erases what is due, redacted, or purged by its administrator.
 pub fn must_purge(server_name: &str, uri: &str, reason: &str) -> Permit {
     Permit::audited("media.purging", server_name, format!("{uri} {reason}"))

@@ -10,6 +10,7 @@ mod classes;
 mod decide;
 mod field;
 mod house;
+mod lend;
 mod media;
 mod object;
 mod references;
@@ -19,9 +20,10 @@ pub use classes::{Mode, RoomClass, watermark};
 pub use decide::{Action, Content, Form, Object, Obligations, Permitted, Refused, Subject, decide};
 pub use field::{Field, TTL_MS_MIN};
 pub use house::{HousePolicy, OPEN_WINDOW_MS, built_in, settings_scope};
+pub use lend::lend;
 pub use media::{
-    could_not_redact, erased_elsewhere, erasure_confirmed, has_purged, ignored, may_fetch,
-    may_reserve, may_upload, must_purge,
+    could_not_redact, erased_elsewhere, erasure_confirmed, has_purged, ignored, may_borrow,
+    may_fetch, may_reserve, may_upload, must_purge,
 };
 pub use object::{Effective, POLICY_TYPE, Policy, Scope};
 pub use references::{Use, is_media_id, media_id_of, references};

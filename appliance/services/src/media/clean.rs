@@ -331,6 +331,7 @@ pub(super) mod tests {
     use image::{Rgb, RgbImage};
 
     use super::*;
+    use crate::media::tests::crc32;
 
     const MARKER: &[u8] = b"GPS-MARKER-51.5074";
     const PIXELS_MAX: u64 = 40_000_000;
@@ -405,17 +406,6 @@ pub(super) mod tests {
         let comment = [b"\x21\xfe", &length[..], MARKER, b"\0"].concat();
         let xmp = [b"\x21\xff\x0bXMP DataXMP", &length[..], MARKER, b"\0"].concat();
         [&plain[..table], &comment, &xmp, &plain[table..], MARKER].concat()
-    }
-
-    fn crc32(bytes: &[u8]) -> u32 {
-        let mut crc = u32::MAX;
-        for byte in bytes {
-            crc ^= u32::from(*byte);
-            for _ in 0..8 {
-                crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
-            }
-        }
-        !crc
     }
 
     pub fn has_marker(bytes: &[u8]) -> bool {

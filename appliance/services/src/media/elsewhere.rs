@@ -1,5 +1,6 @@
 //! Files of other servers: fetched for the person who asks and passed on as they come. Nothing of them
-//! is kept here, so nothing of them can outlive its deadline here.
+//! is kept here, so nothing of them can outlive its deadline here. A hospital of our kind lends them look by
+//! look ([`super::lease`]): it hears who looks on what kind of device, and the stricter of two policies holds.
 
 use std::time::Duration;
 
@@ -8,21 +9,38 @@ use appliance_model::ruma::api::federation::authenticated_media::{
     get_content, get_content_thumbnail,
 };
 use appliance_model::ruma::media::Method;
-use appliance_model::{Caller, Error};
-use appliance_rules::policy;
+use appliance_model::{Caller, Error, Kind};
+use appliance_rules::policy::{self, Mode, is_media_id};
 use http::HeaderMap;
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, LOCATION};
+use serde_json::json;
 
 use super::multipart::{FilePart, Multipart};
 use super::thumbnail::Wanted;
 use super::{Media, no_such_media};
-use crate::egress::{Limits, Pieces};
+use crate::egress::{Limits, Opened, Pieces};
+use crate::peers;
 
 /// A file of 50 MB over a slow line.
 const TOTAL: Duration = Duration::from_secs(600);
 
 /// What goes around the file: boundaries, headers, metadata.
 const WRAPPING_BYTES_MAX: u64 = 256 * 1024;
+
+/// Where files are lent.
+pub const LEASE_PATH: &str = "/_matrix/federation/unstable/io.wardstone/media/lease";
+/// The parameter with which a lent file is fetched.
+pub const LEASE_PARAM: &str = "io.wardstone.lease";
+const MEDIA_PATH: &str = "/_matrix/federation/v1/media";
+
+/// A file of another server.
+#[derive(Clone, Copy)]
+struct Afar<'a> {
+    server: &'a ServerName,
+    /// A media ID: it needs no escapes in a path.
+    media_id: &'a str,
+    uri: &'a str,
+}
 
 /// A file of another server on its way.
 pub struct FromAfar {
@@ -57,34 +75,14 @@ impl Media {
         if !self.0.house.roll.allows_media(server) {
             return Err(no_such_media());
         }
-        if !self.may_have_from_afar(caller) {
-            return Err(Error::forbidden(
-                "Your hospital's policy does not give files of other servers to this device.",
-            ));
-        }
+        let mode = self.mode_from_afar(caller);
         let uri = format!("mxc://{server}/{media_id}");
-        let permit = policy::may_fetch(&caller.user_id, caller.device_id.as_str(), &uri);
-        self.ledger().commit(self.ledger().begin(permit)).await?;
-        let file_bytes_max = self.upload_bytes_max().saturating_add(WRAPPING_BYTES_MAX);
-        let limits = Limits { total: TOTAL, answer_bytes_max: file_bytes_max };
-        let wait = Duration::from_millis(wait_ms.min(super::serve::WAIT_MS_MAX));
-        let house = &self.0.house;
-        let opened = match wanted {
-            None => {
-                let mut request = get_content::v1::Request::new(media_id.to_owned());
-                request.timeout_ms = wait;
-                house.call_open(server, request, limits).await
-            }
-            Some(wanted) => {
-                let (width, height) = (wanted.width.into(), wanted.height.into());
-                let mut request =
-                    get_content_thumbnail::v1::Request::new(media_id.to_owned(), width, height);
-                request.timeout_ms = wait;
-                request.animated = Some(wanted.animated);
-                request.method = Some(if wanted.crop { Method::Crop } else { Method::Scale });
-                house.call_open(server, request, limits).await
-            }
-        }?;
+        let file = Afar { server, media_id, uri: &uri };
+        let opened = match self.0.peers.promise_of(server).await?.lends {
+            true => self.borrow(caller, file, wanted, mode).await?,
+            false if mode != Mode::Original => return Err(not_for_this_device()),
+            false => self.fetch_plain(caller, file, wanted, wait_ms).await?,
+        };
         let text = |headers: &HeaderMap, name| {
             let value = headers.get(name)?.to_str().ok()?;
             Some(value.to_owned())
@@ -102,4 +100,83 @@ impl Media {
             body,
         })
     }
+    /// From a server that is not of our kind, by the specification's way.
+    async fn fetch_plain(
+        &self,
+        caller: &Caller,
+        file: Afar<'_>,
+        wanted: Option<Wanted>,
+        wait_ms: u64,
+    ) -> Result<Opened, Error> {
+        let permit = policy::may_fetch(&caller.user_id, caller.device_id.as_str(), file.uri);
+        self.ledger().commit(self.ledger().begin(permit)).await?;
+        let limits = self.limits_afar();
+        let wait = Duration::from_millis(wait_ms.min(super::serve::WAIT_MS_MAX));
+        let (house, media_id) = (&self.0.house, file.media_id.to_owned());
+        let opened = match wanted {
+            None => {
+                let mut request = get_content::v1::Request::new(media_id);
+                request.timeout_ms = wait;
+                house.call_open(file.server, request, limits).await
+            }
+            Some(wanted) => {
+                let (width, height) = (wanted.width.into(), wanted.height.into());
+                let mut request = get_content_thumbnail::v1::Request::new(media_id, width, height);
+                request.timeout_ms = wait;
+                request.animated = Some(wanted.animated);
+                request.method = Some(if wanted.crop { Method::Crop } else { Method::Scale });
+                house.call_open(file.server, request, limits).await
+            }
+        };
+        Ok(opened?)
+    }
+
+    /// From a hospital of our kind: it lends the file for this look of this person.
+    async fn borrow(
+        &self,
+        caller: &Caller,
+        file: Afar<'_>,
+        wanted: Option<Wanted>,
+        mode: Mode,
+    ) -> Result<Opened, Error> {
+        if mode == Mode::Deny {
+            return Err(not_for_this_device());
+        }
+        let permit = policy::may_borrow(&caller.user_id, caller.device_id.as_str(), file.uri);
+        self.ledger().commit(self.ledger().begin(permit)).await?;
+        let house = &self.0.house;
+        let wish = json!({
+            "media_id": file.media_id,
+            "user_id": caller.user_id,
+            "device_class": caller.class.as_str(),
+            "mode": mode.as_str(),
+            "thumbnail": wanted.is_some(),
+        });
+        let asked = ("POST", LEASE_PATH);
+        let lent = house.ask_json(file.server, asked, Some(&wish.to_string()), peers::ASK).await?;
+        let lent: serde_json::Value = serde_json::from_slice(lent.body()).unwrap_or_default();
+        let lease = lent["lease"].as_str().filter(|lease| is_media_id(lease));
+        let lease = lease.ok_or_else(|| {
+            Error::new(Kind::RemoteUnavailable, "The other server lends in no known way.")
+        })?;
+        let path = match wanted {
+            None => format!("{MEDIA_PATH}/download/{}?{LEASE_PARAM}={lease}", file.media_id),
+            Some(Wanted { width, height, crop, animated }) => format!(
+                "{MEDIA_PATH}/thumbnail/{}?width={width}&height={height}&method={}\
+                 &animated={animated}&{LEASE_PARAM}={lease}",
+                file.media_id,
+                if crop { "crop" } else { "scale" },
+            ),
+        };
+        Ok(house.ask_open(file.server, ("GET", &path), None, self.limits_afar()).await?)
+    }
+
+    fn limits_afar(&self) -> Limits {
+        let answer_bytes_max = self.upload_bytes_max().saturating_add(WRAPPING_BYTES_MAX);
+        Limits { total: TOTAL, answer_bytes_max }
+    }
+}
+
+fn not_for_this_device() -> Error {
+    Error::forbidden("Your hospital's policy does not give files of other servers to this device.")
 }

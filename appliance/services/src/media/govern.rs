@@ -14,7 +14,7 @@ use appliance_model::ruma::ServerName;
 use appliance_model::{Caller, DeviceNid, Error, MediaNid, Role, RoomNid, SessionClass, UserNid};
 use appliance_rules::Denial;
 use appliance_rules::policy::{
-    Action, Content, Effective, Field, Form, Mode, Object, Obligations, Permitted, Policy, Refused,
+    Action, Content, Effective, Field, Form, Object, Obligations, Permitted, Policy, Refused,
     RoomClass, Scope, Subject, built_in, decide,
 };
 
@@ -26,7 +26,7 @@ use crate::house::House;
 use crate::policy::of_room;
 
 /// Under this user the openings of all are counted.
-const EVERYONE: UserNid = UserNid(0);
+pub(super) const EVERYONE: UserNid = UserNid(0);
 /// References asked for their room's policy. A file has one or two.
 const LINKS_MAX: usize = 256;
 
@@ -73,6 +73,8 @@ impl Media {
         let caller = match reader {
             Reader::Person(caller) => caller,
             Reader::Server(server) => return self.govern_peer(server, living, action).await,
+            // What was lent was judged then.
+            Reader::Guest(_) => return Err(no_such_media()),
         };
         let policy = self.policy_of(Some(caller.role), living).await?;
         let is_counted = [Field::OpensMax, Field::OpensPerUserMax, Field::TtlAfterOpenMs]
@@ -164,15 +166,6 @@ impl Media {
         }
     }
 
-    /// Whether this house gives files of other servers to a session of this class: it does not know
-    /// which room shows them, so what holds for everything must hold for them.
-    pub(super) fn may_have_from_afar(&self, caller: &Caller) -> bool {
-        let house = &self.0.house;
-        let policy = house.policy_in(Some(caller.role), None);
-        let mode = Mode::of(policy.get(Field::mode_of(caller.class)));
-        house.options.policy.is_off || mode == Mode::Original
-    }
-
     async fn refuse(
         &self,
         caller: &Caller,
@@ -189,7 +182,11 @@ impl Media {
     }
 
     /// What holds for a file and a reader: the strictest of all rooms in which its uploader shows it.
-    async fn policy_of(&self, role: Option<Role>, living: &Living) -> Result<Effective, Error> {
+    pub(super) async fn policy_of(
+        &self,
+        role: Option<Role>,
+        living: &Living,
+    ) -> Result<Effective, Error> {
         let house = &self.0.house;
         let general = built_in(RoomClass::General);
         // Avatars and image packs are outside: everyone's app fetches everyone's. And a conformance
@@ -230,7 +227,11 @@ impl Media {
         Ok(policy.unwrap_or_else(|| house.policy_in(role, None)))
     }
 
-    async fn opens(&self, number: MediaNid, user: UserNid) -> Result<(OpensRow, OpensRow), Error> {
+    pub(super) async fn opens(
+        &self,
+        number: MediaNid,
+        user: UserNid,
+    ) -> Result<(OpensRow, OpensRow), Error> {
         let all = self.ledger().get(&OPENS, &(number, EVERYONE)).await?;
         let own = self.ledger().get(&OPENS, &(number, user)).await?;
         Ok((all.unwrap_or_default(), own.unwrap_or_default()))
@@ -290,7 +291,7 @@ impl Media {
 
 /// What this server knows about the bytes: what it is called. What a picture's bytes say is judged when
 /// it is rendered.
-fn content_of(living: &Living) -> Content {
+pub(super) fn content_of(living: &Living) -> Content {
     let content_type = living.row.content_type.as_deref().unwrap_or(OCTET_STREAM);
     if content_type == OCTET_STREAM {
         return Content::Opaque;
@@ -303,7 +304,7 @@ fn content_of(living: &Living) -> Content {
 }
 
 /// The first look starts the clock.
-fn end_after_open(number: MediaNid, deadline_ms: u64, commit: &mut Commit) {
+pub(super) fn end_after_open(number: MediaNid, deadline_ms: u64, commit: &mut Commit) {
     let link = LinkRow { room: None, redacted: None, hint: None };
     commit.put(&MEDIA_LINKS, &(number, LINK_OPENED, deadline_ms, 0), &link);
     commit.put(&MEDIA_DUE, &(deadline_ms, number), &());
@@ -316,10 +317,18 @@ fn meet(policy: &mut Option<Effective>, held: Effective) {
     }
 }
 
-/// Whether it is a picture from which nobody took what its camera wrote beside it.
-fn may_tell_place(row: &MediaRow) -> bool {
+/// Whether it is a picture from which nobody took what its camera wrote beside it, or a film, from which
+/// nobody can.
+pub(super) fn may_tell_place(row: &MediaRow) -> bool {
     let is_picture = row.sniffed.as_deref().is_some_and(|kind| kind.starts_with("image/"));
-    is_picture && !row.is_clean.unwrap_or_default()
+    (is_picture && !row.is_clean.unwrap_or_default()) || is_film(row)
+}
+
+/// One container carries films and voices: what is called a voice is taken for one.
+fn is_film(row: &MediaRow) -> bool {
+    let begins = |kind: Option<&str>, with| kind.is_some_and(|kind| kind.starts_with(with));
+    let said = row.content_type.as_deref();
+    begins(said, "video/") || (begins(row.sniffed.as_deref(), "video/") && !begins(said, "audio/"))
 }
 
 /// Whether a device may show a file that this server can read to a room where `policy` holds.
@@ -350,7 +359,7 @@ pub(super) async fn may_show(
     let subject = Subject { user_id, device_id: &device_id, class, is_uploader: true };
     let object = Object {
         uri,
-        content: Content::Picture,
+        content: if is_film(row) { Content::Other } else { Content::Picture },
         is_captured: row.is_captured.unwrap_or_default(),
         may_tell_place: may_tell_place(row),
         deadline_ms: None,

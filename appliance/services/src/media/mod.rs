@@ -15,11 +15,12 @@ pub mod capture;
 mod clean;
 pub mod copies;
 pub mod create;
-mod elsewhere;
+pub mod elsewhere;
 pub mod erase;
 pub mod expire;
 mod govern;
 pub mod kind;
+pub mod lease;
 pub mod link;
 mod multipart;
 pub mod notice;
@@ -53,6 +54,7 @@ use crate::accounts::Accounts;
 use crate::doors::Doors;
 use crate::house::House;
 use crate::limits::{Limit, Limits, Whose};
+use crate::peers::Peers;
 use crate::rest::Rest;
 use crate::rooms::Rooms;
 
@@ -110,6 +112,10 @@ struct Inner {
     limits: Arc<Limits>,
     /// To tell what a device has read since.
     accounts: Arc<Accounts>,
+    /// What other servers promise about files.
+    peers: Arc<Peers>,
+    /// Files that are lent to other hospitals.
+    leases: lease::Leases,
     /// One at a time fills, renders or purges a file.
     doors: Doors,
     /// One at a time opens a file whose openings count.
@@ -151,13 +157,15 @@ impl Media {
         house: Arc<House>,
         rooms: Arc<Rooms>,
         limits: Arc<Limits>,
-        accounts: Arc<Accounts>,
+        (accounts, peers): (Arc<Accounts>, Arc<Peers>),
     ) -> Self {
         Self(Arc::new(Inner {
             house,
             rooms,
             limits,
             accounts,
+            peers,
+            leases: lease::Leases::default(),
             doors: Doors::default(),
             opening: Doors::default(),
             uploads: Semaphore::new(UPLOADS_AT_ONCE_MAX),

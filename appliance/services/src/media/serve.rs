@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use appliance_ledger::blobs::BlobReader;
 use appliance_ledger::rows::media::Stage;
-use appliance_model::ruma::ServerName;
+use appliance_model::ruma::{ServerName, UserId};
 use appliance_model::{Caller, Error, Kind, MediaNid};
 use appliance_rules::policy::{Action, Form};
 use bytes::Bytes;
@@ -26,6 +26,8 @@ pub enum Reader<'a> {
     Person(&'a Caller),
     /// Another server, for whoever asked there.
     Server(&'a ServerName),
+    /// A user of another server to whom something was lent.
+    Guest(&'a UserId),
 }
 
 impl<'a> From<&'a Caller> for Reader<'a> {
@@ -44,6 +46,11 @@ impl Found {
     /// Its length in bytes.
     pub fn bytes(&self) -> u64 {
         self.living.row.bytes
+    }
+
+    /// From when on nobody gets it: milliseconds since the Unix epoch; none while it is kept.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        self.living.deadline_ms
     }
 
     /// What the uploader says it is.
@@ -145,11 +152,20 @@ impl Media {
             let largest = Wanted { width: 800, height: 600, crop: false, animated: false };
             return Ok(Opened::Picture(self.picture(reader, found, largest, obligations).await?));
         }
+        Ok(Opened::Original(self.deliver(living, range).await?))
+    }
+
+    /// The bytes, to somebody who was judged.
+    pub(super) async fn deliver(
+        &self,
+        living: &Living,
+        range: (u64, u64),
+    ) -> Result<Delivery, Error> {
         let (blob, key) =
             self.open_key(living.number, &living.row).await?.ok_or_else(no_such_media)?;
         let opened = self.blobs().read(&blob, &key, living.row.bytes, range).await?;
         let reader = opened.ok_or_else(no_such_media)?;
-        Ok(Opened::Original(Delivery { media: self.clone(), number: living.number, reader }))
+        Ok(Delivery { media: self.clone(), number: living.number, reader })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Scenes with files.
 
+mod crash;
 mod lifetime;
 mod limits;
 mod place;
@@ -54,6 +55,18 @@ pub(crate) fn try_renderings(source: &[u8], pixels_max: u64) -> Vec<Bytes> {
         made.extend(animate::animated(source, size, pixels_max).ok().flatten());
     }
     made
+}
+
+/// The checksum of a chunk of a PNG.
+pub(super) fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in bytes {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+        }
+    }
+    !crc
 }
 
 /// The ID at the end of an `mxc://` URI.

@@ -221,6 +221,7 @@ impl Media {
         let (user, device) = match reader {
             Reader::Person(caller) => (caller.user_id.to_string(), caller.device_id.to_string()),
             Reader::Server(server) => (server.to_string(), String::new()),
+            Reader::Guest(user_id) => (user_id.to_string(), String::new()),
         };
         let mut lines = Vec::new();
         for (mark, line) in [
@@ -451,6 +452,7 @@ mod tests {
     use image::{Rgb, RgbImage, Rgba, RgbaImage};
 
     use super::*;
+    use crate::media::tests::crc32;
 
     fn jpeg(width: u32, height: u32) -> Vec<u8> {
         // The left half is red, the right half blue.
@@ -562,16 +564,5 @@ mod tests {
         assert_eq!(of(320, 240, false), "320x240s");
         assert_eq!(of(321, 100, false), "640x480s");
         assert_eq!(of(9_999, 9_999, false), "3200x2400s");
-    }
-
-    fn crc32(bytes: &[u8]) -> u32 {
-        let mut crc = u32::MAX;
-        for byte in bytes {
-            crc ^= u32::from(*byte);
-            for _ in 0..8 {
-                crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
-            }
-        }
-        !crc
     }
 }

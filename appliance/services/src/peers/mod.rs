@@ -13,6 +13,7 @@ mod list;
 mod notary;
 mod outbox;
 mod own_keys;
+mod promise;
 mod records;
 mod remote;
 mod roll;
@@ -32,6 +33,7 @@ pub use handshake::{Accepted, Offer, Terms};
 pub use keys::base64;
 pub use list::{ListAlgorithm, ListReport, ListSource, ListTerms};
 pub use outbox::{Outbox, QueueState};
+pub use promise::{ERASED_WITHIN_MS, PATH as PROMISE_PATH, Promise};
 pub use records::{BACKLOG_COUNTED_MAX, Described, PeerReport};
 pub use remote::{ASK, JOIN, Located, NoRemote, Remote, RemoteError};
 pub use roll::{Pins, Roll, Standing};
@@ -49,6 +51,9 @@ pub struct Peers {
     /// One transaction at a time to each server.
     turns: Doors,
     asked: keys::Asked,
+    promises: promise::Promises,
+    /// One at a time asks a server what it promises.
+    promising: Doors,
     dated: Mutex<BTreeMap<OwnedServerName, Standing>>,
     look: Mutex<list::Look>,
 }
@@ -62,6 +67,8 @@ impl Peers {
             doors: Doors::default(),
             turns: Doors::default(),
             asked: keys::Asked::new(ASKED_MAX),
+            promises: promise::Promises::new(promise::PROMISES_MAX),
+            promising: Doors::default(),
             dated: Mutex::default(),
             look: Mutex::default(),
         }

@@ -249,6 +249,21 @@ impl House {
         body: Option<&str>,
         limits: Limits,
     ) -> Result<Response<Bytes>, RemoteError> {
+        read(self.ask_open(server, (method, path), body, limits).await?).await
+    }
+
+    /// The same, before the answer's body is here.
+    ///
+    /// # Errors
+    ///
+    /// [`RemoteError`]
+    pub async fn ask_open(
+        &self,
+        server: &ServerName,
+        (method, path): (&str, &str),
+        body: Option<&str>,
+        limits: Limits,
+    ) -> Result<Opened, RemoteError> {
         let nonsense = |error: &dyn fmt::Display| RemoteError::Nonsense(error.to_string());
         let mut request = Request::builder().method(method).uri(path);
         if body.is_some() {
@@ -259,7 +274,7 @@ impl House {
         let auth = ServerSignatures::of(self, server);
         ServerSignatures::add_authentication(&mut request, auth)
             .map_err(|error| nonsense(&error))?;
-        read(self.send_to(server, request.map(Bytes::from), limits).await?).await
+        self.send_to(server, request.map(Bytes::from), limits).await
     }
 
     /// Sends a `PUT` whose body is canonical JSON already. `path` has no character that JSON escapes.

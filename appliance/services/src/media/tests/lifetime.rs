@@ -19,7 +19,7 @@ use crate::media::link::unlink;
 use crate::media::upload::OCTET_STREAM;
 
 const HOUR_MS: u64 = 3_600_000;
-const MARKER: &[u8] = b"PLANTED-MARKER-OF-A-PHOTO-0123456789";
+pub(super) const MARKER: &[u8] = b"PLANTED-MARKER-OF-A-PHOTO-0123456789";
 
 impl Ward {
     pub(super) async fn send(
@@ -48,7 +48,7 @@ impl Ward {
         self.send(who, room, "m.room.message", content).await
     }
 
-    async fn limit(&self, who: &Caller, room: &RoomId, ttl_ms: u64) {
+    pub(super) async fn limit(&self, who: &Caller, room: &RoomId, ttl_ms: u64) {
         let content = json!({ "media": { "ttl_ms": ttl_ms } });
         self.state(who, room, (POLICY_TYPE, ""), content).await;
     }
@@ -66,7 +66,7 @@ impl Ward {
     }
 
     /// Who redacted what in a room: sender, then the event.
-    async fn redactions(&self, room: &RoomId) -> Vec<(String, String)> {
+    pub(super) async fn redactions(&self, room: &RoomId) -> Vec<(String, String)> {
         let (_, events) = self.timeline(room).await;
         let redactions = events.iter().filter(|(event, _)| event.kind() == "m.room.redaction");
         redactions

@@ -141,3 +141,32 @@ async fn a_photo_that_is_sent_twice_or_refused_leaves_no_file_that_nothing_shows
     assert_eq!(kind(media.capture(&visitor, taken).await), Kind::Forbidden);
     assert_eq!(files(&ward), 2, "what was refused is gone");
 }
+
+/// What a phone writes into a film is not taken out, so films come from devices that the hospital looks
+/// after, whose cameras it can forbid to write it.
+#[tokio::test]
+async fn films_for_a_clinical_room_come_from_managed_devices_only() {
+    let (ward, [nurse]) = Ward::with_members(["nurse"]).await;
+    let film = [&b"\0\0\0\x18ftypisom\0\0\0\0isommp42"[..], &[0; 500]].concat();
+    let early = upload_as(&ward, &nurse, OCTET_STREAM, &film).await.unwrap();
+    let room = room_with(&ward, &nurse, json!({ "class": "clinical-photo" })).await;
+    let uri = upload_as(&ward, &nurse, "video/mp4", &film).await.unwrap();
+    for uri in [&early, &uri] {
+        let refused = try_show(&ward, &nurse, &room, uri).await.unwrap_err();
+        assert_eq!(refused.kind, Kind::Forbidden);
+        assert!(refused.message.contains("films"), "{refused}");
+    }
+    let voice = upload_as(&ward, &nurse, "audio/mp4", &film).await.unwrap();
+    try_show(&ward, &nurse, &room, &voice).await.unwrap();
+    let everyday = ward.room(&nurse).await;
+    try_show(&ward, &nurse, &everyday, &early).await.unwrap();
+
+    let code = ward
+        .services
+        .accounts
+        .make_enrolment_code(SessionClass::Managed, Some(&nurse.user_id), 60_000, "root")
+        .await
+        .unwrap();
+    ward.services.accounts.enrol(&nurse, &nurse.device_id, &code).await.unwrap();
+    try_show(&ward, &nurse, &room, &uri).await.unwrap();
+}
