@@ -14,6 +14,7 @@ import { Attachment, EncryptedAttachment } from "@matrix-org/matrix-sdk-crypto-w
 import {
     ClientEvent,
     EventType,
+    HttpApiEvent,
     MsgType,
     RelationType,
     RoomEvent,
@@ -42,6 +43,7 @@ class Driver {
     sas = null;
     redacted = new Set();
     keysToBackUp = null;
+    ended = null;
     away = false;
     // Events on their way. The server gives the answers to /send and to the /sync that it wakes within
     // the same fifth of a millisecond; matrix-js-sdk 43 stumbles over a relation in a thread when
@@ -83,6 +85,7 @@ class Driver {
             deviceId: device_id,
             accessToken: access_token,
             fetchFn: (input, init) => this.#fetchNoted(input, init),
+            unstableMSC1763Retention: process.env.DRIVER_FORGETS === "yes",
             cryptoCallbacks: {
                 getSecretStorageKey: async ({ keys }) =>
                     this.recoveryKey && [Object.keys(keys)[0], this.recoveryKey],
@@ -92,6 +95,7 @@ class Driver {
         await this.client.initRustCrypto({ useIndexedDB: false });
         this.client.on(CryptoEvent.VerificationRequestReceived, (r) => this.requests.push(r));
         this.client.on(CryptoEvent.KeyBackupSessionsRemaining, (n) => (this.keysToBackUp = n));
+        this.client.on(HttpApiEvent.SessionLoggedOut, ({ errcode, data }) => (this.ended = { errcode, soft_logout: data.soft_logout ?? false }));
         this.client.on(RoomEvent.Redaction, (event) => this.redacted.add(event.event.redacts ?? event.getContent().redacts));
         // As Element Web starts: lazily loaded members, threads.
         await this.client.startClient({
@@ -149,6 +153,11 @@ class Driver {
         return {};
     }
 
+    // What a client hears when somebody else ends its session.
+    async wait_ended() {
+        return until(() => this.ended, "the end of the session");
+    }
+
     async sync_token() {
         return { next_batch: this.client.store.getSyncToken() };
     }
@@ -200,6 +209,13 @@ class Driver {
         await until(() => this.redacted.has(event_id), "the redaction");
         const event = this.client.getRoom(room_id).findEventById(event_id);
         if (event && !event.isRedacted()) fail("the redaction came, but the event still shows its content");
+        return {};
+    }
+
+    // Forgotten by the client itself: there is a server to ask no more.
+    async wait_forgotten({ room_id, event_id }) {
+        const event = this.client.getRoom(room_id).findEventById(event_id);
+        await until(() => event.isRedacted() && !event.getContent().body, "the words to be forgotten");
         return {};
     }
 

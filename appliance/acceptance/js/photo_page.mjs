@@ -3,77 +3,14 @@
 //   node photo_page.mjs '{"url", "user", "password", "room", "profile", "screenshots"}'
 //
 // Prints one JSON object with what was seen. The camera is Chromium's own test picture.
-import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createServer } from "node:http";
-import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { filesUnder, holders, openBrowser } from "./chromium.mjs";
 
 const given = JSON.parse(process.argv[2]);
-const TIMEOUT_MS = 30_000;
-
-const chromium = spawn(
-  "chromium",
-  [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--remote-debugging-pipe",
-    "--ignore-certificate-errors",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-    "--window-size=390,844",
-    `--user-data-dir=${given.profile}`,
-    "about:blank",
-  ],
-  { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"] },
-);
-const [toChromium, fromChromium] = [chromium.stdio[3], chromium.stdio[4]];
-
-let rest = "";
-let last = 0;
-const waiting = new Map();
-fromChromium.on("data", (data) => {
-  rest += data.toString();
-  for (;;) {
-    const end = rest.indexOf("\0");
-    if (end < 0) return;
-    const message = JSON.parse(rest.slice(0, end));
-    rest = rest.slice(end + 1);
-    if (message.id) {
-      const { done, failed } = waiting.get(message.id);
-      waiting.delete(message.id);
-      if (message.error) failed(new Error(message.error.message));
-      else done(message.result);
-    }
-  }
-});
-
-let session;
-function call(method, params = {}) {
-  last += 1;
-  const id = last;
-  toChromium.write(`${JSON.stringify({ id, method, params, sessionId: session })}\0`);
-  return new Promise((done, failed) => waiting.set(id, { done, failed }));
-}
-
-async function evaluate(expression) {
-  const parameters = { expression, awaitPromise: true, returnByValue: true };
-  const { result, exceptionDetails } = await call("Runtime.evaluate", parameters);
-  if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? expression);
-  return result.value;
-}
-
-async function until(what, expression) {
-  const end = Date.now() + TIMEOUT_MS;
-  while (Date.now() < end) {
-    if (await evaluate(expression)) return;
-    await new Promise((done) => setTimeout(done, 50));
-  }
-  const said = await evaluate("document.body.innerText");
-  throw new Error(`${what} did not happen. The page says:\n${said}`);
-}
+const { call, evaluate, until, quit, kill } = await openBrowser(given.profile);
 
 const visible = (id) => `!!document.getElementById(${JSON.stringify(id)})?.checkVisibility()`;
 const press = (id) => evaluate(`document.getElementById(${JSON.stringify(id)}).click()`);
@@ -95,17 +32,6 @@ async function screenshot(name) {
   writeFileSync(join(given.screenshots, `${name}.png`), Buffer.from(data, "base64"));
 }
 
-function filesUnder(folder) {
-  return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
-    const path = join(folder, entry.name);
-    if (entry.isDirectory()) return filesUnder(path);
-    return entry.isFile() && statSync(path).size > 0 ? [path] : [];
-  });
-}
-
-const holders = (bytes) =>
-  filesUnder(given.profile).filter((path) => readFileSync(path).includes(bytes)).length;
-
 // What the page was given, kept aside once: the debugger does not hold the bodies of blobs.
 const watchBlobs = `{
   const make = URL.createObjectURL;
@@ -121,10 +47,6 @@ const lastBlob = `lastBlob.arrayBuffer().then((buffer) => {
 
 const seen = {};
 try {
-  const { targetInfos } = await call("Target.getTargets");
-  const target = targetInfos.find((info) => info.type === "page").targetId;
-  session = (await call("Target.attachToTarget", { targetId: target, flatten: true })).sessionId;
-  await call("Page.enable");
   await call("Emulation.setFocusEmulationEnabled", { enabled: true });
   await call("Page.navigate", { url: given.url });
 
@@ -194,12 +116,10 @@ try {
   careless.listen(0, "127.0.0.1");
   await once(careless, "listening");
   const marker = photo.subarray(photo.length / 2, photo.length / 2 + 64);
-  seen.holdersBefore = holders(marker);
+  seen.holdersBefore = holders(given.profile, marker).length;
   await call("Page.navigate", { url: `http://127.0.0.1:${careless.address().port}/` });
   await until("the control", `document.images[0]?.naturalWidth > 0`);
-  session = undefined;
-  await call("Browser.close").catch(() => {});
-  await once(chromium, "exit");
+  await quit();
   const files = filesUnder(given.profile);
   const own = Buffer.concat([photo.subarray(-64), Buffer.from("control")]);
   // What the careless page left is the control's; of the photo page there is nothing.
@@ -213,7 +133,7 @@ try {
   console.error(error.stack);
   process.exitCode = 1;
 } finally {
-  chromium.kill("SIGKILL");
+  kill();
   // The control's server and the pipes would keep this process alive.
   process.exit();
 }

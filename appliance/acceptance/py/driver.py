@@ -29,6 +29,7 @@ class Driver:
         self.flow: str | None = None
         self.started: asyncio.Queue = asyncio.Queue()
         self.syncing: asyncio.Task | None = None
+        self.ended: dict | None = None
         # Set after each answered /sync, so that waiting needs no polling.
         self.news = asyncio.Event()
 
@@ -50,6 +51,11 @@ class Driver:
         self.syncing.cancel()
         self._expect(await self.client.logout(), nio.LogoutResponse)
         return {}
+
+    async def wait_ended(self):
+        """What a client hears when somebody else ends its session."""
+        await self._until(lambda: self.ended, "the end of the session")
+        return self.ended
 
     async def sync_token(self):
         return {"next_batch": self.client.next_batch}
@@ -199,6 +205,7 @@ class Driver:
         client.add_event_callback(self._on_event, nio.Event)
         client.add_to_device_callback(self._on_start, nio.KeyVerificationStart)
         client.add_response_callback(self._on_sync, nio.SyncResponse)
+        client.add_response_callback(self._on_refusal, nio.SyncError)
         self.syncing = asyncio.create_task(self._sync_forever())
         await self._until(lambda: bool(client.next_batch), "the first /sync")
         await self._until(lambda: not client.should_upload_keys, "the upload of the device keys")
@@ -219,6 +226,11 @@ class Driver:
 
     async def _on_sync(self, _response):
         self.news.set()
+
+    async def _on_refusal(self, refusal):
+        if refusal.status_code == "M_UNKNOWN_TOKEN":
+            self.ended = {"errcode": refusal.status_code, "soft_logout": refusal.soft_logout}
+            self.news.set()
 
     async def _on_start(self, event):
         self.started.put_nowait(event)

@@ -43,27 +43,26 @@ impl Process {
     /// matrix-nio.
     pub fn nio() -> Self {
         let mut command = Command::new(prepared("nio/bin/python"));
-        command.arg(source("py/driver.py"));
-        Self::spawn(command)
+        Self::spawn(command.arg(source("py/driver.py")))
     }
 
     /// mautrix, as an application service.
     pub fn bridge() -> Self {
         let mut command = Command::new(prepared("mautrix/bin/python"));
-        command.arg(source("py/bridge.py"));
-        Self::spawn(command)
+        Self::spawn(command.arg(source("py/bridge.py")))
+    }
+
+    /// matrix-js-sdk that forgets by itself what is over (MSC1763), as a lab of Element Web does.
+    pub fn js_that_forgets() -> Self {
+        Self::spawn(js_command().env("DRIVER_FORGETS", "yes"))
     }
 
     /// matrix-js-sdk.
     pub fn js() -> Self {
-        let modules = source("js/node_modules/matrix-js-sdk/package.json");
-        assert!(modules.exists(), "matrix-js-sdk is missing: run appliance/acceptance/prepare");
-        let mut command = Command::new("node");
-        command.arg(source("js/driver.mjs"));
-        Self::spawn(command)
+        Self::spawn(&mut js_command())
     }
 
-    fn spawn(mut command: Command) -> Self {
+    fn spawn(command: &mut Command) -> Self {
         // The SDKs' own chatter helps only when a driver is being written.
         let chatter = match std::env::var_os("WARDSTONE_TEST_SDK_LOG") {
             Some(_) => Stdio::inherit(),
@@ -75,6 +74,14 @@ impl Process {
         let answers = BufReader::new(child.stdout.take().expect("a pipe from the driver")).lines();
         Self { _child: child, commands, answers }
     }
+}
+
+fn js_command() -> Command {
+    let modules = source("js/node_modules/matrix-js-sdk/package.json");
+    assert!(modules.exists(), "matrix-js-sdk is missing: run appliance/acceptance/prepare");
+    let mut command = Command::new("node");
+    command.arg(source("js/driver.mjs"));
+    command
 }
 
 fn source(what: &str) -> std::path::PathBuf {
@@ -220,6 +227,25 @@ impl Device {
         let answer = self.command("download", json!({ "mxc": mxc })).await;
         let status = answer["status"].as_u64().expect("a status code");
         (status, answer["errcode"].as_str().map(str::to_owned))
+    }
+
+    /// The photo from what the client keeps itself; returns its SHA-256.
+    pub async fn kept_photo(&mut self, room_id: &str, photo: &Photo) -> String {
+        let given = json!({ "room_id": room_id, "event_id": photo.event_id });
+        self.text("kept_photo", given, "sha256").await
+    }
+
+    /// Waits until somebody else has ended the session: the errcode, and whether softly.
+    pub async fn wait_ended(&mut self) -> (String, bool) {
+        let how = self.command("wait_ended", json!({})).await;
+        let errcode = how["errcode"].as_str().expect("an errcode").to_owned();
+        (errcode, how["soft_logout"].as_bool().expect("softly or not"))
+    }
+
+    /// Waits until the client has forgotten an event by itself (matrix-js-sdk).
+    pub async fn wait_forgotten(&mut self, room_id: &str, event_id: &str) {
+        let given = json!({ "room_id": room_id, "event_id": event_id });
+        self.command("wait_forgotten", given).await;
     }
 
     /// Takes an event back.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
@@ -105,6 +106,11 @@ impl Server {
     /// A new raw client.
     pub fn http(&self) -> Http {
         Http::new(&self.address)
+    }
+
+    /// Runs an order of the command line (ours only); returns what it says as JSON.
+    pub async fn order(&self, words: &[&str]) -> Value {
+        order(&self.folder.path().join("wardstone.toml"), words, "").await
     }
 
     /// A folder for the test's own files.
@@ -275,6 +281,30 @@ pub fn wardstone() -> PathBuf {
         binary.display()
     );
     binary
+}
+
+/// Runs an order of the command line, with `input` on its standard input; returns what it says as JSON.
+///
+/// # Panics
+///
+/// If the order is refused, saying why.
+pub async fn order(config: &Path, words: &[&str], input: &str) -> Value {
+    let mut child = Command::new(wardstone())
+        .args(words)
+        .args(["--json", "--config"])
+        .arg(config)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("run an order");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(format!("{input}\n").as_bytes()).await.expect("a pipe");
+    drop(stdin);
+    let output = child.wait_with_output().await.expect("an order ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "wardstone {words:?}: {said}");
+    serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
 /// The folder that `prepare` installs into, and reports go to.

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use appliance_acceptance::http::{Answer, Http};
-use appliance_acceptance::server::{free_port, wardstone};
+use appliance_acceptance::server::{free_port, order, wardstone};
 use appliance_acceptance::wait::until;
+use bytes::Bytes;
 use http::Method;
+use http_body_util::Full;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -88,6 +90,11 @@ impl Demo {
         PathBuf::from(line.expect("an authority on the page").1.trim())
     }
 
+    /// Runs an order of the command line; returns what it says as JSON.
+    pub async fn order(&self, words: &[&str]) -> Value {
+        order(&self.folder.path().join("wardstone-data/wardstone.toml"), words, "").await
+    }
+
     pub async fn sign_in(&self, localpart: &str) -> String {
         let body = json!({
             "type": "m.login.password",
@@ -106,6 +113,17 @@ impl Demo {
         body: Option<Value>,
     ) -> Value {
         self.ask(method, &format!("/_matrix/client/v3{path}"), token, body).await.ok()
+    }
+
+    /// Uploads a picture; returns its `mxc:` URI.
+    pub async fn upload(&self, token: &str, picture: Vec<u8>) -> String {
+        let request = http::Request::post("/_matrix/media/v3/upload")
+            .header("authorization", format!("Bearer {token}"))
+            .header("content-type", "image/png")
+            .body(Full::new(Bytes::from(picture)))
+            .expect("a request");
+        let answer = self.http.send(request).await.expect("an answer").ok();
+        answer["content_uri"].as_str().expect("a URI").to_owned()
     }
 
     /// Any request; whatever is answered.

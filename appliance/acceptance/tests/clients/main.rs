@@ -9,8 +9,10 @@ mod element_x;
 mod rust_sdk;
 mod ward;
 
+mod browser_cache;
 mod conversation;
 mod element_web;
+mod kept;
 mod kill;
 mod over;
 mod photo_page;

@@ -36,7 +36,7 @@ async fn a_photo_is_taken_and_seen_in_a_browser_that_keeps_none_of_it() {
         "profile": demo.folder().join("chromium"),
         "screenshots": screenshots,
     });
-    let seen = browse(&given).await;
+    let seen = run_node("photo_page.mjs", &given).await;
 
     assert_eq!(seen["cookieInScripts"], "", "no script can read the session");
     assert_eq!(seen["sendsWithoutConsent"], false);
@@ -59,9 +59,10 @@ async fn a_photo_is_taken_and_seen_in_a_browser_that_keeps_none_of_it() {
     assert_eq!(photo["io.wardstone.capture"], told);
 }
 
-async fn browse(given: &Value) -> Value {
-    let driver = concat!(env!("CARGO_MANIFEST_DIR"), "/js/photo_page.mjs");
-    let output = Command::new("node").args([driver, &given.to_string()]).output().await;
+/// Runs one of our scripts with what it is given; returns its report.
+pub async fn run_node(script: &str, given: &Value) -> Value {
+    let script = format!("{}/js/{script}", env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new("node").args([script, given.to_string()]).output().await;
     let output = output.expect("run node");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");

@@ -30,7 +30,7 @@ use matrix_sdk::ruma::events::room::message::{
 use matrix_sdk::ruma::events::room::redaction::SyncRoomRedactionEvent;
 use matrix_sdk::ruma::events::{AnySyncMessageLikeEvent, AnySyncTimelineEvent, InitialStateEvent};
 use matrix_sdk::ruma::{MxcUri, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId};
-use matrix_sdk::{Client, LoopCtrl, Room, RoomMemberships, RoomState};
+use matrix_sdk::{Client, LoopCtrl, Room, RoomMemberships, RoomState, SessionChange};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -61,6 +61,8 @@ struct Seen {
     next_batch: String,
     messages: Vec<Message>,
     redacted: HashSet<OwnedEventId>,
+    /// Somebody else ended the session; softly or not.
+    ended: Option<bool>,
     /// Verifications that others began: who, and the ID of the flow.
     flows: Vec<(OwnedUserId, String)>,
 }
@@ -91,6 +93,8 @@ impl Sdk for RustSdk {
             "wait_redacted" => self.wait_redacted(&given).await,
             "send_photo" => self.send_photo(&given).await,
             "wait_photo" => self.wait_photo(&given).await,
+            "kept_photo" => self.kept_photo(&given).await,
+            "wait_ended" => self.wait_ended().await,
             "download" => self.download(&given).await,
             "verify_start" => self.verify_start(&given).await,
             "verify_accept" => self.verify_accept(&given).await,
@@ -139,6 +143,7 @@ impl RustSdk {
         self.password = text(given, "password")?;
         watch(&client, &self.seen);
         self.syncing.spawn(sync_for_ever(client.clone(), self.seen.clone()));
+        self.syncing.spawn(note_end(client.clone(), self.seen.clone()));
         let session: MatrixSession = client.matrix_auth().session().ok_or("no session")?;
         self.client = Some(client);
         self.until("the first /sync", async |it| Ok(!it.seen().next_batch.is_empty())).await?;
@@ -147,6 +152,13 @@ impl RustSdk {
             "device_id": session.meta.device_id,
             "access_token": session.tokens.access_token,
         }))
+    }
+
+    /// What a client hears when somebody else ends its session.
+    async fn wait_ended(&mut self) -> Outcome {
+        self.until("the end of the session", async |it| Ok(it.seen().ended.is_some())).await?;
+        let soft_logout = self.seen().ended;
+        Ok(json!({ "errcode": "M_UNKNOWN_TOKEN", "soft_logout": soft_logout }))
     }
 
     async fn logout(&mut self) -> Outcome {
@@ -266,6 +278,16 @@ impl RustSdk {
         let request = MediaRequestParameters { source, format: MediaFormat::File };
         let photo = self.client()?.media().get_media_content(&request, false).await?;
         Ok(json!({ "sha256": sha256(&photo), "mxc": mxc, "encrypted": encrypted }))
+    }
+
+    /// The photo from what the client keeps itself; without it, from the server.
+    async fn kept_photo(&mut self, given: &Value) -> Outcome {
+        let event_id = text(given, "event_id")?;
+        let message = self.message("the photo's event", |m| m.event_id == event_id).await?;
+        let (source, _) = source_of(&message.content)?;
+        let request = MediaRequestParameters { source, format: MediaFormat::File };
+        let photo = self.client()?.media().get_media_content(&request, true).await?;
+        Ok(json!({ "sha256": sha256(&photo) }))
     }
 
     async fn download(&mut self, given: &Value) -> Outcome {
@@ -481,6 +503,15 @@ async fn sync_for_ever(client: Client, seen: Arc<Mutex<Seen>>) {
             eprintln!("sync: {error}");
         }
         sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn note_end(client: Client, seen: Arc<Mutex<Seen>>) {
+    let mut changes = client.subscribe_to_session_changes();
+    while let Ok(change) = changes.recv().await {
+        if let SessionChange::UnknownToken(how) = change {
+            seen.lock().expect("no handler panics").ended = Some(how.soft_logout);
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod rust_sdk;
 mod branches;
 mod captured;
 mod encrypted;
+mod lent;
 mod members;
 mod resident;
 mod rooms;

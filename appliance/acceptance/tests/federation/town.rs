@@ -9,11 +9,10 @@ use std::sync::Arc;
 
 use appliance_acceptance::authority::certify;
 use appliance_acceptance::http::Http;
-use appliance_acceptance::server::{SHARED_SECRET, free_port, prepared, wardstone};
+use appliance_acceptance::server::{SHARED_SECRET, free_port, order, prepared, wardstone};
 use appliance_acceptance::wait::until;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 
@@ -127,22 +126,12 @@ impl Hospital {
     }
 
     async fn order_with(&self, words: &[&str], input: &str) -> Value {
-        let mut child = Command::new(wardstone())
-            .args(words)
-            .args(["--json", "--config"])
-            .arg(self.folder.path().join("wardstone.toml"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("run an order");
-        let mut stdin = child.stdin.take().expect("a pipe");
-        stdin.write_all(format!("{input}\n").as_bytes()).await.expect("a pipe");
-        drop(stdin);
-        let output = child.wait_with_output().await.expect("an order ends");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "wardstone {words:?}: {said}");
-        serde_json::from_slice(&output.stdout).expect("JSON")
+        order(&self.folder.path().join("wardstone.toml"), words, input).await
+    }
+
+    /// The ID of its process.
+    pub async fn pid(&self) -> u32 {
+        self.process.lock().await.id().expect("it runs")
     }
 
     /// Ends it as a power cut would.

@@ -1,0 +1,174 @@
+//! What apps are given, what they keep, and what makes them let go: the promises of the README that hang on
+//! apps, tried with those that people use. What an app keeps all the same is tried, too, so that nobody
+//! promises otherwise.
+
+use std::time::Duration;
+
+use appliance_acceptance::device::{Device, Process};
+use appliance_acceptance::http::Answer;
+use appliance_acceptance::person::{Person, sha256};
+use appliance_acceptance::wait::until;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::demo::Demo;
+use crate::ward::{Brand, Ward};
+
+const DOCTOR: &str = "dr.osei";
+const NURSE: &str = "nurse.amara";
+/// The shortest that a policy can have: a look of the same person after it is another look.
+const WINDOW: Duration = Duration::from_millis(1_100);
+
+fn photo() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, 96, 64);
+    encoder.set_color(png::ColorType::Rgb);
+    let mut writer = encoder.write_header().expect("a PNG header");
+    writer.write_image_data(&[200, 20, 30].repeat(96 * 64)).expect("PNG pixels");
+    writer.finish().expect("a PNG");
+    bytes
+}
+
+impl Demo {
+    fn person(&self, name: &str) -> Person {
+        Person { localpart: name.into(), password: self.password(name) }
+    }
+
+    async fn nio(&self, name: &str) -> Device {
+        Device::log_in_at(Box::new(Process::nio()), &self.person(name), &self.base_url()).await
+    }
+
+    /// Gives a session a one-time code for a name, as an app does.
+    async fn enrol(&self, device: &Device) {
+        let made = self.order(&["enrol", "--user", &device.user_id]).await;
+        let body = json!({ "display_name": made["code"] });
+        let path = format!("/devices/{}", device.device_id);
+        self.call(Method::PUT, &path, &device.token, Some(body)).await;
+    }
+
+    async fn room_of(
+        &self,
+        host: &mut Device,
+        guests: &mut [&mut Device],
+        policy: Value,
+    ) -> String {
+        let ids: Vec<String> = guests.iter().map(|guest| guest.user_id.clone()).collect();
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let room = host.create_room(false, &ids).await;
+        for guest in guests {
+            guest.join(&room).await;
+        }
+        let path = format!("/rooms/{room}/state/io.wardstone.policy");
+        self.call(Method::PUT, &path, &host.token, Some(policy)).await;
+        room
+    }
+
+    async fn fetch(&self, mxc: &str, token: &str) -> Answer {
+        let path = mxc.replacen("mxc://", "/_matrix/client/v1/media/download/", 1);
+        self.ask(Method::GET, &path, token, None).await
+    }
+}
+
+/// One person, two phones: the private one never gets the original, the managed one as often as the room
+/// allows.
+#[tokio::test]
+async fn a_private_phone_gets_a_placeholder_and_a_managed_one_three_looks() {
+    let demo = Demo::start().await;
+    let (mut doctor, mut private) = (demo.nio(DOCTOR).await, demo.nio(NURSE).await);
+    let policy = json!({
+        "class": "clinical-photo",
+        "media": { "max_opens_per_user": 3, "open_window_ms": 1_000 },
+    });
+    let room = demo.room_of(&mut doctor, &mut [&mut private], policy).await;
+    let managed = demo.nio(NURSE).await;
+    demo.enrol(&managed).await;
+
+    let file = demo.folder().join("wound.png");
+    std::fs::write(&file, photo()).expect("a photo");
+    let shown = doctor.send_photo(&room, &file, false).await;
+    let original = demo.fetch(&shown.mxc, &managed.token).await;
+    assert_eq!(original.status, 200, "{}", original.summary());
+    let seen = private.see_photo(&room, &shown).await;
+    assert_ne!(seen, sha256(&original.body), "a private phone gets another picture");
+    let path = shown.mxc.replacen("mxc://", "/_matrix/client/v1/media/thumbnail/", 1);
+    let path = format!("{path}?width=32&height=32");
+    let small = demo.ask(Method::GET, &path, &private.token, None).await;
+    assert_eq!((small.status.as_u16(), small.body == original.body), (200, false));
+
+    // A second and a third look; three fetches at once are one.
+    tokio::time::sleep(WINDOW).await;
+    let (one, two, three) = tokio::join!(
+        demo.fetch(&shown.mxc, &managed.token),
+        demo.fetch(&shown.mxc, &managed.token),
+        demo.fetch(&shown.mxc, &managed.token),
+    );
+    for answer in [one, two, three] {
+        assert_eq!(answer.status, 200, "{}", answer.summary());
+    }
+    tokio::time::sleep(WINDOW).await;
+    assert_eq!(demo.fetch(&shown.mxc, &managed.token).await.status, 200, "the third look");
+    tokio::time::sleep(WINDOW).await;
+    let fourth = demo.fetch(&shown.mxc, &managed.token).await;
+    assert_eq!(fourth.status, 403, "{}", fourth.summary());
+
+    let server_and_id = shown.mxc.as_str();
+    let copies = demo.order(&["media", "where", server_and_id]).await;
+    let copies = copies.to_string();
+    assert!(copies.contains("original") && copies.contains("placeholder"), "{copies}");
+}
+
+/// Honest residue: whoever was given the bytes has them.
+#[tokio::test]
+async fn matrix_sdk_keeps_the_bytes_it_fetched_when_the_event_is_gone() {
+    let mut ward = Ward::open().await;
+    let mut nurse = ward.newcomer(Brand::Rust, "nurse").await;
+    let mut doctor = ward.employee(Brand::Rust, "doctor").await;
+    let room = crate::conversation::meet(&mut doctor, &mut nurse, false).await;
+    let shown = doctor.send_photo(&room, &ward.photo(), false).await;
+    assert_eq!(nurse.kept_photo(&room, &shown).await, ward.photo_sha256, "fetched and kept");
+    nurse.wait_redacted(&room, &shown.event_id).await;
+    until("the end of the photo", async || {
+        (nurse.download(&shown.mxc).await.0 == 404).then_some(())
+    })
+    .await;
+    // No client looks into its cache when an event is redacted: the table says "best effort".
+    assert_eq!(nurse.kept_photo(&room, &shown).await, ward.photo_sha256, "and kept still");
+    ward.close();
+}
+
+/// The widest remote wipe there is: apps that hear this remove what they keep.
+#[tokio::test]
+async fn an_ended_session_is_ended_hard_for_every_sdk() {
+    let mut ward = Ward::open().await;
+    let mut devices = Vec::new();
+    for (brand, name) in [(Brand::Rust, "nurse"), (Brand::Js, "doctor"), (Brand::Nio, "porter")] {
+        devices.push(ward.newcomer(brand, name).await);
+    }
+    for device in &devices {
+        let lost = ["device", "lost", &device.user_id, &device.device_id];
+        assert_eq!(ward.server.order(&lost).await["device_id"], device.device_id);
+    }
+    for device in &mut devices {
+        let ended = device.wait_ended().await;
+        assert_eq!(ended, ("M_UNKNOWN_TOKEN".to_owned(), false), "{}", device.device_id);
+    }
+    ward.close();
+}
+
+/// matrix-js-sdk is told how long a room's words live, and forgets them when there is no server to ask.
+#[tokio::test]
+async fn matrix_js_sdk_forgets_by_itself_while_the_server_is_off() {
+    const TTL_MS: u64 = 20_000;
+    const WORDS: &str = "planted words: the knee of bed seven";
+    let mut demo = Demo::start().await;
+    let (mut doctor, mut nurse) = (demo.nio(DOCTOR).await, demo.nio(NURSE).await);
+    let policy = json!({ "timeline": { "ttl_ms": TTL_MS } });
+    let room = demo.room_of(&mut doctor, &mut [&mut nurse], policy).await;
+    let forgets = Box::new(Process::js_that_forgets());
+    let nurse = demo.person(NURSE);
+    let mut nurse = Device::log_in_at(forgets, &nurse, &demo.base_url()).await;
+    let words = doctor.send(&room, WORDS).await;
+    nurse.hear(&room, WORDS, &doctor.user_id).await;
+    demo.kill();
+    nurse.wait_forgotten(&room, &words).await;
+}
