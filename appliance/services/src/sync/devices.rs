@@ -65,7 +65,10 @@ impl Look<'_> {
     ) -> Result<(List, Position), Error> {
         let (keys, device) = (&self.sync.keys, self.caller.device);
         if let Some(upto) = acknowledged {
-            keys.acknowledge(device, upto).await?;
+            if !self.sync.waiters.is_emptied(device) {
+                keys.acknowledge(device, upto).await?;
+                self.sync.waiters.note_emptied(device, upto.min(self.upto));
+            }
             if self.sync.waiters.device_news(device, upto) == News::None {
                 return Ok((List::default(), self.upto.max(upto)));
             }
@@ -195,5 +198,55 @@ impl Look<'_> {
             ids.push(self.sync.house.ledger.user_id(user).await?.to_string());
         }
         Ok(ids)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use appliance_ledger::Direction;
+    use appliance_ledger::keyspaces::TO_DEVICE;
+    use appliance_ledger::rows::keys::ToDeviceRow;
+    use appliance_model::DeviceNid;
+    use serde_json::json;
+
+    use super::*;
+    use crate::keys::scene::to_device;
+    use crate::scenario::Ward;
+    use crate::sync::tests::{ask, request};
+
+    /// Also after it was known for a while that none was there.
+    #[tokio::test]
+    async fn each_message_is_given_until_it_is_acknowledged_and_then_deleted() {
+        let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+        let left = async || {
+            let view = ward.services.house.ledger.newest();
+            type Queued = ((DeviceNid, Position), ToDeviceRow);
+            let (rows, _): (Vec<Queued>, _) =
+                view.scan(&TO_DEVICE, &(), Direction::Forward, 10).await.unwrap();
+            rows.len()
+        };
+        let mut since = ask(&ward, &doctor, &request(None, json!({}))).await["next_batch"].clone();
+        for round in ["1", "2", "3"] {
+            for _ in 0..2 {
+                let idle = ask(&ward, &doctor, &request(Some(&since), json!({}))).await;
+                since = idle["next_batch"].clone();
+            }
+            let messages = json!({ doctor.user_id.as_str(): { "*": { "round": round } } });
+            ward.services
+                .keys
+                .send_to_device(&nurse, &to_device("m.test", round, messages))
+                .await
+                .unwrap();
+            for _ in 0..2 {
+                let news = ask(&ward, &doctor, &request(Some(&since), json!({}))).await;
+                assert_eq!(news["to_device"]["events"][0]["content"]["round"], round);
+                assert_eq!(left().await, 1);
+            }
+            let news = ask(&ward, &doctor, &request(Some(&since), json!({}))).await;
+            since = news["next_batch"].clone();
+            let acknowledged = ask(&ward, &doctor, &request(Some(&since), json!({}))).await;
+            assert_eq!(acknowledged["to_device"]["events"].as_array().map_or(0, Vec::len), 0);
+            assert_eq!(left().await, 0, "round {round}");
+        }
     }
 }

@@ -69,6 +69,8 @@ pub struct Marks {
     own_receipts: HashMap<(UserNid, RoomNid), Position>,
     users: HashMap<UserNid, Position>,
     devices: HashMap<DeviceNid, Position>,
+    /// Up to where the messages to a device are delivered and deleted.
+    emptied: HashMap<DeviceNid, Position>,
     device_lists: Position,
 }
 
@@ -210,6 +212,20 @@ impl Waiters {
         inner.marks.news(inner.marks.devices.get(&device), since)
     }
 
+    /// Every message to a device up to and including `upto` is deleted. No later position than that of
+    /// the store: what comes next lies behind it.
+    pub fn note_emptied(&self, device: DeviceNid, upto: Position) {
+        self.lock().marks.emptied.insert(device, upto);
+    }
+
+    /// Whether it is known that no message to a device is left.
+    pub fn is_emptied(&self, device: DeviceNid) -> bool {
+        let inner = self.lock();
+        let Marks { devices, emptied, .. } = &inner.marks;
+        let news = |upto| inner.marks.news(devices.get(&device), upto);
+        emptied.get(&device).is_some_and(|upto| news(*upto) == News::None)
+    }
+
     /// Whether anyone's device list may have changed after `since`.
     pub fn device_list_news(&self, since: Position) -> News {
         let inner = self.lock();
@@ -328,8 +344,8 @@ impl Marks {
     }
 
     fn note(&mut self, touched: &Touched, position: Position) {
-        let size =
-            self.timelines.len() + self.receipts.len() + self.users.len() + self.devices.len();
+        let rooms = self.timelines.len() + self.receipts.len();
+        let size = rooms + self.users.len() + self.devices.len() + self.emptied.len();
         if size > MARKS_MAX {
             *self = Self { floor: position, device_lists: position, ..Self::default() };
         }
