@@ -161,8 +161,9 @@ async fn element_x_lives_on_sliding_sync() {
     ward.close();
 }
 
-/// One person's two phones compare emoji, the room keys go into a backup, and a third phone reads with
-/// them what was said before it was there, all by sliding sync.
+/// One person's two phones compare emoji, then two people's, in a room made for it. The room keys go
+/// into a backup, and a third phone reads with them what was said before it was there. All by sliding
+/// sync.
 #[tokio::test(flavor = "multi_thread")]
 async fn element_x_verifies_and_restores() {
     let mut ward = Ward::open().await;
@@ -185,6 +186,8 @@ async fn element_x_verifies_and_restores() {
 
     let new = Phone::log_in(&ward, &nurse).await;
     compare_emoji(&old, &new).await;
+    first_identity(&other.client, &doctor.password).await.expect("an identity");
+    compare_emoji(&old, &other).await;
     let recovery = old.client.encryption().recovery();
     let key = recovery.enable().wait_for_backups_to_upload().await.expect("a backup");
     ward.remember_secret(&key);
@@ -212,9 +215,10 @@ async fn element_x_verifies_and_restores() {
     ward.close();
 }
 
-/// The new phone asks, the old one answers; both show the same emoji.
+/// The new phone asks, the old one, of the same person or another, answers; both show the same emoji.
 async fn compare_emoji(old: &Phone, new: &Phone) {
-    let user = new.client.user_id().expect("signed in");
+    let (asker, asked_of) = (new.client.user_id(), old.client.user_id());
+    let (user, asked_of) = (asker.expect("signed in"), asked_of.expect("signed in"));
     let device_id = new.client.device_id().expect("signed in");
     // matrix-sdk passes over questions of devices that it does not know yet.
     until("the new phone in the old one's list", async || {
@@ -222,11 +226,17 @@ async fn compare_emoji(old: &Phone, new: &Phone) {
     })
     .await;
     let asked = until("the identity at the new phone", async || {
-        let identity = new.client.encryption().request_user_identity(user).await.ok()??;
+        let identity = new.client.encryption().request_user_identity(asked_of).await.ok()??;
         identity.request_verification().await.ok()
     })
     .await;
     let flow = asked.flow_id().to_owned();
+    if let Some(room_id) = asked.room_id() {
+        // Other people are asked in a room of the two. An app that shows it subscribes to it.
+        old.room(room_id, RoomState::Invited).await.join().await.expect("to join");
+        old.timeline(room_id).await;
+        new.timeline(room_id).await;
+    }
     let request = until("the question at the old phone", async || {
         old.client.encryption().get_verification_request(user, &flow).await
     })
@@ -252,7 +262,7 @@ async fn compare_emoji(old: &Phone, new: &Phone) {
         (at_new.is_done() && at_old.is_done()).then_some(())
     })
     .await;
-    until("the old phone to trust the new one", async || {
+    until("the one that was asked to trust the other", async || {
         let device = old.client.encryption().get_device(user, device_id).await.ok()??;
         device.is_verified_with_cross_signing().then_some(())
     })
