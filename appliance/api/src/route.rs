@@ -19,6 +19,7 @@ use appliance_model::ruma::{OwnedServerName, ServerName};
 use appliance_model::{Caller, Error, Kind, Role};
 use appliance_services::Services;
 use appliance_services::accounts::Mask;
+use appliance_services::peers::Load;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
@@ -216,7 +217,8 @@ impl Routes {
                 let handler = handler.clone();
                 async move {
                     let answer = async {
-                        let visit = read_visit::<R>(services, (gate, params, request)).await?;
+                        let asked = (gate, params, request);
+                        let (visit, _load) = read_visit::<R>(services, asked).await?;
                         Ok(json_response(StatusCode::OK, handler(visit).await?))
                     };
                     Ok::<_, Infallible>(answer.await.unwrap_or_else(|error| refuse(&error)))
@@ -373,20 +375,20 @@ where
     F: Fn(Visit<R>) -> Answer,
     Answer: Future<Output = Result<R::OutgoingResponse, Error>>,
 {
-    let visit = read_visit::<R>(services, asked).await?;
+    let (visit, _load) = read_visit::<R>(services, asked).await?;
     ruma_response(handler(visit).await?)
 }
 
-/// Who asks for what.
+/// Who asks for what, and what of it is in memory until it is answered.
 async fn read_visit<R>(
     services: Arc<Services>,
     (gate, params, request): Asked,
-) -> Result<Visit<R>, Error>
+) -> Result<(Visit<R>, Option<Load>), Error>
 where
     R: IncomingRequest,
     R::Authentication: Admission,
 {
-    let (origin, request) = peer::admit(&services, gate.access, request).await?;
+    let (origin, request, load) = peer::admit(&services, gate.access, request).await?;
     let (parts, body) = request.into_parts();
     let visitor = admit(&services, &parts, gate).await?;
     let mut body = read_body(body, json_body_bytes_max(gate.access)).await?;
@@ -405,7 +407,7 @@ where
     let (headers, uri) = (parts.headers.clone(), parts.uri.clone());
     let incoming = http::Request::from_parts(parts, body.as_ref());
     let request = R::try_from_http_request(incoming, &params).map_err(respond_to_bad_request)?;
-    Ok(Visit { services, visitor, origin, address, headers, uri, request })
+    Ok((Visit { services, visitor, origin, address, headers, uri, request }, load))
 }
 
 async fn answer_raw<F, Answer>(
@@ -417,7 +419,7 @@ where
     F: Fn(Visit<RawRequest>) -> Answer,
     Answer: Future<Output = Result<Response, Error>>,
 {
-    let (origin, request) = peer::admit(&services, gate.access, request).await?;
+    let (origin, request, _load) = peer::admit(&services, gate.access, request).await?;
     let (parts, body) = request.into_parts();
     let visitor = admit(&services, &parts, gate).await?;
     let address = parts.extensions.get::<ClientAddr>().copied();

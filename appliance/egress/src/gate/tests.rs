@@ -6,8 +6,11 @@ use appliance_ledger::rows::peers::PeerRow;
 use appliance_model::SystemClock;
 use appliance_model::ruma::server_name;
 use aws_lc_rs::digest::{SHA256, digest};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Method, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rcgen::{CertifiedKey, PublicKeyData, generate_simple_self_signed};
@@ -75,7 +78,22 @@ async fn other(named: Named, alpn: &'static [u8]) -> Other {
     Other { port, connections, gate, pem: cert.pem(), key, roll, _tasks: tasks }
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, std::io::Error> {
+type Body = BoxBody<Bytes, std::io::Error>;
+
+/// A byte now and then, for ever.
+fn drip() -> Body {
+    let drops = stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Some((Ok(Frame::data(Bytes::from_static(b"x"))), ()))
+    });
+    BodyExt::boxed(StreamBody::new(drops))
+}
+
+fn whole(text: String) -> Body {
+    Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed()
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Body>, std::io::Error> {
     let host = request.headers().get("host").and_then(|host| host.to_str().ok());
     let authority = request.uri().authority().map(http::uri::Authority::as_str);
     let text = match request.uri().path() {
@@ -84,7 +102,8 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, std
         "/never" => std::future::pending().await,
         _ => format!("{:?} {}", request.version(), authority.or(host).unwrap_or_default()),
     };
-    let mut response = Response::new(Full::new(Bytes::from(text)));
+    let is_drip = request.uri().path() == "/drip";
+    let mut response = Response::new(if is_drip { drip() } else { whole(text) });
     if request.uri().path() == "/away" {
         *response.status_mut() = StatusCode::FOUND;
         response.headers_mut().insert("location", HeaderValue::from_static("https://c.example/"));
@@ -253,6 +272,39 @@ async fn answers_have_an_end() {
         length += piece.unwrap().len();
     }
     assert_eq!(length, 10_000);
+}
+
+/// Who gives a byte now and then, or does not even shake hands, is not waited for longer than a request
+/// may take, and takes nobody else's place meanwhile.
+#[tokio::test]
+async fn who_drips_is_not_waited_for() {
+    for alpn in [b"http/1.1".as_slice(), b"h2"] {
+        let other = other(loopback(), alpn).await;
+        let mut dripping = other.request("/drip");
+        dripping.limits.total = Duration::from_millis(400);
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut no_hands = dripping.clone();
+        let port = silent.local_addr().unwrap().port();
+        no_hands.uri = format!("https://localhost:{port}/").parse().unwrap();
+        no_hands.connect_to = Some(("127.0.0.1".to_owned(), port));
+        // As many as there are places for one destination, all at once.
+        let all = (0..REQUESTS_PER_DESTINATION_MAX).map(|_| other.gate.send(dripping.clone()));
+        let asked = async {
+            tokio::join!(
+                futures_util::future::join_all(all),
+                other.gate.send(no_hands),
+                other.gate.send(other.request("/")),
+            )
+        };
+        let (all, no_hands, fine) =
+            tokio::time::timeout(Duration::from_secs(4), asked).await.expect("nobody waits longer");
+        assert!(all.into_iter().all(|answer| answer.unwrap_err() == Failure::TimedOut));
+        assert_eq!(no_hands.unwrap_err(), Failure::TimedOut);
+        assert!(fine.is_ok(), "whoever waited behind them: {fine:?}");
+        let mut few = other.request("/drip");
+        few.limits.answer_bytes_max = 3;
+        assert_eq!(other.gate.send(few).await.unwrap_err(), Failure::TooLarge(3));
+    }
 }
 
 #[tokio::test]

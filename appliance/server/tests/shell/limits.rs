@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use crate::world::{Folder, PATIENCE, connect, get, read_answer, wait_for_close};
+use crate::world::{Folder, PATIENCE, connect, connect_from, get, read_answer, wait_for_close};
 
 const LIVE: &[u8] = b"GET /_wardstone/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -99,6 +99,56 @@ fn one_address_gets_only_so_many_connections() {
         !wait_for_answer_or_close(&mut stream).is_empty()
     });
     assert!(again, "a closed connection makes room");
+}
+
+/// A peer that holds the door for servers open: a head and a body that come byte by byte, and more
+/// connections than one address gets. All of it ends, and a peer at another address notices nothing.
+#[test]
+fn a_peer_that_dawdles_holds_up_only_itself() {
+    let server = Folder::new(
+        "federation = { allowed_servers = [\"slow.example\"] }\n[limits]\nheader_ms = 500\n\
+         body_ms = 300\nrequest_ms = 1500\nconnections_per_ip_max = 3\n[[listeners]]\n\
+         kind = \"federation\"\naddress = \"127.0.0.1:0\"\n[[listeners]]\nkind = \"client\"\n\
+         address = \"127.0.0.1:0\"\n",
+    )
+    .start();
+    let door = server.federation();
+    let head = "PUT /_matrix/federation/v1/send/t HTTP/1.1\r\nHost: h\r\nContent-Length: 50000\r\n\
+                Authorization: X-Matrix origin=slow.example,destination=hospital.example,\
+                key=\"ed25519:a\",sig=\"AAAA\"\r\n\r\n";
+    let mut slow: Vec<_> = (0..3).map(|_| connect(door)).collect();
+    slow[0].write_all(&head.as_bytes()[..40]).unwrap();
+    slow[1].write_all(head.as_bytes()).unwrap();
+    slow[2].write_all(head.as_bytes()).unwrap();
+    let mut one_too_many = connect(door);
+    let _ = one_too_many.write_all(b"GET / HTTP/1.1\r\n");
+    assert!(wait_for_close(&mut one_too_many).is_empty());
+    let mut other = connect_from([127, 0, 0, 2].into(), door);
+    other.write_all(b"GET /_matrix/federation/v1/version HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    assert_eq!(read_answer(&mut other).status, 200, "others are served meanwhile");
+    // Never silent for as long as a body may be, and never done.
+    let trickling = slow[2].try_clone().unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut trickling = trickling;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed)
+                && trickling.write_all(b" ").is_ok()
+            {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        took_at_least(Duration::ZERO, || {
+            for stream in &mut slow {
+                let answer = wait_for_close(stream);
+                let answer = String::from_utf8_lossy(&answer);
+                let is_no = |answer: &str| answer.is_empty() || answer.starts_with("HTTP/1.1 4");
+                assert!(is_no(&answer), "{answer}");
+            }
+        });
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert_eq!(get(door, "/_matrix/federation/v1/version").status, 200);
 }
 
 /// The first byte that comes, if one does.

@@ -1,7 +1,7 @@
 //! A server in a folder of its own, and the simplest of clients.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_wardstone");
 
@@ -172,6 +173,10 @@ impl Server {
         self.address_of("client")
     }
 
+    pub fn federation(&self) -> SocketAddr {
+        self.address_of("federation")
+    }
+
     pub fn metrics(&self) -> SocketAddr {
         self.address_of("metrics")
     }
@@ -218,6 +223,16 @@ impl Server {
 /// Opens a connection on which reads give up.
 pub fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// The same, from an address of ours.
+pub fn connect_from(from: IpAddr, address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
+    socket.connect(&address.into()).unwrap();
+    let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }

@@ -7,16 +7,20 @@
 //!
 //! [checks on receipt]: https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use appliance_model::ruma::room_version_rules::RoomVersionRules;
-use appliance_model::ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, ServerName};
+use appliance_model::ruma::{
+    CanonicalJsonValue, EventId, OwnedEventId, RoomId, ServerName, UserId,
+};
 use appliance_model::{Error, Kind, Pdu};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use super::check::formed;
 use super::line::Ask;
 use crate::house::House;
 use crate::rooms::Rooms;
@@ -71,7 +75,7 @@ pub(crate) struct Errand {
     /// Events that could not be checked, because their servers' keys cannot be had now.
     unchecked: AtomicUsize,
     /// Events that came, and that are not taken because of whom they are from.
-    unwelcome: AtomicUsize,
+    unwelcome: Mutex<HashSet<OwnedEventId>>,
     until_ms: u64,
 }
 
@@ -82,7 +86,7 @@ impl Errand {
             asked: AtomicUsize::new(0),
             unanswered: AtomicUsize::new(0),
             unchecked: AtomicUsize::new(0),
-            unwelcome: AtomicUsize::new(0),
+            unwelcome: Mutex::default(),
             until_ms: house.clock.now_ms().saturating_add(ERRAND_MS_MAX),
         }
     }
@@ -92,8 +96,15 @@ impl Errand {
         self.unchecked.load(Ordering::Relaxed)
     }
 
-    fn unwelcome(&self) -> usize {
-        self.unwelcome.load(Ordering::Relaxed)
+    fn turn_away(&self, event_id: OwnedEventId) {
+        let mut unwelcome = self.unwelcome.lock().unwrap_or_else(PoisonError::into_inner);
+        if unwelcome.len() < STATE_MAX {
+            unwelcome.insert(event_id);
+        }
+    }
+
+    fn turned_away(&self, event_id: &EventId) -> bool {
+        self.unwelcome.lock().unwrap_or_else(PoisonError::into_inner).contains(event_id)
     }
 
     fn may_ask(&self, now_ms: u64) -> bool {
@@ -173,8 +184,8 @@ impl Rooms {
                     fetched.insert(pdu.event_id.clone(), pdu);
                 }
                 Ok(Err(why)) => {
-                    if self.is_of_stranger(&raw) {
-                        source.errand.unwelcome.fetch_add(1, Ordering::Relaxed);
+                    if let Some(event_id) = self.stranger_in(&raw, source.rules) {
+                        source.errand.turn_away(event_id);
                     }
                     self.dropped(source, &why);
                 }
@@ -194,14 +205,12 @@ impl Rooms {
         Ok(fetched)
     }
 
-    /// Whether an event is from a server off the list.
-    fn is_of_stranger(&self, raw: &RawValue) -> bool {
-        #[derive(Deserialize)]
-        struct Seen {
-            sender: OwnedUserId,
-        }
-        let seen = serde_json::from_str::<Seen>(raw.get());
-        seen.is_ok_and(|seen| !self.is_allowed(seen.sender.server_name()))
+    /// The ID of an event that is from a server off the list.
+    fn stranger_in(&self, raw: &RawValue, rules: &RoomVersionRules) -> Option<OwnedEventId> {
+        let formed = formed(raw, rules).ok()?;
+        let sender = formed.object.get("sender").and_then(CanonicalJsonValue::as_str)?;
+        let sender = <&UserId>::try_from(sender).ok()?;
+        (!self.is_allowed(sender.server_name())).then_some(formed.event_id)
     }
 
     /// Whether this server has an event with the state before it.
@@ -331,34 +340,23 @@ impl Rooms {
             }
         }
         let mut events = Fetched::new();
-        let mut unwelcome = source.errand.unwelcome();
-        // Strangers whom the other server let in are no part of the state here, and not missed.
-        let mut strangers = 0;
         if absent.len() > SINGLE_MAX {
             events = self.whole_state(source, &event_id).await.unwrap_or_default();
-            absent.retain(|id| !events.contains_key(id));
-            strangers = source.errand.unwelcome() - unwelcome;
-            unwelcome += strangers;
+            absent.retain(|id| !events.contains_key(id) && !source.errand.turned_away(id));
         }
         let mut lost: BTreeSet<_> = absent.iter().cloned().collect();
         for id in absent.into_iter().take(SINGLE_MAX) {
             // One that cannot be had must not keep the rest from being used.
-            match self.one_event_of(source, &id).await {
-                Ok(Some(event)) => {
-                    lost.remove(&id);
-                    events.insert(id, event);
-                }
-                Ok(None) if source.errand.unwelcome() > unwelcome => {
-                    unwelcome = source.errand.unwelcome();
-                    lost.remove(&id);
-                    strangers = strangers.saturating_sub(1);
-                }
-                _ => {}
+            if let Ok(Some(event)) = self.one_event_of(source, &id).await {
+                lost.remove(&id);
+                events.insert(id, event);
             }
         }
+        // Strangers whom the other server let in are no part of the state here, and not missed. They must
+        // have been shown by name: whoever tells of others instead hides nothing with them.
+        lost.retain(|id| !source.errand.turned_away(id));
         // A state that is mostly names would have everything rejected for good that is judged by it.
         let lacking = ids.pdu_ids.iter().filter(|id| lost.contains(*id)).count();
-        let lacking = lacking.saturating_sub(strangers);
         let is_unsure = source.errand.unchecked() > unchecked;
         if is_unsure || lacking * LACKING_PART > ids.pdu_ids.len() {
             let names = "The state before an event cannot be had.";

@@ -2,8 +2,8 @@
 //!
 //! [spec]: https://spec.matrix.org/v1.19/server-server-api/#request-authentication
 
-use appliance_model::ruma::OwnedServerName;
 use appliance_model::ruma::api::federation::authentication::XMatrix;
+use appliance_model::ruma::{OwnedServerName, ServerName};
 use appliance_model::{Error, Kind};
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use http::HeaderMap;
@@ -16,6 +16,13 @@ use super::canonical::canonical;
 /// [`Peers::authenticate`] has seen all of it.
 #[derive(Debug)]
 pub struct Claim(XMatrix);
+
+impl Claim {
+    /// Who it says it is.
+    pub fn origin(&self) -> &ServerName {
+        &self.0.origin
+    }
+}
 
 impl Peers {
     /// Reads who asks, before anything else is read.

@@ -146,11 +146,15 @@ impl Peers {
         let trusted = self.trusted(server, known.as_ref());
         let read = answer
             .map_err(|error| error.to_string().into())
-            .and_then(|answer| read_keys((server, &trusted), answer.body(), now_ms));
+            .and_then(|answer| read_keys((server, &trusted), answer.body(), now_ms))
+            .and_then(|row| one_key_each(row, known.as_ref(), &self.pinned(server)));
         let row = match read {
             Ok(row) => keep_old_keys(row, known),
             Err(Unusable { why, unapproved }) => {
-                tracing::warn!(kind = "peers.no_keys", %server, why, "no keys of another server");
+                let kind = if unapproved.is_some() { "peers.other_keys" } else { "peers.no_keys" };
+                if let Some(times) = self.alarms.count(kind, server.as_str(), now_ms) {
+                    tracing::warn!(kind, %server, why, times, "no keys of another server");
+                }
                 let Some(unapproved) = unapproved else { return Ok(known) };
                 let new = || PeerKeysRow { server_name: server.to_string(), ..Default::default() };
                 PeerKeysRow { unapproved: Some(unapproved), ..known.unwrap_or_else(new) }
@@ -240,6 +244,25 @@ fn valid_at(row: &PeerKeysRow, key_id: &str, at_ms: Option<u64>) -> Option<Vec<u
     let key = row.keys.iter().find(|key| key.key_id == key_id)?;
     let until_ms = key.expired_ms.unwrap_or(row.valid_until_ms);
     at_ms.is_none_or(|at_ms| at_ms <= until_ms).then(|| key.public.clone())
+}
+
+/// What a key is called means one key for ever: a server that shows another under the same name says one
+/// thing here and another there, or has let itself be robbed. What it said first stays, and what was
+/// signed with it stays true; the other counts when the administrator has asked and pins it.
+fn one_key_each(
+    row: PeerKeysRow,
+    known: Option<&PeerKeysRow>,
+    pinned: &Pinned,
+) -> Result<PeerKeysRow, Unusable> {
+    let known = known.map(|known| &*known.keys).unwrap_or_default();
+    let is_other = |key: &&PeerKey| {
+        known.iter().any(|old| old.key_id == key.key_id && old.public != key.public)
+            && !pinned.contains(&(key.key_id.clone(), key.public.clone()))
+    };
+    let others: Vec<_> = row.keys.iter().filter(is_other).cloned().collect();
+    let Some(first) = others.first() else { return Ok(row) };
+    let why = format!("{} is another key than it was", first.key_id);
+    Err(Unusable { why, unapproved: Some(others) })
 }
 
 /// Keys that the server no longer lists at all count until it last vouched for them.

@@ -10,6 +10,7 @@ mod drain;
 mod handshake;
 mod keys;
 mod list;
+mod load;
 mod notary;
 mod outbox;
 mod own_keys;
@@ -32,12 +33,14 @@ pub use check::{Finding, PeerCheck};
 pub use handshake::{Accepted, Offer, Terms};
 pub use keys::base64;
 pub use list::{ListAlgorithm, ListReport, ListSource, ListTerms};
+pub use load::Load;
 pub use outbox::{Outbox, QueueState};
 pub use promise::{ERASED_WITHIN_MS, PATH as PROMISE_PATH, Promise};
 pub use records::{BACKLOG_COUNTED_MAX, Described, PeerReport};
 pub use remote::{ASK, JOIN, Located, NoRemote, Remote, RemoteError};
 pub use roll::{Pins, Roll, Standing};
 
+use crate::alarms::Alarms;
 use crate::doors::Doors;
 use crate::house::House;
 
@@ -54,6 +57,8 @@ pub struct Peers {
     promises: promise::Promises,
     /// One at a time asks a server what it promises.
     promising: Doors,
+    alarms: Alarms,
+    loads: Arc<load::Loads>,
     dated: Mutex<BTreeMap<OwnedServerName, Standing>>,
     look: Mutex<list::Look>,
 }
@@ -69,6 +74,8 @@ impl Peers {
             asked: keys::Asked::new(ASKED_MAX),
             promises: promise::Promises::new(promise::PROMISES_MAX),
             promising: Doors::default(),
+            alarms: Alarms::default(),
+            loads: Arc::default(),
             dated: Mutex::default(),
             look: Mutex::default(),
         }

@@ -232,3 +232,92 @@ async fn a_deep_chain_of_allowing_events_is_walked_once() {
     assert_eq!(again.await, "");
     assert_eq!(asked_of_two(&scene), 0, "what is known is not asked for");
 }
+
+/// How a server tells of a state of a hundred beds, some of them strangers'.
+struct Beds {
+    /// Events of servers off the list, by whose names they are in the state.
+    strangers: usize,
+    /// Names of events that it does not give.
+    withheld: usize,
+    /// Events of servers off the list that it gives though nobody asked for them.
+    beside: usize,
+}
+
+impl Beds {
+    /// What becomes of an event that follows this state.
+    async fn verdict(&self, scene: &Scene, txn: &str) -> String {
+        let of = |number: usize, sender: &str| {
+            let mut event = scene.message();
+            (event["type"], event["state_key"]) = (json!("example.bed"), json!(number.to_string()));
+            event["sender"] = json!(sender);
+            event["content"] = json!({ "of": txn });
+            let raw = signed(&scene.town.wards[1], event);
+            (id_of(&raw), raw)
+        };
+        let stranger = "@visitor:off.example";
+        let beds: Vec<_> = (0..100 - self.strangers).map(|n| of(n, &scene.doctor)).collect();
+        let strangers: Vec<_> = (100..100 + self.strangers).map(|n| of(n, stranger)).collect();
+        let beside: Vec<_> = (300..300 + self.beside).map(|n| of(n, stranger)).collect();
+        let named = beds.iter().chain(&strangers).map(|(id, _)| id.clone());
+        let named: Vec<_> = named.chain(scene.state.values().cloned()).collect();
+        let given: Vec<_> =
+            beds.iter().skip(self.withheld).chain(&strangers).chain(&beside).cloned().collect();
+        let room = scene.town.state(1, &scene.room).await;
+        let allowing: Vec<_> = room.values().cloned().collect();
+        scene.town.trick(1, move |ask, honest| match ask {
+            Ask::MissingEvents { .. } => Some(Ok(r#"{"events":[]}"#.to_owned())),
+            Ask::StateIds { .. } => {
+                Some(Ok(json!({ "pdu_ids": named, "auth_chain_ids": allowing }).to_string()))
+            }
+            Ask::State { .. } => {
+                let all: Vec<_> = given.iter().map(|(_, raw)| raw).collect();
+                Some(Ok(json!({ "pdus": all, "auth_chain": [] }).to_string()))
+            }
+            Ask::Event { event_id } => {
+                Some(match given.iter().find(|(id, _)| id.as_str() == event_id.as_str()) {
+                    Some((_, raw)) => Ok(json!({ "pdus": [raw] }).to_string()),
+                    None => Err(Error::new(Kind::NotFound, "I have it not")),
+                })
+            }
+            _ => Some(honest),
+        });
+        scene.verdict(txn, |event| event["prev_events"] = json!([unknown(7)])).await
+    }
+}
+
+fn id_of(raw: &serde_json::value::RawValue) -> String {
+    let object = serde_json::from_str(raw.get()).unwrap();
+    let rules = appliance_model::ruma::RoomVersionId::V11.rules().unwrap();
+    format!("${}", appliance_model::ruma::signatures::reference_hash(&object, &rules).unwrap())
+}
+
+/// More is absent than is asked for one by one. Strangers whom the other server has let in are left out
+/// and not missed; but nobody can hide behind them what they keep from us.
+#[tokio::test]
+async fn strangers_in_a_state_are_not_missed_and_hide_nothing() {
+    for (case, strangers, withheld, beside, is_taken) in [
+        ("all of it", 0, 0, 0, true),
+        ("a few are not given", 0, 9, 0, true),
+        ("too many are not", 0, 15, 0, false),
+        ("strangers among them", 12, 0, 0, true),
+        ("more strangers than are asked for", 80, 0, 0, true),
+        ("strangers, and too many not given", 12, 15, 0, false),
+        ("strangers shown instead", 0, 90, 90, false),
+    ] {
+        let scene = Scene::new().await;
+        scene.town.estrange("off.example");
+        let verdict = Beds { strangers, withheld, beside }.verdict(&scene, "t").await;
+        assert_eq!(verdict.is_empty(), is_taken, "{case}: {verdict:?}");
+        let asked = asked_of_two(&scene);
+        assert!(asked <= 70, "{case}: {asked} questions");
+        let kept = scene.town.kept(0, &scene.room).await.len();
+        let alarms = scene.town.wards[0].services.rooms.alarms.all();
+        assert!(alarms.len() <= 2, "{case}: {alarms:?}");
+        let rows = rows(&scene).await;
+        assert!(rows <= kept + 100, "{case}: strangers' events are kept: {rows}");
+        let view = scene.town.wards[0].services.house.ledger.newest();
+        let (all, _) = view.scan(&EVENTS, &(), Direction::Forward, 10_000).await.unwrap();
+        let of_stranger = |json: &[u8]| String::from_utf8_lossy(json).contains("off.example");
+        assert!(!all.iter().any(|(_, row)| of_stranger(&row.json)), "{case}");
+    }
+}

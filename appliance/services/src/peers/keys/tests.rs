@@ -26,7 +26,7 @@ struct Other {
     ahead_ms: Mutex<u64>,
     lets_in: Mutex<bool>,
     is_up: Mutex<bool>,
-    pairs: Vec<(&'static str, Ed25519KeyPair)>,
+    pairs: Mutex<Vec<(&'static str, Ed25519KeyPair)>>,
 }
 
 fn pair(version: &'static str) -> (&'static str, Ed25519KeyPair) {
@@ -36,7 +36,8 @@ fn pair(version: &'static str) -> (&'static str, Ed25519KeyPair) {
 
 impl Other {
     fn public(&self, version: &str) -> String {
-        let (_, pair) = self.pairs.iter().find(|(name, _)| *name == version).unwrap();
+        let pairs = self.pairs.lock().unwrap();
+        let (_, pair) = pairs.iter().find(|(name, _)| *name == version).unwrap();
         base64(&pair.public_key())
     }
 
@@ -53,7 +54,7 @@ impl Other {
             "valid_until_ts": NOW_MS + 3_600_000,
         });
         let mut page: CanonicalJsonObject = serde_json::from_value(page).unwrap();
-        for (version, pair) in &self.pairs {
+        for (version, pair) in &*self.pairs.lock().unwrap() {
             if shown.contains(version) {
                 sign_json("b.example", pair, &mut page).unwrap();
             }
@@ -94,14 +95,18 @@ impl Remote for Other {
     fn look_again(&self, _: &ServerName) {}
 }
 
-async fn scene() -> (Ward, Arc<Other>) {
-    let other = Arc::new(Other {
+fn other() -> Arc<Other> {
+    Arc::new(Other {
         keys: Mutex::new(vec!["one"]),
         ahead_ms: Mutex::default(),
         lets_in: Mutex::new(true),
         is_up: Mutex::new(true),
-        pairs: vec![pair("one"), pair("two"), pair("three")],
-    });
+        pairs: Mutex::new(vec![pair("one"), pair("two"), pair("three")]),
+    })
+}
+
+async fn scene() -> (Ward, Arc<Other>) {
+    let other = other();
     let ward = Ward::with_peers(Roll::default(), other.clone()).await;
     let pinned = [("ed25519:one".to_owned(), other.public("one"))].into();
     let change = PeerChange { pinned_keys: Some(pinned), ..PeerChange::default() };
@@ -160,6 +165,40 @@ async fn a_key_that_borrows_a_pinned_name_does_not_count() {
     assert!(key(&ward, "one").await.is_err());
     let told = ward.services.peers.tell_keys(vec![(b.to_owned(), 0)]).await.unwrap();
     assert!(told.is_empty(), "what does not count is not passed on");
+}
+
+/// A server that nobody pinned, and that has two keys of one name: one for us, one for others, or one
+/// yesterday and one today.
+#[tokio::test]
+async fn a_name_of_a_key_means_one_key() {
+    let other = other();
+    let b = server_name!("b.example");
+    let ward = Ward::with_peers(Roll::of([b.to_owned()]), other.clone()).await;
+    let peers = &ward.services.peers;
+    let first = key(&ward, "one").await.unwrap();
+
+    other.pairs.lock().unwrap()[0] = pair("one");
+    let second = other.public("one");
+    for hour in 0..50 {
+        // The day comes when what it said of its first key has run out.
+        let now = key(&ward, "one").await;
+        assert!(now.is_ok_and(|now| now == first) || hour > 0, "the first still counts");
+        ward.clock.pass_ms(3_600_000);
+        assert!(key(&ward, "two").await.is_err());
+    }
+    let row = peers.known_keys(b).await.unwrap().unwrap();
+    assert_eq!(row.keys.len(), 1, "what it shows does not pile up: {:?}", row.keys);
+    assert_eq!(row.keys[0].public, first);
+    let signed_then = [(b.to_owned(), vec!["ed25519:one".to_owned()], Some(NOW_MS))];
+    let map = peers.public_keys(signed_then.to_vec()).await.unwrap();
+    assert_eq!(map["b.example"]["ed25519:one"].as_bytes(), first, "what was signed stays true");
+    let alarms = peers.alarms.all();
+    assert_eq!(alarms.keys().collect::<Vec<_>>(), ["peers.other_keys b.example"]);
+
+    assert_eq!(row.unapproved.unwrap().len(), 1);
+    ward.clock.pass_ms(ASK_AGAIN_MS);
+    let row = peers.approve_key(b, "ed25519:one", "uid 0").await.unwrap().unwrap();
+    assert_eq!(base64(&row.keys[0].public), second, "the administrator has asked");
 }
 
 fn wrong(check: &PeerCheck) -> Vec<&str> {
