@@ -6,7 +6,8 @@
 //!
 //! [backfilling]: https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrieving-missing-events
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::slice;
 
 use appliance_ledger::Direction;
 use appliance_ledger::keyspaces::GAPS;
@@ -28,6 +29,9 @@ use crate::rooms::Rooms;
 const PAGE: usize = 100;
 /// Servers asked for one page.
 const SERVERS_ASKED_MAX: usize = 3;
+/// Pages fetched for one look at a time: two thousand events. What lies further back is found when
+/// somebody has read back to it.
+const PAGES_MAX: usize = 20;
 /// Gaps in one stretch of history that are looked at.
 const GAPS_MAX: usize = 8;
 
@@ -56,16 +60,8 @@ impl Rooms {
         let Some(gap) = self.gaps(room, (low, high)).await?.into_iter().next() else {
             return Ok(true);
         };
-        let open = self.enter(room_id).await?;
-        let mut servers: Vec<OwnedServerName> = open.servers().collect();
-        // Where the room was made all of its history is, as a rule.
-        let create = open.state(&StateEventType::RoomCreate, "").await?;
-        drop(open);
-        let maker = create.map(|create| create.sender.server_name().to_owned());
-        servers.sort_by_key(|server| Some(server) != maker.as_ref());
-        let allowed = servers.iter().filter(|server| self.line.allows(server));
-        for server in allowed.take(SERVERS_ASKED_MAX) {
-            match self.fill_from(server, (room, room_id), &gap).await {
+        for server in self.who_has_history(room_id).await? {
+            match self.fill_from(&server, (room, room_id), &gap).await {
                 Ok(true) => return Ok(true),
                 Ok(false) => {}
                 Err(error) => {
@@ -76,6 +72,67 @@ impl Rooms {
             }
         }
         Ok(false)
+    }
+
+    /// Whom to ask for a room's history.
+    async fn who_has_history(&self, room_id: &RoomId) -> Result<Vec<OwnedServerName>, Error> {
+        let open = self.enter(room_id).await?;
+        let mut servers: Vec<OwnedServerName> = open.servers().collect();
+        // Where the room was made all of its history is, as a rule.
+        let create = open.state(&StateEventType::RoomCreate, "").await?;
+        drop(open);
+        let maker = create.map(|create| create.sender.server_name().to_owned());
+        servers.sort_by_key(|server| Some(server) != maker.as_ref());
+        servers.retain(|server| self.line.allows(server));
+        servers.truncate(SERVERS_ASKED_MAX);
+        Ok(servers)
+    }
+
+    /// Fetches history until this server has the event closest to a time (milliseconds since the Unix
+    /// epoch), if that time lies in a gap: "it can use the corresponding federation endpoint to ask other
+    /// servers for a suitable event". Returns whether anything was fetched.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rooms::fill_gap`].
+    pub(crate) async fn fill_gap_at(
+        &self,
+        (room, room_id): (RoomNid, &RoomId),
+        range: (i64, i64),
+        (at_ms, backward): (u64, bool),
+    ) -> Result<bool, Error> {
+        if self.gaps(room, range).await?.is_empty() || !self.is_resident(room).await? {
+            return Ok(false);
+        }
+        let mut filled = false;
+        for server in self.who_has_history(room_id).await? {
+            #[derive(Deserialize)]
+            struct Closest {
+                event_id: OwnedEventId,
+            }
+            let ask = Ask::Timestamp { room_id: room_id.to_owned(), at_ms, backward };
+            let closest = match self.ask::<Closest>(&server, ask).await {
+                Ok(closest) => closest,
+                Err(error) => {
+                    only_this_one(error)?;
+                    continue;
+                }
+            };
+            for _ in 0..PAGES_MAX {
+                if self
+                    .unplaced(slice::from_ref(&closest.event_id), &BTreeMap::new())
+                    .await?
+                    .is_empty()
+                    || !self.fill_gap(room, room_id, range).await?
+                {
+                    break;
+                }
+                filled = true;
+            }
+            // One that has the history has told where to look; the others would say the same.
+            break;
+        }
+        Ok(filled)
     }
 
     async fn gaps(&self, room: RoomNid, (low, high): (i64, i64)) -> Result<Vec<Gap>, Error> {

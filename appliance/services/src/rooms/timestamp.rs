@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use appliance_ledger::rows::TimelineRow;
-use appliance_ledger::{Direction, Event};
+use appliance_ledger::{Direction, Event, Stretch};
 use appliance_model::ruma::{OwnedEventId, RoomId};
 use appliance_model::{Caller, Error, RoomNid};
 
@@ -32,11 +32,25 @@ impl Rooms {
         (ts, direction): (u64, Direction),
     ) -> Result<(OwnedEventId, u64), Error> {
         let room = self.readable(caller, room_id).await?;
+        let range = self.places_beside(room, ts).await?;
+        let backward = direction == Direction::Backward;
+        self.fill_gap_at((room, room_id), range, (ts, backward)).await?;
         let events = self.events_around(room, ts).await?;
         let readers = self.visible(caller.user, room, &events).await?;
         let seen = events.iter().zip(readers).filter(|(_, reader)| reader.is_some());
         let nothing = || Error::not_found("The room has no event on that side of the time.");
         closest(seen.map(|((event, _), _)| &**event), ts, direction).ok_or_else(nothing)
+    }
+
+    /// The places after the last event before a time, up to that of the first event that is not before it.
+    async fn places_beside(&self, room: RoomNid, ts: u64) -> Result<(i64, i64), Error> {
+        let place = self.first_place_from(room, ts).await?;
+        let view = self.house.ledger.newest();
+        let (back, on) = ((i64::MIN, place), (place, i64::MAX));
+        let before = view.timeline(room, back, Direction::Backward, 1).await?;
+        let after = view.timeline(room, on, Direction::Forward, 1).await?;
+        let low = first_of(&before).map_or(i64::MIN, |place| place.saturating_add(1));
+        Ok((low, first_of(&after).unwrap_or(i64::MAX)))
     }
 
     /// The events around the place that a time points to, oldest first.
@@ -59,10 +73,7 @@ impl Rooms {
         let all = (i64::MIN, i64::MAX);
         let oldest = view.timeline(room, all, Direction::Forward, 1).await?;
         let newest = view.timeline(room, all, Direction::Backward, 1).await?;
-        let place = |stretch: &appliance_ledger::Stretch| {
-            stretch.events.first().and_then(|(event, _)| event.position)
-        };
-        let (Some(mut low), Some(mut high)) = (place(&oldest), place(&newest)) else {
+        let (Some(mut low), Some(mut high)) = (first_of(&oldest), first_of(&newest)) else {
             return Ok(i64::MAX);
         };
         high = high.saturating_add(1);
@@ -79,6 +90,11 @@ impl Rooms {
         }
         Ok(low)
     }
+}
+
+/// The place of the first event of a stretch.
+fn first_of(stretch: &Stretch) -> Option<i64> {
+    stretch.events.first().and_then(|(event, _)| event.position)
 }
 
 /// Of these events the closest to a time on one side of it, and its own time.

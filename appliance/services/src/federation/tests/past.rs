@@ -96,6 +96,45 @@ async fn a_long_absence_leaves_a_gap_that_fills() {
     assert_eq!(paged(&town, (1, &doctor), &room).await, said);
 }
 
+/// What was said at a time before somebody's server came to the room is found, and no more is fetched
+/// than leads there.
+#[tokio::test]
+async fn a_time_before_the_join_is_asked_for_where_it_is_known() {
+    let town = Town::of(2, V::V11).await;
+    let (nurse, doctor) =
+        (town.wards[0].member("nurse").await, town.wards[1].member("doctor").await);
+    let room = town.wards[0].room(&nurse).await;
+    let begin = town.wards[0].services.house.clock.now_ms();
+    let mut said = Vec::new();
+    for number in 0..250 {
+        town.wards[0].clock.pass_ms(10);
+        said.push(town.wards[0].say(&nurse, &room, &number.to_string()).await);
+    }
+    town.wards[1].clock.pass_ms(10_000);
+    town.wards[0].set(&nurse, &room, &doctor.user_id, M::Invite).await;
+    town.wards[1].set(&doctor, &room, &doctor.user_id, M::Join).await;
+    let rooms = &town.wards[1].services.rooms;
+    let at = async |number: usize, past_ms: u64, direction| {
+        let ts = begin + 10 * (number as u64 + 1) + past_ms;
+        let (id, _) = rooms.event_at(&doctor, &room, (ts, direction)).await.unwrap();
+        said.iter().position(|said| *said == *id).unwrap()
+    };
+    let fetched = || {
+        let asked = town.asked();
+        let pages = asked.iter().filter(|asked| asked.ends_with("backfill")).count();
+        (pages, asked.iter().filter(|asked| asked.ends_with("timestamp_to_event")).count())
+    };
+    fetched();
+    let (f, b) = (Direction::Forward, Direction::Backward);
+    assert_eq!(at(200, 0, f).await, 200);
+    assert_eq!(fetched(), (1, 1), "one page leads there");
+    assert_eq!(at(200, 5, b).await, 200);
+    assert_eq!(fetched(), (0, 0), "it is here now");
+    assert_eq!(at(10, 5, f).await, 11);
+    assert_eq!(at(10, 5, b).await, 10);
+    assert_eq!(fetched(), (2, 1));
+}
+
 #[tokio::test]
 async fn history_is_served_as_far_as_the_other_server_may_see_it() {
     let town = Town::of(2, V::V11).await;
