@@ -74,6 +74,24 @@ struct Joined {
     event: Option<Box<RawValue>>,
 }
 
+/// Why none of several servers lets somebody in.
+#[derive(Default)]
+pub(super) struct Refusals(Option<Error>);
+
+impl Refusals {
+    /// One more. What a server that was reached said tells more than that another was not.
+    pub fn add(&mut self, error: Error) {
+        if self.0.as_ref().is_none_or(|known| known.kind == Kind::RemoteUnavailable) {
+            self.0 = Some(error);
+        }
+    }
+
+    /// The one that tells most.
+    pub fn said(self) -> Error {
+        self.0.unwrap_or_else(|| Error::not_found("This server does not know that room."))
+    }
+}
+
 impl Rooms {
     /// The servers to ask about a room, those the caller named first.
     ///
@@ -151,21 +169,18 @@ impl Rooms {
         let ways = self.ways_in(caller, room_id, via).await?;
         let mut content = self.joining_content(caller).await?;
         content.reason = reason;
-        let mut failed: Option<Error> = None;
+        let mut refusals = Refusals::default();
         for server in ways {
             match self.join_through(&server, caller, room_id, content.clone()).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     tracing::info!(kind = "federation.join", %server, room.id = %room_id, %error,
                         "a room could not be joined through a server");
-                    // What a server that was reached said tells more than that another was not.
-                    if failed.as_ref().is_none_or(|known| known.kind == Kind::RemoteUnavailable) {
-                        failed = Some(error);
-                    }
+                    refusals.add(error);
                 }
             }
         }
-        Err(failed.unwrap_or_else(|| Error::not_found("This server does not know that room.")))
+        Err(refusals.said())
     }
 
     /// Asks for a template and makes the event of it.

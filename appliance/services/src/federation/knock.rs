@@ -9,12 +9,13 @@ use appliance_ledger::membership;
 use appliance_ledger::rows::CallRow;
 use appliance_model::ruma::events::room::member::RoomMemberEventContent;
 use appliance_model::ruma::{OwnedServerName, RoomId, ServerName};
-use appliance_model::{Caller, Error, Kind};
+use appliance_model::{Caller, Error};
 use appliance_rules::Permit;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::invited::stripped_of;
+use super::join::Refusals;
 use super::line::Ask;
 use super::resident::arrival_of;
 use crate::rooms::Rooms;
@@ -30,21 +31,14 @@ impl Rooms {
     ) -> Result<(), Error> {
         let ways = self.ways_in(caller, room_id, via).await?;
         let _turn = self.receiving.enter(arrival_of(self, room_id)).await;
-        let mut failed: Option<Error> = None;
+        let mut refusals = Refusals::default();
         for server in ways {
             match self.knock_through(&server, caller, room_id, content.clone()).await {
                 Ok(()) => return Ok(()),
-                Err(error)
-                    if failed
-                        .as_ref()
-                        .is_none_or(|known| known.kind == Kind::RemoteUnavailable) =>
-                {
-                    failed = Some(error);
-                }
-                Err(_) => {}
+                Err(error) => refusals.add(error),
             }
         }
-        Err(failed.unwrap_or_else(|| Error::not_found("This server does not know that room.")))
+        Err(refusals.said())
     }
 
     async fn knock_through(

@@ -4,6 +4,7 @@
 //! hands JSON back; it neither signs requests nor opens connections.
 //!
 //! * `receive`: one way in for every event of another server, however it came.
+//! * `farewell`: out of a room without having seen it coming.
 //! * `resolve`: what several branches of a room make of its state.
 //! * [`line`]: what is asked of other servers.
 //! * `join`, `leave`, `knock`, `invite`: what our users do in rooms of other servers.
@@ -13,6 +14,7 @@
 
 mod auth_graph;
 mod check;
+mod farewell;
 mod fetch;
 mod history;
 mod invite;

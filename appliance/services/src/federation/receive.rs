@@ -49,7 +49,7 @@ pub(crate) struct Inflow<'a> {
     pub source: Source<'a>,
     /// To whom what is accepted goes out.
     pub sending: Sending,
-    open: Option<OpenRoom<'a>>,
+    pub(super) open: Option<OpenRoom<'a>>,
     added: usize,
 }
 
@@ -65,6 +65,16 @@ impl<'a> Inflow<'a> {
     /// [`Kind::RemoteUnavailable`], [`Kind::TooLarge`]: the event cannot be judged now, and is not kept.
     /// Others: the store failed, and what was not yet kept is not.
     pub async fn live(&mut self, pdu: Pdu) -> Result<Standing, Error> {
+        let farewell = self.puts_ours_out(&pdu).then(|| pdu.clone());
+        match (self.live_after_others(pdu).await, farewell) {
+            (Err(error), Some(pdu)) if error.kind == Kind::Forbidden => {
+                self.shown_out(pdu, error).await
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    async fn live_after_others(&mut self, pdu: Pdu) -> Result<Standing, Error> {
         if let Some(standing) = self.known_standing(&pdu).await? {
             return Ok(standing);
         }
@@ -220,7 +230,7 @@ impl<'a> Inflow<'a> {
     }
 
     /// Enters the room; first makes true what was taken in if this event needs to find it so.
-    async fn enter_with(&mut self, pdu: &Pdu, how: How) -> Result<(), Error> {
+    pub(super) async fn enter_with(&mut self, pdu: &Pdu, how: How) -> Result<(), Error> {
         let apart = self.open.as_ref().is_some_and(|open| {
             let redacts_fresh = pdu.redacts.as_ref().is_some_and(|id| open.is_fresh(id));
             redacts_fresh || open.head.extremities.len() > 1 || pdu.prev_events.len() > 1
@@ -409,7 +419,10 @@ impl<'a> OpenRoom<'a> {
     }
 
     /// The first of these events that is known as one of another room.
-    async fn foreign_among(&self, ids: &[OwnedEventId]) -> Result<Option<OwnedEventId>, Error> {
+    pub(super) async fn foreign_among(
+        &self,
+        ids: &[OwnedEventId],
+    ) -> Result<Option<OwnedEventId>, Error> {
         for id in ids {
             let event = self.rooms.house.ledger.event_by_id(id).await?;
             if event.is_some_and(|event| event.room != self.room) {

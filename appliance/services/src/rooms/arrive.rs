@@ -171,6 +171,9 @@ impl OpenRoom<'_> {
             self.follow(changes, commit).await?;
             self.send_out(pdu, (number, replaces), servers, &arrival.sending, commit).await?;
         }
+        if arrival.placing == Placing::End && !pdu.rejected {
+            self.tell_who_is_out(pdu, commit).await?;
+        }
         if is_shown {
             self.take_effect(pdu, number, (&arrival.txn, replaces), commit).await?;
         }
@@ -297,6 +300,31 @@ impl OpenRoom<'_> {
         }
         if !servers.is_empty() {
             house.owe_event(number, servers, commit);
+        }
+        Ok(())
+    }
+
+    /// Whom one of ours has put out without knowing that they had come in, their server was not told: it
+    /// was not in the room as far as was known here. When their join comes after all, it is.
+    async fn tell_who_is_out(&self, pdu: &Pdu, commit: &mut Commit) -> Result<(), Error> {
+        use appliance_model::ruma::events::room::member::MembershipState as M;
+        let house = &self.rooms.house;
+        let Some(key) = pdu.state_key.as_deref() else { return Ok(()) };
+        let is_join = pdu.kind == TimelineEventType::RoomMember && membership_of(pdu) == M::Join;
+        let Some(user_id) = <&UserId>::try_from(key).ok().filter(|user_id| {
+            is_join && !house.is_ours(user_id) && !self.has_server(user_id.server_name())
+        }) else {
+            return Ok(());
+        };
+        let Some(present) = self.state(&StateEventType::RoomMember, key).await? else {
+            return Ok(());
+        };
+        let is_out = matches!(membership_of(&present), M::Leave | M::Ban);
+        if is_out
+            && house.is_ours(&present.sender)
+            && let Some(known) = self.known(&present.event_id).await?
+        {
+            house.owe_event(known.number, vec![user_id.server_name().to_owned()], commit);
         }
         Ok(())
     }

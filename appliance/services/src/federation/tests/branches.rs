@@ -58,6 +58,45 @@ async fn a_ban_beyond_the_cut_wins_over_what_the_banned_did_meanwhile() {
     }
 }
 
+/// Somebody is banned by whoever could not know that they had just come in. The ban's past is not shown to
+/// their server, which is not in the room to those who banned; it believes them if they may ban.
+#[tokio::test]
+async fn who_came_in_unseen_and_was_banned_hears_of_it() {
+    for version in [V::V10, V::V12] {
+        let town = Town::of(3, version.clone()).await;
+        let [one, two, three] = [&town.wards[0], &town.wards[1], &town.wards[2]];
+        let (nurse, doctor) = (one.member("nurse").await, two.member("doctor").await);
+        let aide = three.member("aide").await;
+        let name = three.services.house.server_name.clone();
+        let listed = crate::peers::PeerChange::default();
+        one.services.peers.describe(&name, listed, "uid 0").await.unwrap();
+        let room = one.room_as(&nurse, json!({ "preset": "public_chat" })).await;
+        let via = |server: &str| [server.try_into().unwrap()];
+        let rooms = |ward: &crate::scenario::Ward| ward.services.clone();
+        rooms(two).rooms.join_via(&doctor, &room, &via("one.example"), None).await.unwrap();
+        town.cut(0, 1, true);
+        town.cut(0, 2, true);
+        rooms(three).rooms.join_via(&aide, &room, &via("two.example"), None).await.unwrap();
+        one.say(&nurse, &room, "who is there?").await;
+        one.set(&nurse, &room, &aide.user_id, M::Ban).await;
+        let ban = town.state(0, &room).await[&format!("m.room.member|{}", aide.user_id)].clone();
+        // Somebody without power says the same: it is not believed.
+        let forged = two.try_set(&doctor, &room, &aide.user_id, M::Ban).await;
+        assert!(forged.is_err());
+        town.cut(0, 1, false);
+        town.cut(0, 2, false);
+        town.deliver(2, 0, &room, "join").await;
+        let owed = one.services.peers.backlog(&name, 9).await.unwrap();
+        assert_eq!(owed.0, 1, "the ban, and it alone: {version}");
+        assert_eq!(three.membership(&room, &aide.user_id).await, Some(M::Join));
+        town.deliver_only(0, 2, &ban).await;
+        assert_eq!(three.membership(&room, &aide.user_id).await, Some(M::Ban), "{version}");
+        let words = crate::scenario::text(&room, "x", "is anybody there?");
+        let said = three.services.rooms.send_event(&aide, &words).await;
+        assert!(said.is_err(), "nobody would hear it: {version}");
+    }
+}
+
 #[tokio::test]
 async fn branches_meet_in_the_same_state_on_both_sides() {
     for version in [V::V10, V::V12] {
