@@ -139,6 +139,16 @@ impl Sizes {
         }
     }
 
+    /// Members of the room that two servers like `server` fork. To make one of 10,000 takes Synapse the
+    /// better part of an hour, and agreeing on it would cost it no less than on this one.
+    pub(crate) fn forked_members(&self, server: &Server) -> usize {
+        const SYNAPSE_MAX: usize = 2_000;
+        match server.kind {
+            Kind::Wardstone => self.forked_members,
+            Kind::Synapse => self.forked_members.min(SYNAPSE_MAX),
+        }
+    }
+
     /// Events that `server` holds when its cold start is timed. 100,000 sends take Synapse most of
     /// an hour, and its start does not depend on them.
     pub(crate) fn start_events(&self, server: &Server) -> usize {

@@ -63,6 +63,15 @@ const TARGETS: &[Target] = &[
         on: On::TimesRow("download out of a general room"),
         at_most: 1.0 / 0.9,
     },
+    // "Join and catch-up at least ten times faster in CPU seconds", "p50 at most 25 ms" from the request to
+    // send until the waiting client of the other server has it.
+    Target { row: "delivery to another server, one at a time", on: On::MedianMs, at_most: 25.0 },
+    Target {
+        row: "join from afar, 1000 members, 20000 events",
+        on: On::PartOfSynapse,
+        at_most: 0.1,
+    },
+    Target { row: "catch-up of 10000 events after an outage", on: On::PartOfSynapse, at_most: 0.1 },
     Target { row: "disk per event, over 10000 events", on: On::Figure, at_most: 2000.0 },
     Target { row: "memory, idle after start", on: On::Figure, at_most: 40e6 },
     Target { row: "memory, after the load", on: On::Figure, at_most: 60e6 },
