@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use appliance_model::ruma::api::federation::authentication::{XMatrix, XMatrixSigningInput};
 use appliance_model::ruma::{OwnedServerName, ServerName};
 use appliance_services::egress::{Failure, Limits, Opened};
-use appliance_services::peers::{PeerChange, Remote, Roll};
+use appliance_services::peers::{MediaMode, PeerChange, Remote, Roll};
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
@@ -182,7 +182,7 @@ impl Town {
     /// A hospital exchanges files with another.
     pub async fn allow_media(&self, index: usize, server: &str) {
         let server = ServerName::parse(server).unwrap();
-        let change = PeerChange { media: Some(true), ..PeerChange::default() };
+        let change = PeerChange { media: Some(MediaMode::Allow), ..PeerChange::default() };
         self.desks[index].services.peers.describe(&server, change, "uid 0").await.unwrap();
     }
 }

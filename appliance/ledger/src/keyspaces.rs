@@ -18,7 +18,8 @@ use crate::rows::media::{
     LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow, UsageRow,
 };
 use crate::rows::peers::{
-    DestinationRow, EduRow, ListRow, OfferRow, OwedRow, PeerKeysRow, PeerRow, RemoteKeysRow,
+    AwayRow, DestinationRow, EduRow, ListRow, OfferRow, OwedRow, PeerKeysRow, PeerRow,
+    RemoteKeysRow,
 };
 use crate::rows::policy::{
     CopyRow, EnrolmentRow, EraseNoticeRow, ErasureRow, HousePolicyRow, OpensRow, PeerCopyRow,
@@ -158,6 +159,10 @@ keyspaces! {
     OFFERS 0xD7 Digest => OfferRow;
     /// The signed federation list, under 0.
     FEDERATION_LIST 0xD8 u8 => ListRow;
+    /// Peers that cannot be reached, or could not until a while ago, by digest of their names.
+    AWAY 0xD9 Digest => AwayRow;
+    /// Who was told of that, and not yet of its end.
+    AWAY_TOLD 0xDA (Digest, UserNid) => ();
     /// Signing keys of other servers, by digest of the server's name.
     PEER_KEYS 0xD0 Digest => PeerKeysRow;
     /// Events that other servers are owed, by digest of the server's name; the row is the event.

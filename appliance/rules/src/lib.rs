@@ -1,6 +1,7 @@
 //! Judgements. No I/O, no async, no clock, no dice: what is judged is handed in, what comes out is
 //! a [`Permit`] or a [`Denial`].
 //!
+//! * [`access_list`]: which servers a room may let in by name.
 //! * [`permit`]: the receipts. Only this crate makes a [`Permit`]; only a permit opens a commit.
 //! * [`policy`]: who gets which file in which form, for how long, and how long sessions last.
 //! * [`event_auth`]: Matrix' authorization rules on the named state.
@@ -10,6 +11,7 @@
 //! * [`keys`]: encryption between devices.
 //! * [`administration`]: what administrators may do.
 
+pub mod access_list;
 pub mod administration;
 pub mod event_auth;
 pub mod inbound;

@@ -31,9 +31,15 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
         services.peers.look_at_dates();
         Ok(())
     });
-    // It looks at its clock: a stranger at the door makes it look for a newer list.
+    // It looks at its clock: a stranger at the door makes it look for a newer list. Rooms follow the list of
+    // peers; while that is as it was, there is nothing to look at.
     every(tasks, "list", Duration::from_secs(10), services, async |services: Arc<Services>| {
-        services.peers.refresh_list().await
+        services.peers.refresh_list().await?;
+        services.rooms.keep_access_lists().await.map(drop)
+    });
+    let half_a_minute = Duration::from_secs(30);
+    every(tasks, "outages", half_a_minute, services, async |services: Arc<Services>| {
+        services.administration.tell_of_outages().await.map(drop)
     });
     let hour = Duration::from_secs(60 * 60);
     every(tasks, "transactions", hour, services, async |services: Arc<Services>| {

@@ -444,6 +444,11 @@ pub struct Federation {
     pub extra_ca_file: PathBuf,
     /// Where other servers reach this one, for `.well-known/matrix/server`; empty: not said.
     pub address: String,
+    /// Write into rooms which servers may take part (`m.room.server_acl`).
+    pub access_lists: bool,
+    /// After how long people are told that a hospital with which they share rooms cannot be reached; 0:
+    /// they are not.
+    pub away_notice_ms: u64,
     /// A signed list of more servers that may talk with this one.
     pub list: FederationList,
 }
@@ -454,6 +459,8 @@ impl Default for Federation {
             allowed_servers: Vec::new(),
             extra_ca_file: PathBuf::new(),
             address: String::new(),
+            access_lists: true,
+            away_notice_ms: 600_000,
             list: FederationList::default(),
         }
     }

@@ -247,6 +247,10 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
         public_base_url: (!url.is_empty()).then(|| url.clone()),
         federation_address: Some(settings.federation.address.clone()).filter(|a| !a.is_empty()),
         federation_list: federation_list(&settings.federation.list)?,
+        away_notice_ms: Some(settings.federation.away_notice_ms)
+            .filter(|ms| *ms > 0 && conformance.is_none()),
+        // Suites count the events of a new room.
+        access_lists: settings.federation.access_lists && conformance.is_none(),
         quick_retries: conformance.is_some_and(|c| c.quick_retries),
         cheap_password_hash: conformance.is_some_and(|c| c.cheap_password_hash),
         presence: settings.presence.enabled || conformance.is_some_and(|c| c.presence),

@@ -63,6 +63,11 @@ pub struct Options {
     pub federation_address: Option<String>,
     /// The signed list of servers to talk with, beside those that are named.
     pub federation_list: Option<Arc<ListTerms>>,
+    /// Write into rooms which servers may take part, and keep that in step with the list of peers.
+    pub access_lists: bool,
+    /// After how long people are told that a hospital cannot be reached with which they share rooms, in
+    /// milliseconds; none: they are not.
+    pub away_notice_ms: Option<u64>,
     /// Whom to ask for help, for `.well-known`.
     pub support: Support,
     /// How long an access token lives whose client can refresh it, in milliseconds.
@@ -131,6 +136,9 @@ pub enum WhoIsFound {
 /// Five minutes: a stolen access token opens little, and a phone in use renews it 12 times an hour.
 const ACCESS_TOKEN_MS: u64 = 5 * 60 * 1_000;
 
+/// A restart or a short break of the line is over by then.
+const AWAY_NOTICE_MS: u64 = 10 * 60 * 1_000;
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -140,6 +148,8 @@ impl Default for Options {
             public_base_url: None,
             federation_address: None,
             federation_list: None,
+            access_lists: false,
+            away_notice_ms: Some(AWAY_NOTICE_MS),
             support: Support::default(),
             access_token_ms: ACCESS_TOKEN_MS,
             cheap_password_hash: false,

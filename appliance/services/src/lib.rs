@@ -138,14 +138,15 @@ impl Services {
             stir,
         };
         let appservices = Arc::new(appservices::Appservices::new(house.clone(), parts));
+        let peers = Arc::new(peers::Peers::new(house.clone()));
+        rooms.line.connect(peers.clone());
         let administration = administration::Administration::new(
             house.clone(),
             accounts.clone(),
             rooms.clone(),
             personal.clone(),
+            peers.clone(),
         );
-        let peers = Arc::new(peers::Peers::new(house.clone()));
-        rooms.line.connect(peers.clone());
         let parts = sync::Parts {
             keys: keys.clone(),
             waiters,

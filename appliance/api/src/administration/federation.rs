@@ -21,12 +21,12 @@ pub(super) fn add(desk: &mut Desk<'_>) {
 /// next attempt is kept, so that is told, and nothing is waited after it.
 fn shown(report: &PeerReport) -> Value {
     let queue = &report.queue;
-    let fails = queue.failures > 0;
+    let fails = queue.failing_since_ms.is_some();
     json!({
         "destination": report.server_name,
         "retry_last_ts": if fails { queue.retry_ms } else { 0 },
         "retry_interval": 0,
-        "failure_ts": fails.then_some(queue.retry_ms),
+        "failure_ts": queue.failing_since_ms,
         "last_successful_stream_ordering": queue.delivered_ms,
     })
 }

@@ -138,6 +138,8 @@ async fn get(visit: Visit<RawRequest>) -> Result<Response, Error> {
     body["avatar"] = view.face.avatar_url.as_deref().into();
     body["joined_local_devices"] = Value::Null;
     body["forgotten"] = (view.local_members == 0).into();
+    let unreachable = visit.services.administration.unreachable_in(&room_id).await?;
+    body["io.wardstone.unreachable_servers"] = json!(unreachable);
     answer(&body)
 }
 

@@ -376,6 +376,6 @@ async fn send_notice(mut visit: Visit<RawRequest>) -> Result<Response, Error> {
     let txn_id = visit.request.params.first().cloned();
     let notice = Notice::new(body.kind, &Value::Object(body.content), txn_id);
     let (desk, by) = (&visit.services.administration, visit.caller()?);
-    let event_id = desk.notify(by, &body.user_id, notice).await?;
+    let event_id = desk.notify(by.user_id.as_str(), &body.user_id, notice).await?;
     answer(&json!({ "event_id": event_id }))
 }

@@ -226,8 +226,8 @@ mod tests {
         play.town.desk(1).services.policy.set(&house, "uid 0").await.unwrap();
         assert_eq!(play.look("download", "").await.0, 403);
 
-        // a is stricter: in a room of its own class nothing leaves.
-        let play = Play::with(json!({ "class": "clinical-photo" })).await;
+        // a is stricter: nothing of this room leaves.
+        let play = Play::with(json!({ "federation": { "ours": "deny" } })).await;
         assert_eq!(play.look("download", "").await.0, 403);
         // Of a private phone b may not see more than of a's own: the placeholder.
         let play = Play::with(json!({ "class": "clinical-shared" })).await;

@@ -42,11 +42,12 @@ async fn try_download(visit: Visit<RawRequest>) -> Result<Response, Error> {
         None => media.open(Reader::Server(visit.origin()?), &found, (0, found.bytes())).await?,
         Some(lease) => media.open_lent(visit.origin()?, (&found, lease), None).await?,
     };
-    let told = metadata(lease.is_some(), &found);
+    let told = |is_ephemeral| metadata((lease.is_some(), is_ephemeral), &found);
     let delivery = match opened {
         Opened::Original(delivery) => delivery,
-        Opened::Picture(made) => return picture(&visit.services, &told, made),
+        Opened::Picture(made) => return picture(&visit.services, &told(made.is_ephemeral), made),
     };
+    let told = told(delivery.is_ephemeral());
     let mut headers = HeaderMap::new();
     describe(&mut headers, (found.content_type(), found.sniffed()), found.filename())?;
     let file = pieces(delivery);
@@ -73,14 +74,18 @@ async fn try_thumbnail(visit: Visit<RawRequest>) -> Result<Response, Error> {
             }
         }
     };
-    picture(&visit.services, &metadata(lease.is_some(), &found), made)
+    let told = metadata((lease.is_some(), made.is_ephemeral), &found);
+    picture(&visit.services, &told, made)
 }
 
-/// What is told with a file. "a metadata object … currently … always an empty object"; of one that is lent
-/// it says that it is not to be kept (MSC4425), and until when it lives.
-fn metadata(is_lent: bool, found: &Found) -> String {
-    if !is_lent {
-        return "{}".to_owned();
+/// What is told with a file. "a metadata object … currently … always an empty object"; of one that is lent,
+/// or only to be passed on, it says that it is not to be kept (MSC4425), and of one that is lent until when
+/// it lives.
+fn metadata((is_lent, is_ephemeral): (bool, bool), found: &Found) -> String {
+    match (is_lent, is_ephemeral) {
+        (false, false) => return "{}".to_owned(),
+        (false, true) => return json!({ "org.matrix.msc4425.ephemeral": true }).to_string(),
+        (true, _) => {}
     }
     let ours = json!({ "mode": "stream", "expires_at": found.deadline_ms() });
     json!({ "org.matrix.msc4425.ephemeral": true, "io.wardstone": ours }).to_string()
@@ -133,7 +138,10 @@ fn multipart(
 
 #[cfg(test)]
 mod tests {
+    use appliance_model::ruma::ServerName;
+    use appliance_services::peers::{MediaMode, PeerChange};
     use axum::body::Body;
+    use futures_util::StreamExt;
     use http::Request;
     use http::header::AUTHORIZATION;
 
@@ -184,6 +192,64 @@ mod tests {
         town.desk(0).clock.pass_ms(week_ms);
         town.desk(1).clock.pass_ms(week_ms);
         assert_eq!(download(&town, &doctor, &file).await.0, 404, "and nothing of it stayed");
+    }
+
+    /// What a record says of files, mode by mode, and what a policy says beside it: the stricter holds.
+    #[tokio::test]
+    async fn every_mode_of_a_record_is_kept_where_files_go_out() {
+        let town = Town::of(&["a.example", "b.example"]).await;
+        let nurse = town.desk(0).sign_up("nurse").await;
+        let file = upload(&town, &nurse).await;
+        let media_id = file.split_once('/').unwrap().1;
+        let path = format!("/_matrix/federation/v1/media/download/{media_id}");
+        let ask = async || {
+            let request = town.signed(1, "a.example", "GET", &path, "");
+            let server = ServerName::parse("a.example").unwrap();
+            let mut opened = town.line.ring(&server, request).await.unwrap();
+            let mut body = Vec::new();
+            while let Some(piece) = opened.body.next().await {
+                body.extend_from_slice(&piece.unwrap());
+            }
+            let text = String::from_utf8_lossy(&body).into_owned();
+            assert_eq!(opened.headers["cache-control"], "no-store, private", "{text}");
+            (opened.status.as_u16(), text)
+        };
+        let b = ServerName::parse("b.example").unwrap();
+        let peers = &town.desk(0).services.peers;
+        let marked = r#"{"org.matrix.msc4425.ephemeral":true}"#;
+        for (mode, status, is_marked) in [
+            (None, 403, false),
+            (Some(MediaMode::Allow), 200, false),
+            (Some(MediaMode::Lease), 403, false),
+            (Some(MediaMode::Ephemeral), 200, true),
+            (Some(MediaMode::Deny), 403, false),
+        ] {
+            if mode.is_some() {
+                let change = PeerChange { media: mode, ..PeerChange::default() };
+                peers.describe(&b, change, "uid 0").await.unwrap();
+            }
+            let (answered, text) = ask().await;
+            assert_eq!(answered, status, "{mode:?}: {text}");
+            assert_eq!(text.contains(marked), is_marked, "{mode:?}: {text}");
+        }
+        town.allow_media(0, "b.example").await;
+        let policy = &town.desk(0).services.policy;
+        for (word, status, is_marked) in [
+            ("allow", 200, false),
+            ("ephemeral", 200, true),
+            ("lease", 403, false),
+            ("deny", 403, false),
+        ] {
+            let pack = serde_json::json!({ "server": { "federation": { "other": word } } });
+            policy.set(&pack, "uid 0").await.unwrap();
+            let (answered, text) = ask().await;
+            assert_eq!((answered, text.contains(marked)), (status, is_marked), "{word}: {text}");
+        }
+        policy.set(&serde_json::json!({}), "uid 0").await.unwrap();
+        assert_eq!(ask().await.0, 200);
+        let suspended = PeerChange { suspended: Some(true), ..PeerChange::default() };
+        peers.describe(&b, suspended, "uid 0").await.unwrap();
+        assert!(!town.desk(0).services.house.roll.allows_media(&b), "at once");
     }
 
     /// What a hospital owes the other is sent; how many have not confirmed.

@@ -36,3 +36,5 @@ mod acl;
 mod coverage;
 #[cfg(test)]
 mod every_route;
+#[cfg(test)]
+mod outage;

@@ -154,6 +154,26 @@ pub struct PeerRow {
     /// Six words that both sides see after a handshake, to compare.
     #[n(18)]
     pub check_phrase: Option<String>,
+    /// The classes of rooms that are shared with it; none: all that are shared at all.
+    #[n(19)]
+    pub room_kinds: Option<Vec<String>>,
+    /// Files are given to it with less freedom: 1 marked as something to be passed on, 2 lent only.
+    #[n(20)]
+    pub media_limit: Option<u8>,
+}
+
+/// A peer that cannot be reached, or could not until a while ago.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct AwayRow {
+    /// The name of its server.
+    #[n(0)]
+    pub server_name: String,
+    /// Since when, in milliseconds since the Unix epoch.
+    #[n(1)]
+    pub since_ms: u64,
+    /// Until when, in milliseconds since the Unix epoch; none: it still is.
+    #[n(2)]
+    pub back_ms: Option<u64>,
 }
 
 /// An offer to exchange rooms, for as long as it is good.

@@ -5,7 +5,7 @@
 use appliance_model::SessionClass;
 
 use super::classes::{Mode, watermark};
-use super::field::{Field, UPLOAD_CAPTURE, UPLOAD_DENY};
+use super::field::{Field, PEERS_EPHEMERAL, UPLOAD_CAPTURE, UPLOAD_DENY};
 use super::house::OPEN_WINDOW_MS;
 use super::object::Effective;
 use crate::{Denial, Permit};
@@ -118,6 +118,8 @@ pub struct Obligations {
     pub counts_for_ms: Option<u64>,
     /// If nobody has opened it before: it ends so long from now, in milliseconds.
     pub ends_in_ms: Option<u64>,
+    /// Mark it as something to be passed on and not kept.
+    pub is_ephemeral: bool,
 }
 
 /// Permission, and what it obliges to.
@@ -157,11 +159,12 @@ pub fn decide(
         return show(policy, subject, object);
     }
     let mut mode = Mode::of(policy.get(Field::mode_of(subject.class)));
-    // Whoever asks without a lease gets what is for everybody, or nothing ([`super::lend`]).
-    let is_federated = [Field::FederationOurs, Field::FederationOther]
-        .into_iter()
-        .all(|field| policy.get(field).is_none_or(|value| value == 0));
-    if subject.class == SessionClass::PeerUser && !is_federated {
+    // Whoever asks without a lease gets what is for everybody, or nothing ([`super::lend`]). Without one,
+    // nothing tells hospitals of our kind from others, so the stricter word holds.
+    let said = [Field::FederationOurs, Field::FederationOther];
+    let said = said.into_iter().filter_map(|field| policy.get(field)).max().unwrap_or_default();
+    let is_peer = subject.class == SessionClass::PeerUser;
+    if is_peer && said > PEERS_EPHEMERAL {
         mode = Mode::Deny;
     }
     let form = form(mode, action, object.content).map_err(|why| denied(subject, object, why))?;
@@ -183,6 +186,7 @@ pub fn decide(
         watermark: if is_marked { marks } else { 0 },
         counts_for_ms: counts.then_some(window_ms),
         ends_in_ms: policy.get(Field::TtlAfterOpenMs).filter(|_| counts),
+        is_ephemeral: is_peer && said == PEERS_EPHEMERAL,
     };
     let who = who(subject);
     let what = format!("{} {}", object.uri, form.as_str());
@@ -255,8 +259,13 @@ fn show(
         return Err(denied(subject, object, why));
     }
     let who = who(subject);
-    let obligations =
-        Obligations { form: Form::Original, watermark: 0, counts_for_ms: None, ends_in_ms: None };
+    let obligations = Obligations {
+        form: Form::Original,
+        watermark: 0,
+        counts_for_ms: None,
+        ends_in_ms: None,
+        is_ephemeral: false,
+    };
     Ok(Permitted { permit: Permit::audited("media.shown", who, object.uri), obligations })
 }
 

@@ -57,6 +57,8 @@ pub enum Field {
     FederationOurs,
     /// What other servers get.
     FederationOther,
+    /// Whether rooms are for this hospital alone.
+    FederationRooms,
     /// Whether the camera page must be told that the patient agreed.
     CameraConsent,
     /// Whether it must be told whose photo it is.
@@ -115,6 +117,8 @@ const fn word(field: Field, path: &'static str, words: &'static [&'static str]) 
 }
 
 const PEERS: &[&str] = &["allow", "ephemeral", "lease", "deny"];
+/// Other servers get files that are marked: to be passed on, not kept.
+pub(super) const PEERS_EPHEMERAL: u64 = 1;
 /// Files are lent, look by look.
 pub(super) const PEERS_LEASE: u64 = 2;
 /// Files are not given.
@@ -155,6 +159,7 @@ pub(super) const RULES: [Rule; FIELDS] = [
     least(Field::IdleBotMs, "device.session_idle_ms.bot", SESSION_MS_MIN),
     word(Field::FederationOurs, "federation.ours", PEERS),
     word(Field::FederationOther, "federation.other", PEERS),
+    word(Field::FederationRooms, "federation.rooms", &["shared", "internal"]),
     word(Field::CameraConsent, "camera.consent", TOLD),
     word(Field::CameraReference, "camera.reference", TOLD),
     Rule {

@@ -77,7 +77,10 @@ pub fn built_in(class: RoomClass) -> Policy {
     };
     match class {
         RoomClass::General => Policy::of(modes([Mode::Original; 4], Mode::Original)),
-        RoomClass::ClinicalPhoto => Policy::of(photos(Mode::Deny)),
+        // "not shared with others": `m.federate` is false.
+        RoomClass::ClinicalPhoto => {
+            Policy::of(photos(Mode::Deny).chain([(Field::FederationRooms, 1)]))
+        }
         // The same for people of hospitals of our kind, whose devices are judged like ours; and nothing
         // for other servers.
         RoomClass::ClinicalShared => {

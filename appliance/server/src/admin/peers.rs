@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use appliance_ledger::rows::peers::{DestinationRow, PeerKeysRow};
 use appliance_model::Error;
 use appliance_model::ruma::{OwnedServerName, ServerName};
-use appliance_services::peers::{PeerChange, PeerReport, Terms};
+use appliance_services::peers::{MediaMode, PeerChange, PeerReport, Terms};
 use serde_json::{Value, json};
 
 use super::{Admin, Refusal};
@@ -29,28 +29,13 @@ impl Admin {
         expel: bool,
         by: &str,
     ) -> Result<Value, Refusal> {
-        let peers = &self.house.services.peers;
-        let change = PeerChange { suspended: Some(true), ..PeerChange::default() };
-        peers.describe(server_name, change, by).await?;
-        let rooms = peers.rooms_with(server_name).await?;
-        let expelled = self.expelled(server_name, expel, by).await?;
-        let mut answer = in_json(&peers.report(server_name).await?);
-        answer["rooms"] = json!(rooms);
-        answer["expelled"] = expelled;
+        let services = &self.house.services;
+        let parted = services.administration.suspend_peer(server_name, expel, by).await?;
+        let mut answer = in_json(&services.peers.report(server_name).await?);
+        answer["rooms"] = json!(parted.rooms);
+        // Whom nobody can take out is in quarantine: there in name only.
+        answer["expelled"] = json!(parted.expelled);
         Ok(answer)
-    }
-
-    /// Whom nobody can take out is in quarantine: there in name only.
-    async fn expelled(
-        &self,
-        server_name: &ServerName,
-        expel: bool,
-        by: &str,
-    ) -> Result<Value, Refusal> {
-        match expel {
-            true => Ok(json!(self.house.services.administration.expel(server_name, by).await?)),
-            false => Ok(Value::Null),
-        }
     }
 
     pub(super) async fn import_peers(
@@ -136,7 +121,8 @@ impl Admin {
             })
         });
         let peers: Vec<_> = reports.iter().map(in_json).collect();
-        Ok(json!({ "peers": peers, "federation_list": list }))
+        let beyond = self.house.services.rooms.rooms_beyond_power();
+        Ok(json!({ "peers": peers, "federation_list": list, "rooms_beyond_power": beyond }))
     }
 
     pub(super) async fn show_peer(&self, server_name: &ServerName) -> Result<Value, Refusal> {
@@ -152,16 +138,15 @@ impl Admin {
         expel: bool,
         by: &str,
     ) -> Result<Value, Refusal> {
-        self.house.services.peers.remove(server_name, by).await?;
-        // Whom the settings name is still talked with.
-        let is_allowed = self.house.services.house.roll.allows(server_name);
-        let rooms = self.house.services.peers.rooms_with(server_name).await?;
-        let expelled = self.expelled(server_name, expel && !is_allowed, by).await?;
+        let administration = &self.house.services.administration;
+        let parted = administration.remove_peer(server_name, expel, by).await?;
         Ok(json!({
             "server_name": server_name,
-            "is_allowed": is_allowed,
-            "rooms": rooms,
-            "expelled": expelled,
+            "is_allowed": parted.is_allowed,
+            "rooms": parted.rooms,
+            "expelled": parted.expelled,
+            "forgotten_events": parted.waiting.0,
+            "forgotten_messages": parted.waiting.1,
         }))
     }
 
@@ -209,11 +194,12 @@ fn in_json(report: &PeerReport) -> Value {
         "server_name": report.server_name,
         "state": report.standing.as_str(),
         "from": report.source,
-        "media": peer.is_some_and(|peer| peer.media),
+        "media": MediaMode::default(),
         "check_phrase": peer.and_then(|peer| peer.check_phrase.as_ref()),
         "backlog_events": report.backlog.0,
         "backlog_messages": report.backlog.1,
         "failures": report.queue.failures,
+        "unreachable_since_ms": report.queue.failing_since_ms,
         "last_error": report.queue.last_error,
         "delivered_ms": report.queue.delivered_ms,
         "delivery_took_ms": report.queue.took_ms,

@@ -23,6 +23,25 @@ pub fn give(
     made_password: Option<String>,
     in_words: impl FnOnce(&Value) -> String,
 ) -> ExitCode {
+    give_any(common, (order, made_password), in_words, |_| true)
+}
+
+/// The same where what came of it can be bad news: then it is printed, and the exit code says so.
+pub fn give_judged(
+    common: Common,
+    order: Order,
+    in_words: impl FnOnce(&Value) -> String,
+    is_good: impl FnOnce(&Value) -> bool,
+) -> ExitCode {
+    give_any(common, (order, None), in_words, is_good)
+}
+
+fn give_any(
+    common: Common,
+    (order, made_password): (Order, Option<String>),
+    in_words: impl FnOnce(&Value) -> String,
+    is_good: impl FnOnce(&Value) -> bool,
+) -> ExitCode {
     let is_json = common.json;
     let loaded = match load(&Sources::of_this_process(common.config), false) {
         Ok(loaded) => loaded,
@@ -32,7 +51,12 @@ pub fn give(
         }
     };
     let result = runtime().map_err(|error| (exit::FAILED, error));
-    match result.and_then(|runtime| runtime.block_on(carry_out(&loaded, order))) {
+    let result = result.and_then(|runtime| runtime.block_on(carry_out(&loaded, order)));
+    let code = match &result {
+        Ok(value) if !is_good(value) => exit::FAILED.into(),
+        _ => ExitCode::SUCCESS,
+    };
+    match result {
         Ok(mut value) if is_json => {
             if let Some(password) = made_password {
                 value["password"] = password.into();
@@ -50,7 +74,7 @@ pub fn give(
             return code.into();
         }
     }
-    ExitCode::SUCCESS
+    code
 }
 
 async fn carry_out(loaded: &Loaded, order: Order) -> Result<Value, (u8, String)> {

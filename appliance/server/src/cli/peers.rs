@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use appliance_model::ruma::{OwnedServerName, ServerName};
-use appliance_services::peers::{PeerChange, day};
+use appliance_services::media::moment;
+use appliance_services::peers::{MediaMode, PeerChange, day};
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -27,6 +28,31 @@ const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub struct Peers {
     #[command(subcommand)]
     command: Command,
+}
+
+// Which server. (What a struct of flattened arguments says of itself would stand in the help of each
+// command that has them.)
+#[derive(Args)]
+struct Named {
+    /// Its name: what follows the colon in its user IDs.
+    #[arg(value_parser = server_name)]
+    server: OwnedServerName,
+    #[command(flatten)]
+    common: Common,
+}
+
+// Under which contract, and from when until when.
+#[derive(Args)]
+struct Contract {
+    /// Under which contract this is done.
+    #[arg(long)]
+    contract: Option<String>,
+    /// The first day, in UTC. Before it, nothing is exchanged.
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    valid_from: Option<String>,
+    /// The last day, in UTC. After it, nothing is exchanged.
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    valid_until: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -54,9 +80,8 @@ enum Command {
                         --pin ed25519:a_1=Noi6WqcDj0QmPxCNQqgezwTlBKrfqehY1u2FyWP9uYw"
 )]
 struct Add {
-    /// Its name: what follows the colon in its user IDs.
-    #[arg(value_parser = server_name)]
-    server: OwnedServerName,
+    #[command(flatten)]
+    peer: Named,
     /// Its name as an organisation.
     #[arg(long)]
     legal_name: Option<String>,
@@ -69,24 +94,23 @@ struct Add {
     /// Whom to call there.
     #[arg(long)]
     contact: Option<String>,
-    /// Under which contract this is done.
-    #[arg(long)]
-    contract: Option<String>,
-    /// The first day, in UTC. Before it, nothing is exchanged.
-    #[arg(long, value_name = "YYYY-MM-DD")]
-    valid_from: Option<String>,
-    /// The last day, in UTC. After it, nothing is exchanged.
-    #[arg(long, value_name = "YYYY-MM-DD")]
-    valid_until: Option<String>,
+    #[command(flatten)]
+    contract: Contract,
     /// Whether its people may invite ours. Without this: yes.
     #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
     may_invite: Option<bool>,
     /// Whether its people may be invited. Without this: yes.
     #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
     may_be_invited: Option<bool>,
-    /// Give it files, and fetch files from it. Without this, neither.
-    #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
-    media: Option<bool>,
+    /// How files are given to it: not at all (nor taken from it; so it is without this), lent for one
+    /// look (servers of this kind only), marked as something to be passed on and not kept there, or as
+    /// to anybody.
+    #[arg(long, value_name = "deny|lease|ephemeral|allow", value_parser = media_mode)]
+    media: Option<MediaMode>,
+    /// A class of rooms that is shared with it: general, clinical-shared or clinical-e2ee. Those given
+    /// here are all that are; without this, all three. '' takes all back.
+    #[arg(long, value_name = "CLASS")]
+    room_kind: Vec<String>,
     /// Connect here instead of asking where it is, e.g. 10.1.2.3:8448. An IP address may lie inside.
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
@@ -104,18 +128,14 @@ struct Add {
     /// Those given here are all that count.
     #[arg(long, value_name = "ID=KEY", value_parser = pair)]
     pin: Vec<(String, String)>,
-    #[command(flatten)]
-    common: Common,
 }
 
 /// Show how things stand with a server: keys, what waits for it, what went wrong.
 #[derive(Args)]
 #[command(after_help = "Example:\n  wardstone peers show hospital-b.example --json")]
 struct Show {
-    #[arg(value_parser = server_name, help = "Its name")]
-    server: OwnedServerName,
     #[command(flatten)]
-    common: Common,
+    peer: Named,
 }
 
 /// List all peers.
@@ -131,46 +151,39 @@ struct List {
 #[derive(Args)]
 #[command(after_help = "Example:\n  wardstone peers suspend hospital-b.example")]
 struct Suspend {
-    #[arg(value_parser = server_name, help = "Its name")]
-    server: OwnedServerName,
+    #[command(flatten)]
+    peer: Named,
     /// Take its people out of the rooms, where somebody of this server has the power to.
     #[arg(long)]
     expel: bool,
-    #[command(flatten)]
-    common: Common,
 }
 
 /// Go on with a server that was suspended.
 #[derive(Args)]
 #[command(after_help = "Example:\n  wardstone peers resume hospital-b.example")]
 struct Resume {
-    #[arg(value_parser = server_name, help = "Its name")]
-    server: OwnedServerName,
     #[command(flatten)]
-    common: Common,
+    peer: Named,
 }
 
 /// Take a server off the list, and forget what it is owed.
 #[derive(Args)]
 #[command(after_help = "Example:\n  wardstone peers remove hospital-b.example --expel")]
 struct Remove {
-    #[arg(value_parser = server_name, help = "Its name")]
-    server: OwnedServerName,
+    #[command(flatten)]
+    peer: Named,
     /// Take its people out of the rooms, where somebody of this server has the power to.
     #[arg(long)]
     expel: bool,
-    #[command(flatten)]
-    common: Common,
 }
 
-/// Ask a server on the list who it is, over the way that everything goes, and show its keys.
+/// Ask a server on the list who it is, over the way that everything goes, and show its keys. Ends with
+/// code 1 if something is wrong.
 #[derive(Args)]
 #[command(after_help = "Example:\n  wardstone peers check hospital-b.example")]
 struct Check {
-    #[arg(value_parser = server_name, help = "Its name")]
-    server: OwnedServerName,
     #[command(flatten)]
-    common: Common,
+    peer: Named,
 }
 
 /// Pin a key that a peer shows and that no pinned key vouches for. Compare it with the other side on the
@@ -178,12 +191,10 @@ struct Check {
 #[derive(Args)]
 #[command(after_help = "Example:\n  wardstone peers approve-key hospital-b.example ed25519:a_2")]
 struct ApproveKey {
-    #[arg(value_parser = server_name, help = "Its name")]
-    server: OwnedServerName,
+    #[command(flatten)]
+    peer: Named,
     /// The key's ID.
     key_id: String,
-    #[command(flatten)]
-    common: Common,
 }
 
 /// Describe many peers at once: all in the file, or none if one makes no sense. Those on the list that
@@ -220,7 +231,7 @@ impl Peers {
             Command::Invite(invite) => invite.run(),
             Command::Accept(accept) => accept.run(),
             Command::Add(add) => add.run(),
-            Command::Show(Show { server, common }) => {
+            Command::Show(Show { peer: Named { server, common } }) => {
                 order::give(common, Order::ShowPeer { server_name: server }, None, page)
             }
             Command::List(List { common }) => {
@@ -228,17 +239,18 @@ impl Peers {
                     let peers = answer["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
                     let lines =
                         peers.iter().map(line).chain(signed_list(&answer["federation_list"]));
+                    let lines = lines.chain(beyond(&answer["rooms_beyond_power"]));
                     match lines.collect::<Vec<_>>() {
                         lines if lines.is_empty() => "This server talks with nobody.".to_owned(),
                         lines => lines.join("\n"),
                     }
                 })
             }
-            Command::ApproveKey(ApproveKey { server, key_id, common }) => {
+            Command::ApproveKey(ApproveKey { peer: Named { server, common }, key_id }) => {
                 let order = Order::ApprovePeerKey { server_name: server, key_id };
                 order::give(common, order, None, approved)
             }
-            Command::Suspend(Suspend { server, expel, common }) => {
+            Command::Suspend(Suspend { peer: Named { server, common }, expel }) => {
                 let order = Order::SuspendPeer { server_name: server, expel };
                 order::give(common, order, None, |peer| {
                     let mut lines = vec![line(peer)];
@@ -246,27 +258,31 @@ impl Peers {
                     lines.join("\n")
                 })
             }
-            Command::Resume(Resume { server, common }) => {
+            Command::Resume(Resume { peer: Named { server, common } }) => {
                 let change = PeerChange { suspended: Some(false), ..PeerChange::default() };
                 let order = Order::DescribePeer { server_name: server, change: Box::new(change) };
                 order::give(common, order, None, line)
             }
-            Command::Remove(Remove { server, expel, common }) => {
+            Command::Remove(Remove { peer: Named { server, common }, expel }) => {
                 let order = Order::RemovePeer { server_name: server, expel };
                 order::give(common, order, None, |answer| {
-                    let rest = if answer["is_allowed"] == true {
-                        " `federation.allowed_servers` still names it."
-                    } else {
-                        ""
-                    };
-                    let mut lines =
-                        vec![format!("{} is off the list.{rest}", text(&answer["server_name"]))];
+                    let name = text(&answer["server_name"]);
+                    let mut lines = vec![match answer["is_allowed"] == true {
+                        true => format!(
+                            "The record of {name} is gone. The settings or the signed list still name it."
+                        ),
+                        false => format!(
+                            "{name} is off the list. Forgotten what waited for it: {} events, {} messages.",
+                            answer["forgotten_events"], answer["forgotten_messages"]
+                        ),
+                    }];
                     lines.extend(rooms(answer));
                     lines.join("\n")
                 })
             }
-            Command::Check(Check { server, common }) => {
-                order::give(common, Order::CheckPeer { server_name: server }, None, checked)
+            Command::Check(Check { peer: Named { server, common } }) => {
+                let order = Order::CheckPeer { server_name: server };
+                order::give_judged(common, order, checked, |answer| answer["ok"] == true)
             }
             Command::Import(import) => import.run(),
             Command::Export(Export { common }) => {
@@ -285,17 +301,20 @@ impl Add {
         // One empty text takes all back.
         let pins: Vec<_> =
             self.pin_certificate.iter().filter(|pin| !pin.is_empty()).cloned().collect();
+        let kinds: Vec<_> =
+            self.room_kind.iter().filter(|kind| !kind.is_empty()).cloned().collect();
         let change = PeerChange {
             legal_name: self.legal_name,
             jurisdiction: self.jurisdiction,
             contact: self.contact,
-            contract: self.contract,
-            valid_from: self.valid_from,
-            valid_until: self.valid_until,
+            contract: self.contract.contract,
+            valid_from: self.contract.valid_from,
+            valid_until: self.contract.valid_until,
             suspended: None,
             may_invite: self.may_invite,
             may_be_invited: self.may_be_invited,
             media: self.media,
+            room_kinds: (!self.room_kind.is_empty()).then_some(kinds),
             address: self.address,
             tls_name: self.tls_name,
             authorities,
@@ -303,8 +322,8 @@ impl Add {
             pinned_keys: (!self.pin.is_empty()).then(|| self.pin.into_iter().collect()),
             identifiers: (!self.id.is_empty()).then(|| self.id.into_iter().collect()),
         };
-        let order = Order::DescribePeer { server_name: self.server, change: Box::new(change) };
-        order::give(self.common, order, None, line)
+        let order = Order::DescribePeer { server_name: self.peer.server, change: Box::new(change) };
+        order::give(self.peer.common, order, None, line)
     }
 }
 
@@ -384,6 +403,16 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
     }
 }
 
+fn media_mode(text: &str) -> Result<MediaMode, String> {
+    let word = match text {
+        "yes" => "allow",
+        "no" => "deny",
+        word => word,
+    };
+    let mode = MediaMode::WORDS.iter().find(|(known, _)| *known == word).map(|(_, mode)| *mode);
+    mode.ok_or_else(|| "write deny, lease, ephemeral or allow".to_owned())
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
@@ -401,6 +430,9 @@ fn line(peer: &Value) -> String {
         text(&peer["server_name"]),
         text(&peer["state"])
     );
+    if let Some(since_ms) = peer["unreachable_since_ms"].as_u64() {
+        line.push_str(&format!("  unreachable since {}", moment(since_ms)));
+    }
     if let Some(error) = peer["last_error"].as_str() {
         line.push_str(&format!("  {error}"));
     }
@@ -420,6 +452,16 @@ fn signed_list(list: &Value) -> Option<String> {
         )),
         _ => Some(format!("and nobody of the signed list: there never was a good one{problem}")),
     }
+}
+
+/// Rooms that go on letting in whom they named before.
+fn beyond(rooms: &Value) -> Option<String> {
+    let rooms = rooms.as_array().filter(|rooms| !rooms.is_empty())?;
+    let rooms: Vec<_> = rooms.iter().map(text).collect();
+    Some(format!(
+        "Nobody of this server may write any more which servers take part in these rooms of its own: {}",
+        rooms.join(" ")
+    ))
 }
 
 fn page(peer: &Value) -> String {
@@ -442,9 +484,14 @@ fn page(peer: &Value) -> String {
     for (register, number) in peer["identifiers"].as_object().into_iter().flatten() {
         lines.push(format!("  {register}: {}", text(number)));
     }
-    for (name, key) in
-        [("files", "media"), ("may invite", "may_invite"), ("may be invited", "may_be_invited")]
-    {
+    if let Some(mode) = peer["media"].as_str() {
+        lines.push(format!("  files: {mode}"));
+    }
+    if let Some(kinds) = peer["room_kinds"].as_array() {
+        let kinds: Vec<_> = kinds.iter().map(text).collect();
+        lines.push(format!("  rooms: {}", kinds.join(", ")));
+    }
+    for (name, key) in [("may invite", "may_invite"), ("may be invited", "may_be_invited")] {
         if let Some(is_so) = peer[key].as_bool() {
             lines.push(format!("  {name}: {}", if is_so { "yes" } else { "no" }));
         }

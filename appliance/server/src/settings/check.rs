@@ -272,6 +272,7 @@ impl Check {
     fn federation(&mut self, settings: &Settings) {
         let federation = &settings.federation;
         self.federation_list(&federation.list);
+        self.within("federation.away_notice_ms", federation.away_notice_ms, 0, DAY_MS);
         for (index, name) in federation.allowed_servers.iter().enumerate() {
             if let Err(error) = <&ServerName>::try_from(name.as_str()) {
                 let key = format!("federation.allowed_servers[{index}]");

@@ -61,7 +61,7 @@ fn a_peer_is_described_shown_exported_and_imported() {
         "last day: 2999-12-31",
         "may invite: no",
         "may be invited: yes",
-        "files: yes",
+        "files: allow",
         "address: 192.0.2.1:8448",
         key,
         &pin,

@@ -51,10 +51,10 @@ impl Administration {
     ) -> Result<Expelled, Error> {
         let theirs = self.rooms.people_of(server, &room_id).await?;
         let mut expelled = Expelled { room_id, left: Vec::new(), quarantined: Vec::new() };
-        let mighty = self.rooms.mightiest_of_ours(&expelled.room_id).await?;
         for target in theirs {
-            let taken_out = match &mighty {
-                Some(mighty) => self.take_out(mighty, &expelled.room_id, &target).await,
+            let may = self.rooms.who_may_take_out(&expelled.room_id, &target).await?;
+            let taken_out = match &may {
+                Some(may) => self.take_out(may, &expelled.room_id, &target).await,
                 None => Err(Error::forbidden("nobody of this server has the power")),
             };
             match taken_out {
@@ -102,6 +102,7 @@ mod tests {
             let ours = town.room_of((0, &nurse), &[(1, &doctor)]).await;
             one.set(&nurse, &ours, &second.user_id, M::Invite).await;
             let theirs = town.room_of((1, &doctor), &[(0, &nurse)]).await;
+            // Nobody of ours has any power there, and who made it has the most.
             let alone = one.room(&nurse).await;
 
             let desk = &one.services.administration;

@@ -6,7 +6,9 @@
 mod accounts;
 mod closing;
 mod expel;
+mod islands;
 mod notices;
+mod parting;
 mod rooms;
 mod tasks;
 
@@ -19,11 +21,13 @@ pub use accounts::{AccountChange, AccountView};
 pub use closing::Closing;
 pub use expel::Expelled;
 pub use notices::Notice;
+pub use parting::Parted;
 pub use rooms::RoomView;
 pub use tasks::{Task, TaskState};
 
 use crate::accounts::Accounts;
 use crate::house::House;
+use crate::peers::Peers;
 use crate::personal::Personal;
 use crate::rest::Rest;
 use crate::rooms::Rooms;
@@ -35,6 +39,7 @@ pub struct Administration {
     rooms: Arc<Rooms>,
     personal: Arc<Personal>,
     orders_rest: Rest,
+    peers: Arc<Peers>,
 }
 
 impl Administration {
@@ -43,8 +48,9 @@ impl Administration {
         accounts: Arc<Accounts>,
         rooms: Arc<Rooms>,
         personal: Arc<Personal>,
+        peers: Arc<Peers>,
     ) -> Self {
-        Self { house, accounts, rooms, personal, orders_rest: Rest::default() }
+        Self { house, accounts, rooms, personal, peers, orders_rest: Rest::default() }
     }
 
     /// Lets an administrator in and writes down what for.

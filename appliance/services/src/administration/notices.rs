@@ -36,7 +36,7 @@ impl Administration {
     /// [`Kind::NotFound`] if there is no such account.
     pub async fn notify(
         &self,
-        by: &Caller,
+        by: &str,
         user_id: &UserId,
         notice: Notice,
     ) -> Result<OwnedEventId, Error> {
@@ -59,7 +59,7 @@ impl Administration {
     }
 
     /// The account that speaks for the house; made when it is needed first. No password opens it.
-    async fn speaker(&self, by: &Caller) -> Result<Caller, Error> {
+    async fn speaker(&self, by: &str) -> Result<Caller, Error> {
         let localpart = &self.house.options.notices_localpart;
         let user_id: OwnedUserId =
             UserId::parse_with_server_name(localpart.as_str(), &self.house.server_name)
@@ -73,7 +73,7 @@ impl Administration {
             displayname: Some(NAME.to_owned()),
             ..NewAccount::default()
         };
-        self.accounts.open_account(new, by.user_id.as_str()).await?;
+        self.accounts.open_account(new, by).await?;
         self.stand_in(&user_id).await
     }
 
@@ -114,6 +114,10 @@ impl Administration {
         request.name = Some(NAME.to_owned());
         request.invite = vec![reader.to_owned()];
         request.preset = Some(create_room::v3::RoomPreset::PrivateChat);
+        // What the house says to its people is nobody else's.
+        let inside = json!({ "m.federate": false });
+        request.creation_content =
+            Some(Raw::from_json_string(inside.to_string()).map_err(Error::internal)?);
         request.power_level_content_override =
             Some(Raw::from_json_string(levels.to_string()).map_err(Error::internal)?);
         self.rooms.create_room(house, &request).await

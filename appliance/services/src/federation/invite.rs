@@ -53,6 +53,7 @@ impl Rooms {
         let (_, version) = self.known(room_id).await?;
         let open = self.enter(room_id).await?;
         check_inside(&open, &caller.user_id).await?;
+        self.check_shared(open.room, server).await?;
         let kind = TimelineEventType::RoomMember;
         let sender = caller.user_id.clone();
         let draft = Draft::state(sender, kind, target.as_str(), content_from(content)?);

@@ -47,7 +47,8 @@ impl Rooms {
     /// * [`Kind::InvalidParam`]: the event is not an invite, or not the one that the path names.
     /// * [`Kind::NotFound`]: there is no such user here.
     /// * [`Kind::Forbidden`]: a signature is wrong, the sender is not a user of the other server, that
-    ///   server may not invite, the access list keeps that server out, or somebody off this server's list is in the room.
+    ///   server may not invite, or not to rooms of that class, the access list keeps that server out, or
+    ///   somebody off this server's list is in the room.
     pub async fn take_invite(
         &self,
         origin: &ServerName,
@@ -74,6 +75,7 @@ impl Rooms {
                 "{stranger} is in that room, and this server has nothing to do with it."
             )));
         }
+        self.check_shared_elsewhere(origin, body.invite_room_state.iter().map(|raw| &**raw))?;
         let (own, key) = (self.house.server_name.as_str(), &self.house.signing_key);
         sign_event(own, key, &mut formed.object, &rules.redaction).map_err(Error::internal)?;
         let signed = serde_json::to_string(&formed.object).map_err(Error::internal)?;

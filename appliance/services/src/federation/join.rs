@@ -245,6 +245,13 @@ impl Rooms {
                 "{stranger} is in that room, and this server has nothing to do with it."
             )));
         }
+        let shown = joined.state.iter().map(|raw| &**raw);
+        if let Err(refused) = self.check_shared_elsewhere(server, shown) {
+            let left = self.leave_through(server, &caller.user_id, room_id, None).await;
+            tracing::warn!(kind = "federation.kind", room.id = %room_id, %server, left = left.is_ok(),
+                "a room was left at once: it is of a class that is not shared with this peer");
+            return Err(refused);
+        }
         let errand = Errand::begin(&self.house);
         let source = Source::new(server, room_id, &made.rules, &errand);
         if let Some(room) = self.house.ledger.room(room_id).await?

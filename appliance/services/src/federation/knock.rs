@@ -58,6 +58,7 @@ impl Rooms {
         let (asked, event_id) = (room_id.to_owned(), made.pdu.event_id.clone());
         let taken: Taken =
             self.ask(server, Ask::SendKnock { room_id: asked, event_id, event }).await?;
+        self.check_shared_elsewhere(server, taken.knock_room_state.iter().map(|raw| &**raw))?;
         let mut open = self.enter_new(room_id, &made.version).await?;
         let room = open.room;
         let mut commit = open.begin(Permit::own("event.sent", &caller.user_id, &made.pdu.event_id));

@@ -40,6 +40,9 @@ impl Rooms {
         }
         let (_, version) = self.known(room_id).await?;
         let open = self.enter_for(origin, room_id).await?;
+        if membership != MembershipState::Leave {
+            self.check_shared(open.room, origin).await?;
+        }
         if !versions.is_empty() && !versions.contains(&version) {
             let room_version = version.to_string();
             return Err(Error::new(

@@ -95,7 +95,9 @@ impl Rooms {
     /// [MSC4311]: https://github.com/matrix-org/matrix-spec-proposals/pull/4311
     pub(super) async fn face_pdus(&self, room: RoomNid, root: Root) -> Result<Vec<String>, Error> {
         let mut face = Vec::new();
-        for kind in crate::rooms::FACE {
+        // The policy, too: whoever is called learns of which class the room is.
+        let policy = StateEventType::from(appliance_rules::policy::POLICY_TYPE);
+        for kind in crate::rooms::FACE.into_iter().chain([policy]) {
             let event = self.state_at(room, root, &kind, "").await?;
             face.extend(event.map(|event| json_of(&event).to_owned()));
         }
@@ -109,8 +111,11 @@ impl Rooms {
         event: &RawValue,
         membership: MembershipState,
     ) -> Result<EventNid, Error> {
-        let (_, room_id, rules) = self.known_room(room_id).await?;
+        let (room, room_id, rules) = self.known_room(room_id).await?;
         drop(self.enter_for(origin, &room_id).await?);
+        if membership != MembershipState::Leave {
+            self.check_shared(room, origin).await?;
+        }
         let mut formed = formed(event, &rules).map_err(Error::invalid_param)?;
         if formed.room_id != room_id || formed.event_id != *event_id {
             return Err(Error::invalid_param("The event is not the one that the path names."));

@@ -4,5 +4,6 @@ mod answers;
 mod branches;
 mod floods;
 mod hostile;
+mod kinds;
 mod past;
 mod rooms;

@@ -56,10 +56,15 @@ struct Phone {
 impl Town {
     /// Servers `one.example`, `two.example`, ... whose rooms have that version.
     pub async fn of(count: usize, version: RoomVersionId) -> Self {
+        Self::with_options(count, version, options()).await
+    }
+
+    /// The same, where the operators chose otherwise.
+    pub async fn with_options(count: usize, version: RoomVersionId, chosen: Options) -> Self {
         const NAMES: [&str; 4] = ["one.example", "two.example", "three.example", "four.example"];
         let mut town = Self::default();
         for (seed, name) in (1..).zip(&NAMES[..count]) {
-            let options = Options { default_room_version: version.clone(), ..options() };
+            let options = Options { default_room_version: version.clone(), ..chosen.clone() };
             let ward = Ward::of_server(name, options, seed).await;
             let own = ward.services.house.server_name.clone();
             town.exchange.services.lock().unwrap().insert(own.clone(), ward.services.clone());

@@ -31,7 +31,7 @@ const REDACTION_REASON: &str = "expired: io.wardstone";
 
 /// The account that redacts where an author may not (any more): an ordinary one, which does so in the
 /// rooms to which it was invited, with the power it was given there.
-const STEWARD: &str = "policy";
+pub(crate) const STEWARD: &str = "policy";
 
 /// What one look of the job did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -23,6 +23,7 @@ use super::serve::Reader;
 use super::upload::OCTET_STREAM;
 use super::{Living, Media, no_such_media};
 use crate::house::House;
+use crate::peers::MediaMode;
 use crate::policy::of_room;
 
 /// Under this user the openings of all are counted.
@@ -130,8 +131,12 @@ impl Media {
         living: &Living,
         action: Action,
     ) -> Result<Obligations, Error> {
-        if !self.0.house.roll.allows_media(server) {
+        let peer_mode = self.0.house.roll.media_mode(server);
+        if peer_mode == MediaMode::Deny {
             return Err(Error::forbidden("This server gives yours no files."));
+        }
+        if peer_mode == MediaMode::Lease {
+            return Err(Error::forbidden("This server lends yours files, look by look."));
         }
         let policy = self.policy_of(None, living).await?;
         let uri = self.uri(&living.row.media_id);
@@ -150,7 +155,8 @@ impl Media {
         match decide(&policy, &subject, action, &object, self.now_ms()) {
             // Avatars are outside the policy: everyone's client fetches everyone's.
             Ok(permitted) if living.deadline_ms.is_none() => Ok(permitted.obligations),
-            Ok(Permitted { permit, obligations }) => {
+            Ok(Permitted { permit, mut obligations }) => {
+                obligations.is_ephemeral |= peer_mode == MediaMode::Ephemeral;
                 let mut commit = self.ledger().begin(permit);
                 if obligations.form != Form::Placeholder {
                     note_given(&self.0.house, server, living.number, &mut commit);

@@ -252,7 +252,8 @@ impl Media {
         let held = self.0.leases.take(token).filter(is_good);
         let held = held.ok_or_else(|| Error::forbidden("That lease is used, over, or none."))?;
         if held.obligations.form == Form::Original {
-            let delivery = self.deliver(living, (0, found.bytes())).await?;
+            let to = (Some(server.to_owned()), true);
+            let delivery = self.deliver(living, (0, found.bytes()), to).await?;
             return Ok(Opened::Original(delivery));
         }
         let largest = Wanted { width: 800, height: 600, crop: false, animated: false };

@@ -48,6 +48,7 @@ use appliance_ledger::{Blobs, Digest, Ledger, SecretKey};
 use appliance_model::{Caller, DeviceNid, Error, MediaNid};
 use appliance_rules::policy::is_media_id;
 use quick_cache::sync::Cache;
+pub use stamp::moment;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::accounts::Accounts;

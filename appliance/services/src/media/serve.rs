@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use appliance_ledger::blobs::BlobReader;
 use appliance_ledger::rows::media::Stage;
-use appliance_model::ruma::{ServerName, UserId};
+use appliance_model::ruma::{OwnedServerName, ServerName, UserId};
 use appliance_model::{Caller, Error, Kind, MediaNid};
 use appliance_rules::policy::{Action, Form};
 use bytes::Bytes;
@@ -86,6 +86,9 @@ pub struct Delivery {
     media: Media,
     number: MediaNid,
     reader: BlobReader,
+    is_ephemeral: bool,
+    /// The server to which they go, if it is one.
+    to: Option<OwnedServerName>,
 }
 
 impl Media {
@@ -152,7 +155,12 @@ impl Media {
             let largest = Wanted { width: 800, height: 600, crop: false, animated: false };
             return Ok(Opened::Picture(self.picture(reader, found, largest, obligations).await?));
         }
-        Ok(Opened::Original(self.deliver(living, range).await?))
+        let to = match reader {
+            Reader::Server(server) => Some(server.to_owned()),
+            Reader::Person(_) | Reader::Guest(_) => None,
+        };
+        let delivery = self.deliver(living, range, (to, obligations.is_ephemeral)).await?;
+        Ok(Opened::Original(delivery))
     }
 
     /// The bytes, to somebody who was judged.
@@ -160,12 +168,13 @@ impl Media {
         &self,
         living: &Living,
         range: (u64, u64),
+        (to, is_ephemeral): (Option<OwnedServerName>, bool),
     ) -> Result<Delivery, Error> {
         let (blob, key) =
             self.open_key(living.number, &living.row).await?.ok_or_else(no_such_media)?;
         let opened = self.blobs().read(&blob, &key, living.row.bytes, range).await?;
         let reader = opened.ok_or_else(no_such_media)?;
-        Ok(Delivery { media: self.clone(), number: living.number, reader })
+        Ok(Delivery { media: self.clone(), number: living.number, reader, to, is_ephemeral })
     }
 }
 
@@ -180,15 +189,25 @@ impl Opened {
 }
 
 impl Delivery {
+    /// To be passed on and not kept.
+    pub fn is_ephemeral(&self) -> bool {
+        self.is_ephemeral
+    }
+
     /// The next bytes; none at the end.
     ///
     /// # Errors
     ///
-    /// [`Kind::NotFound`] if the deadline has come, or the file was redacted, since the last chunk.
+    /// [`Kind::NotFound`] if the deadline has come, or the file was redacted, since the last chunk;
+    /// [`Kind::Forbidden`] if the server to which they go is no longer to have them.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let chunk = self.reader.next().await?;
         // Judged after the disk has answered: a slow disk must not let bytes out late.
         self.media.living(self.number).await?.ok_or_else(no_such_media)?;
+        let roll = &self.media.0.house.roll;
+        if self.to.as_ref().is_some_and(|server| !roll.allows_media(server)) {
+            return Err(Error::forbidden("This server gives yours no files."));
+        }
         Ok(chunk)
     }
 }

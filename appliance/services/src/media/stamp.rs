@@ -153,7 +153,7 @@ pub(super) fn placeholder(lines: &[&str]) -> Result<Bytes, Error> {
 }
 
 /// A moment in UTC as people write it: `2026-11-22 17:05 UTC`.
-pub(super) fn moment(now_ms: u64) -> String {
+pub fn moment(now_ms: u64) -> String {
     let seconds = i64::try_from(now_ms / 1_000).unwrap_or(i64::MAX);
     let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     let (year, month, day) = (time.year(), u8::from(time.month()), time.day());

@@ -68,13 +68,13 @@ const PLACEHOLDER: &[&str] = &[
     "of your hospital.",
 ];
 
-fn named(bytes: Bytes) -> Thumbnail {
+fn named(bytes: Bytes, is_ephemeral: bool) -> Thumbnail {
     let (content_type, extension) = match &bytes[..] {
         [b'\x89', b'P', b'N', b'G', ..] => ("image/png", "png"),
         [b'G', b'I', b'F', b'8', ..] => ("image/gif", "gif"),
         _ => ("image/jpeg", "jpg"),
     };
-    Thumbnail { bytes, content_type, extension }
+    Thumbnail { bytes, content_type, extension, is_ephemeral }
 }
 
 /// A rendering.
@@ -86,6 +86,8 @@ pub struct Thumbnail {
     pub content_type: &'static str,
     /// `jpg`, `png` or `gif`.
     pub extension: &'static str,
+    /// To be passed on and not kept.
+    pub is_ephemeral: bool,
 }
 
 /// A size that is made. "The server … SHOULD produce thumbnails with the following dimensions and
@@ -180,7 +182,7 @@ impl Media {
         obligations: Obligations,
     ) -> Result<Thumbnail, Error> {
         if obligations.form == Form::Placeholder {
-            return Ok(named(self.placeholder()?));
+            return Ok(named(self.placeholder()?, obligations.is_ephemeral));
         }
         // What a marked picture shows of the original is bounded; in the viewer it is more.
         let is_marked = obligations.form != Form::Thumbnail;
@@ -200,7 +202,7 @@ impl Media {
         }
         // Making it took time: the deadline may have come.
         self.living(found.living().number).await?.ok_or_else(no_such_media)?;
-        Ok(named(bytes))
+        Ok(named(bytes, obligations.is_ephemeral))
     }
 
     fn placeholder(&self) -> Result<Bytes, Error> {

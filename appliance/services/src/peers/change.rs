@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use appliance_ledger::rows::peers::PeerRow;
 use appliance_model::Error;
 use appliance_model::ruma::ServerName;
+use appliance_rules::policy::RoomClass;
 use serde::{Deserialize, Serialize};
 use time::{Date, Month, OffsetDateTime};
 
@@ -54,9 +55,12 @@ pub struct PeerChange {
     /// Its people may be invited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub may_be_invited: Option<bool>,
-    /// Files may be given to it.
+    /// How files are given to it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub media: Option<bool>,
+    pub media: Option<MediaMode>,
+    /// The only classes of rooms that are shared with it; an empty list: all that are shared at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub room_kinds: Option<Vec<String>>,
     /// Where to connect to, instead of asking where it is: `10.1.2.3:8448`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
@@ -77,6 +81,78 @@ pub struct PeerChange {
     pub identifiers: Option<BTreeMap<String, String>>,
 }
 
+/// How files are given to a peer, strictest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case", from = "SaidMode")]
+pub enum MediaMode {
+    /// Not at all; nor are any taken from it.
+    #[default]
+    Deny,
+    /// Lent for one look, to servers of our kind.
+    Lease,
+    /// With the mark that they are to be passed on and not kept there.
+    Ephemeral,
+    /// As to anybody.
+    Allow,
+}
+
+/// As files of peers say it: earlier ones knew only yes and no.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SaidMode {
+    Flag(bool),
+    Word(ModeWord),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ModeWord {
+    Deny,
+    Lease,
+    Ephemeral,
+    Allow,
+}
+
+impl From<SaidMode> for MediaMode {
+    fn from(said: SaidMode) -> Self {
+        match said {
+            SaidMode::Flag(false) | SaidMode::Word(ModeWord::Deny) => Self::Deny,
+            SaidMode::Word(ModeWord::Lease) => Self::Lease,
+            SaidMode::Word(ModeWord::Ephemeral) => Self::Ephemeral,
+            SaidMode::Flag(true) | SaidMode::Word(ModeWord::Allow) => Self::Allow,
+        }
+    }
+}
+
+impl MediaMode {
+    /// The modes, by their words.
+    pub const WORDS: [(&'static str, Self); 4] = [
+        ("deny", Self::Deny),
+        ("lease", Self::Lease),
+        ("ephemeral", Self::Ephemeral),
+        ("allow", Self::Allow),
+    ];
+
+    /// What a record says.
+    pub(super) fn of(row: &PeerRow) -> Self {
+        match (row.media, row.media_limit) {
+            (false, _) => Self::Deny,
+            (true, None) => Self::Allow,
+            (true, Some(1)) => Self::Ephemeral,
+            (true, Some(_)) => Self::Lease,
+        }
+    }
+
+    fn write(self, row: &mut PeerRow) {
+        row.media = self != Self::Deny;
+        row.media_limit = match self {
+            Self::Lease => Some(2),
+            Self::Ephemeral => Some(1),
+            Self::Deny | Self::Allow => None,
+        };
+    }
+}
+
 impl PeerChange {
     /// Everything that was said of a peer.
     pub fn of(row: &PeerRow) -> Self {
@@ -94,7 +170,8 @@ impl PeerChange {
             suspended: Some(row.suspended),
             may_invite: Some(row.may_invite.unwrap_or(true)),
             may_be_invited: Some(row.may_be_invited.unwrap_or(true)),
-            media: Some(row.media),
+            media: Some(MediaMode::of(row)),
+            room_kinds: row.room_kinds.clone(),
             address: row.address.clone(),
             tls_name: row.tls_name.clone(),
             authorities: row.authorities.clone(),
@@ -115,7 +192,12 @@ impl PeerChange {
         put(&mut row.legal_name, self.legal_name);
         put(&mut row.contact, self.contact);
         put(&mut row.suspended, self.suspended);
-        put(&mut row.media, self.media);
+        if let Some(mode) = self.media {
+            mode.write(&mut row);
+        }
+        if let Some(kinds) = self.room_kinds {
+            row.room_kinds = (!kinds.is_empty()).then_some(kinds);
+        }
         put_text(&mut row.jurisdiction, self.jurisdiction);
         put_text(&mut row.contract, self.contract);
         put_text(&mut row.address, self.address);
@@ -174,6 +256,11 @@ fn check(row: &PeerRow) -> Result<(), Error> {
     }
     if row.certificate_pins.as_ref().is_some_and(|pins| pins.len() > PINNED_MAX) {
         return Err(Error::invalid_param("A peer has at most 16 pinned certificates."));
+    }
+    let is_kind = |kind: &String| RoomClass::parse(kind).is_some();
+    if !row.room_kinds.iter().flatten().all(is_kind) {
+        let kinds = RoomClass::ALL.map(RoomClass::as_str).join(", ");
+        return Err(Error::invalid_param(format!("The classes of rooms are: {kinds}.")));
     }
     if let (Some(from_ms), Some(until_ms)) = (row.valid_from_ms, row.valid_until_ms)
         && from_ms >= until_ms
@@ -281,7 +368,8 @@ mod tests {
             suspended: Some(false),
             may_invite: Some(false),
             may_be_invited: Some(true),
-            media: Some(true),
+            media: Some(MediaMode::Ephemeral),
+            room_kinds: Some(vec!["general".to_owned(), "clinical-shared".to_owned()]),
             address: text("10.1.2.3:8448"),
             tls_name: text("matrix.b.example"),
             authorities: text("-----BEGIN CERTIFICATE-----"),
@@ -310,12 +398,14 @@ mod tests {
             certificate_pins: Some(Vec::new()),
             pinned_keys: Some(BTreeMap::new()),
             identifiers: Some(BTreeMap::new()),
+            room_kinds: Some(Vec::new()),
             ..PeerChange::default()
         };
         let row = back.apply(row).unwrap();
         let left = PeerChange::of(&row);
         assert!(left.address.is_none() && left.valid_until.is_none() && left.contract.is_none());
         assert!(left.certificate_pins.is_none() && left.pinned_keys.is_none());
+        assert!(left.room_kinds.is_none());
         assert_eq!(left.legal_name.as_deref(), Some("Hospital B"));
     }
 
@@ -342,6 +432,7 @@ mod tests {
             PeerChange { legal_name: Some("x".repeat(501)), ..base() },
             PeerChange { contact: text("a\u{1b}[2J"), ..base() },
             PeerChange { identifiers: Some(many), ..base() },
+            PeerChange { room_kinds: Some(vec!["ward".to_owned()]), ..base() },
             PeerChange { authorities: Some("x".repeat(70_000)), ..base() },
         ];
         for (number, case) in cases.into_iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use appliance_ledger::keyspaces::{MEMBERS, ROOMS, USER_ROOMS};
+use appliance_ledger::keyspaces::{HEADS, MEMBERS, ROOMS, USER_ROOMS};
 use appliance_ledger::{Direction, membership};
 use appliance_model::ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName};
 use appliance_model::{Error, RoomNid, UserNid};
@@ -55,8 +55,8 @@ impl House {
         }
     }
 
-    /// The rooms in which users of another server are joined, whether or not anything is exchanged with
-    /// it now. Looks at every room: for administrators, not for every request.
+    /// The rooms in which users of another server are, or to which they are invited, whether or not
+    /// anything is exchanged with it now. Looks at every room: for administrators, not for every request.
     ///
     /// # Errors
     ///
@@ -69,7 +69,7 @@ impl House {
             let range = (&from, &RoomNid(u64::MAX));
             let (rooms, more) = view.scan_between(&ROOMS, range, Direction::Forward, PAGE).await?;
             for (room, row) in &rooms {
-                if self.servers_of(*room).await?.contains(server) {
+                if self.has_people_of(*room, server).await? {
                     found.push(RoomId::parse(&*row.room_id).map_err(Error::internal)?);
                 }
             }
@@ -92,6 +92,19 @@ impl House {
         all.retain(|server| *server != *self.server_name && self.roll.may_be_owed(server));
         servers.append(&mut all);
         Ok(())
+    }
+
+    async fn has_people_of(&self, room: RoomNid, server: &ServerName) -> Result<bool, Error> {
+        let Some(head) = self.ledger.get(&HEADS, &room).await? else { return Ok(false) };
+        if head.servers.iter().flatten().any(|(name, count)| name == server.as_str() && *count > 0)
+        {
+            return Ok(true);
+        }
+        if head.invited == 0 {
+            return Ok(false);
+        }
+        let invited = self.members_of(room, membership::INVITE).await?;
+        Ok(invited.iter().any(|user_id| user_id.server_name() == server))
     }
 
     /// The servers with a joined member, this one and those off the list included.

@@ -76,6 +76,7 @@ impl Peers {
                     outbox.change(server, |queue| {
                         queue.is_owed = true;
                         queue.failures = 0;
+                        queue.failing_since_ms = None;
                         queue.retry_ms = 0;
                         queue.delivered_ms = Some(now_ms);
                         queue.took_ms = Some(now_ms.saturating_sub(started_ms));
@@ -187,6 +188,7 @@ impl Peers {
             queue.is_owed = true;
             queue.failures = queue.failures.saturating_add(1);
             queue.retry_ms = now_ms.saturating_add(wait_ms(queue.failures, jitter, is_quick));
+            queue.failing_since_ms.get_or_insert(now_ms);
             if queue.failures == 1 {
                 tracing::warn!(kind = "peers.away", %server, %error, "another server takes nothing");
             }

@@ -28,7 +28,7 @@ pub use authenticate::Claim;
 #[cfg(test)]
 pub(crate) use canonical::canonical as canonical_json;
 pub(crate) use canonical::canonical;
-pub use change::{PeerChange, day, spell_pin};
+pub use change::{MediaMode, PeerChange, day, spell_pin};
 pub use check::{Finding, PeerCheck};
 pub use handshake::{Accepted, Offer, Terms};
 pub use keys::base64;

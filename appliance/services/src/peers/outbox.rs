@@ -27,6 +27,8 @@ pub struct QueueState {
     pub is_owed: bool,
     /// Attempts that failed since one succeeded.
     pub failures: u32,
+    /// When the first of them was, in milliseconds since the Unix epoch.
+    pub failing_since_ms: Option<u64>,
     /// Not before this, in milliseconds since the Unix epoch.
     pub retry_ms: u64,
     /// When something was last delivered, in milliseconds since the Unix epoch.
@@ -112,6 +114,15 @@ impl Outbox {
     /// How the queue to a server stands.
     pub fn state(&self, server: &ServerName) -> Option<QueueState> {
         self.0.lock().get(server).map(|queue| queue.state.clone())
+    }
+
+    /// The servers that take nothing now, and since when.
+    pub fn failing(&self) -> Vec<(OwnedServerName, u64)> {
+        let queues = self.0.lock();
+        let failing = queues.iter().filter_map(|(server, queue)| {
+            queue.state.failing_since_ms.map(|since_ms| (server.clone(), since_ms))
+        });
+        failing.collect()
     }
 
     /// Changes how a queue stands, and rings.

@@ -336,7 +336,7 @@ mod tests {
     use appliance_model::ruma::server_name;
 
     use super::*;
-    use crate::peers::{NoRemote, Roll};
+    use crate::peers::{MediaMode, NoRemote, Roll};
     use crate::scenario::Ward;
 
     #[tokio::test]
@@ -381,7 +381,7 @@ mod tests {
         let change = PeerChange {
             valid_from: Some("2023-11-15".to_owned()),
             valid_until: Some("2023-11-16".to_owned()),
-            media: Some(true),
+            media: Some(MediaMode::Allow),
             ..Default::default()
         };
         peers.describe(b, change, "uid 0").await.unwrap();

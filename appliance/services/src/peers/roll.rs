@@ -8,6 +8,7 @@ use appliance_ledger::rows::peers::PeerRow;
 use appliance_model::Clock;
 use appliance_model::ruma::{OwnedServerName, ServerName};
 
+use super::MediaMode;
 use super::list::Listed;
 
 /// The list: the servers that the settings name, those that the administrator described, and those on the
@@ -156,9 +157,31 @@ impl Roll {
         }
     }
 
+    /// Whether a server that has a record is on the list without it, too.
+    pub fn is_named_elsewhere(&self, server_name: &ServerName) -> bool {
+        let is_named = self.anyone || self.named.contains(server_name);
+        is_named || self.standing_on_list(server_name) == Standing::Active
+    }
+
     /// Whether this server talks with that one.
     pub fn allows(&self, server_name: &ServerName) -> bool {
         self.standing(server_name) == Standing::Active
+    }
+
+    /// The servers that this one talks with now; none if they cannot be counted up: it is anyone, the
+    /// signed list hides their names, or there are more than `count_max`.
+    pub fn active(&self, count_max: usize) -> Option<Vec<OwnedServerName>> {
+        let listed = self.listed();
+        if self.anyone || (listed.is_hashed && !listed.names.is_empty()) {
+            return None;
+        }
+        let mut all: BTreeSet<OwnedServerName> = {
+            let described = self.described.read().unwrap_or_else(PoisonError::into_inner);
+            self.named.iter().chain(described.keys()).cloned().collect()
+        };
+        all.extend(listed.names.iter().filter_map(|name| ServerName::parse(name.as_str()).ok()));
+        all.retain(|server| self.allows(server));
+        (all.len() <= count_max).then(|| all.into_iter().collect())
     }
 
     /// Whether this server talks with one on that host, whatever its port.
@@ -184,10 +207,22 @@ impl Roll {
 
     /// Whether files may be given to that server, and taken from it.
     pub fn allows_media(&self, server_name: &ServerName) -> bool {
+        self.media_mode(server_name) != MediaMode::Deny
+    }
+
+    /// How files are given to that server.
+    pub fn media_mode(&self, server_name: &ServerName) -> MediaMode {
         match self.described(server_name) {
-            Some(peer) => self.standing_of(&peer) == Standing::Active && peer.media,
-            None => self.anyone,
+            Some(peer) if self.standing_of(&peer) == Standing::Active => MediaMode::of(&peer),
+            None if self.anyone => MediaMode::Allow,
+            _ => MediaMode::Deny,
         }
+    }
+
+    /// Whether rooms of a class are shared with that server, if they are shared at all.
+    pub fn allows_room_kind(&self, server_name: &ServerName, kind: &str) -> bool {
+        let kinds = self.described(server_name).and_then(|peer| peer.room_kinds.clone());
+        kinds.is_none_or(|kinds| kinds.iter().any(|named| named == kind))
     }
 
     /// Whether people of that server may invite people of this one.

@@ -17,13 +17,15 @@ use appliance_model::ruma::{
 };
 use appliance_model::{Caller, Error, Kind, Pdu, RoomNid};
 use appliance_rules::event_auth::NamedState;
-use appliance_rules::policy::POLICY_TYPE;
+use appliance_rules::policy::{POLICY_TYPE, Policy};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::build::{Draft, Place, content_from, content_of};
 use super::room::OpenRoom;
+use super::sharing::is_federated_object;
 use super::{Rooms, rules_of};
+use crate::policy::room_policy;
 
 /// More people can be invited afterwards; one commit must stay small.
 const INVITES_MAX: usize = 200;
@@ -58,9 +60,13 @@ pub(super) struct Plan<'a> {
     /// The creator, and from v12 on those who are creators with them.
     creators: BTreeSet<OwnedUserId>,
     alias: Option<OwnedRoomAliasId>,
+    /// What the create event says beside who made the room, and in which version.
+    creation: CanonicalJsonObject,
+    /// State that was asked for.
+    given: Vec<InitialState>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 struct InitialState {
     #[serde(rename = "type")]
     kind: StateEventType,
@@ -87,6 +93,7 @@ impl Rooms {
     ) -> Result<OwnedRoomId, Error> {
         self.limits.room(caller.user)?;
         let plan = self.plan(caller, request)?;
+        self.check_invited_elsewhere(&plan)?;
         // Asked before anything is built: an invite to nobody makes no room.
         for invitee in &request.invite {
             self.summon(invitee).await?;
@@ -190,7 +197,24 @@ impl Rooms {
             creators.extend(request.invite.iter().cloned());
         }
         let alias = self.new_alias(request)?;
-        Ok(Plan { caller, request, version, rules, preset, creators, alias })
+        let given = initial_state(request)?;
+        let creation = match &request.creation_content {
+            Some(raw) => content_of(raw)?,
+            None => CanonicalJsonObject::new(),
+        };
+        let creation = self.kept_inside(creation, &policy_in(&given))?;
+        Ok(Plan { caller, request, version, rules, preset, creators, alias, creation, given })
+    }
+
+    /// Nobody is called to a room that stays inside this hospital, or that their server may not be in.
+    fn check_invited_elsewhere(&self, plan: &Plan<'_>) -> Result<(), Error> {
+        let others = plan.request.invite.iter().filter(|id| !self.house.is_ours(id));
+        for invitee in others {
+            let federated = is_federated_object(&plan.creation);
+            let kind = (federated, policy_in(&plan.given));
+            self.check_kind(kind, invitee.server_name())?;
+        }
+        Ok(())
     }
 
     /// The create event, and the room that it makes.
@@ -264,20 +288,34 @@ impl Rooms {
         let creator = &plan.caller.user_id;
         let member = self.joining_content(plan.caller).await?;
         room.add_member(creator, creator, &member).await?;
+        let given = &plan.given;
+        let is_given = |kind: &StateEventType| {
+            given.iter().any(|state| state.kind == *kind && state.state_key.is_empty())
+        };
+        let acl = StateEventType::RoomServerAcl;
+        // Before the power levels: whatever the creator asks for in them, this is theirs to write.
+        if is_federated_object(&plan.creation)
+            && !is_given(&acl)
+            && let Some(content) = self.first_access_list()
+        {
+            set(plan, room, acl, content).await?;
+        }
         set(plan, room, StateEventType::RoomPowerLevels, power_levels(plan)?).await?;
 
         if let Some(alias) = &plan.alias {
             let content = content_from(&json!({ "alias": alias }))?;
             set(plan, room, StateEventType::RoomCanonicalAlias, content).await?;
         }
-        let given = initial_state(plan.request)?;
         for (kind, content) in preset_state(&plan.preset) {
             // "initial_state … takes precedence over events set by preset".
-            if !given.iter().any(|state| state.kind == kind && state.state_key.is_empty()) {
+            if !is_given(&kind) {
                 set(plan, room, kind, content_from(&content)?).await?;
             }
         }
-        for InitialState { kind, state_key, content } in given {
+        for InitialState { kind, state_key, mut content } in given.iter().cloned() {
+            if kind == StateEventType::RoomServerAcl && state_key.is_empty() {
+                content = self.checked_access_list(content)?;
+            }
             if kind == StateEventType::RoomCanonicalAlias {
                 let own =
                     plan.alias.iter().map(|alias| ("alias".to_owned(), alias.as_str().into()));
@@ -317,10 +355,7 @@ async fn set(
 }
 
 fn create_content(plan: &Plan<'_>) -> Result<CanonicalJsonObject, Error> {
-    let mut content = match &plan.request.creation_content {
-        Some(raw) => content_of(raw)?,
-        None => CanonicalJsonObject::new(),
-    };
+    let mut content = plan.creation.clone();
     content.insert("room_version".to_owned(), plan.version.to_string().into());
     // "creator … removed in room version 11".
     if plan.rules.authorization.use_room_create_sender {
@@ -405,6 +440,14 @@ fn initial_state(request: &Request) -> Result<Vec<InitialState>, Error> {
         })
     };
     request.initial_state.iter().map(read).collect()
+}
+
+/// The policy that a room begins with; none if it names none.
+fn policy_in(given: &[InitialState]) -> Option<Policy> {
+    let is_policy =
+        |state: &&InitialState| state.kind.to_string() == POLICY_TYPE && state.state_key.is_empty();
+    let content = &given.iter().rfind(is_policy)?.content;
+    Some(room_policy(&serde_json::to_string(content).unwrap_or_default()))
 }
 
 /// "Preset … join_rules, history_visibility, guest_access" (table of the specification).

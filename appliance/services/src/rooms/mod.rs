@@ -1,5 +1,6 @@
 //! Rooms: entering one, building an event, judging it, adding it.
 
+mod access_list;
 mod aliases;
 pub(crate) mod arrive;
 pub(crate) mod build;
@@ -32,6 +33,7 @@ mod report;
 pub(crate) mod retention;
 pub(crate) mod room;
 mod send_event;
+mod sharing;
 mod state;
 mod steward;
 mod summary;
@@ -97,6 +99,7 @@ pub struct Rooms {
     pub(crate) doors: Doors,
     delayed_doors: Doors,
     delayed_rest: Rest,
+    access_round: access_list::Round,
     pub(crate) pdus: Arc<Cache<EventNid, Arc<Pdu>>>,
     /// The edges of the authorization graph.
     pub(crate) edges: Cache<EventNid, Arc<AuthRow>>,
@@ -118,6 +121,7 @@ impl Rooms {
             doors: Doors::default(),
             delayed_doors: Doors::default(),
             delayed_rest: Rest::default(),
+            access_round: access_list::Round::default(),
             pdus,
             edges: Cache::new(EDGES_CACHED_MAX),
             retention: retention::Retention::default(),

@@ -8,6 +8,7 @@ use appliance_model::ruma::api::client::state::send_state_event::v3::Request;
 use appliance_model::ruma::events::{StateEventType, TimelineEventType};
 use appliance_model::ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, UserId};
 use appliance_model::{Caller, Error, RoomNid};
+use appliance_rules::policy::POLICY_TYPE;
 
 use super::Rooms;
 use super::build::{Draft, content_of};
@@ -93,6 +94,13 @@ impl Rooms {
                 let current = room.state(kind, "").await?;
                 let current = current.and_then(|now| serde_json::from_str(now.content.get()).ok());
                 self.check_canonical_alias(&content, (room.room, current.as_ref())).await?;
+                Ok(content)
+            }
+            StateEventType::RoomServerAcl if request.state_key.is_empty() => {
+                self.checked_access_list(content)
+            }
+            kind if kind.to_string() == POLICY_TYPE && request.state_key.is_empty() => {
+                self.check_may_become(room, &request.body).await?;
                 Ok(content)
             }
             StateEventType::RoomEncryption => {

@@ -107,6 +107,20 @@ impl Rooms {
         Ok(ours.filter(may).max_by_key(|user_id| levels.for_user(user_id)))
     }
 
+    /// The joined user of this server who may take somebody out of a room; of several, the mightiest.
+    pub(crate) async fn who_may_take_out(
+        &self,
+        room_id: &RoomId,
+        target: &UserId,
+    ) -> Result<Option<OwnedUserId>, Error> {
+        let (room, _) = self.known(room_id).await?;
+        let levels = self.power_levels(room).await?;
+        let ours = self.house.members_of(room, membership::JOIN).await?;
+        let ours = ours.into_iter().filter(|user_id| self.house.is_ours(user_id));
+        let may = |user_id: &OwnedUserId| levels.user_can_kick_user(user_id, target);
+        Ok(ours.filter(may).max_by_key(|user_id| levels.for_user(user_id)))
+    }
+
     /// Gives `target` the power that `owner` has.
     pub(crate) async fn share_power(
         &self,

@@ -139,7 +139,10 @@ impl Rooms {
             request.power_level_content_override = Some(raw(users)?);
         }
         for kind in CARRIED {
-            if let Some(content) = content_of_state(old, kind).await? {
+            if let Some(mut content) = content_of_state(old, kind).await? {
+                if kind == "m.room.server_acl" {
+                    content = self.carried_access_list(content);
+                }
                 let state = json!({ "type": kind, "state_key": "", "content": content });
                 request.initial_state.push(raw(state)?);
             }

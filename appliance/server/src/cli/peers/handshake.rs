@@ -3,14 +3,13 @@
 use std::io::Read;
 use std::process::ExitCode;
 
-use appliance_model::ruma::OwnedServerName;
 use appliance_services::peers::Terms;
 use clap::Args;
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
 use serde_json::Value;
 
-use super::{Common, order, pair, refuse, server_name, text};
+use super::{Common, Contract, Named, order, pair, refuse, text};
 use crate::admin::Order;
 
 /// An offer or an answer has some 400 characters; with texts of full length, some thousands.
@@ -28,22 +27,12 @@ const LETTER_BYTES_MAX: u64 = 64 * 1024;
                         --our-contact '+49 30 999' --contract 2026/17 --valid-until 2027-12-31"
 )]
 pub struct Invite {
-    /// Its name: what follows the colon in its user IDs.
-    #[arg(value_parser = server_name)]
-    server: OwnedServerName,
+    #[command(flatten)]
+    peer: Named,
     #[command(flatten)]
     ours: Ours,
-    /// Under which contract this is done.
-    #[arg(long)]
-    contract: Option<String>,
-    /// The first day, in UTC.
-    #[arg(long, value_name = "YYYY-MM-DD")]
-    valid_from: Option<String>,
-    /// The last day, in UTC.
-    #[arg(long, value_name = "YYYY-MM-DD")]
-    valid_until: Option<String>,
     #[command(flatten)]
-    common: Common,
+    contract: Contract,
 }
 
 /// Accept an offer to exchange rooms, or the answer to an offer of this server.
@@ -64,7 +53,7 @@ pub struct Accept {
     common: Common,
 }
 
-/// What the other side will read of this organisation.
+// What the other side will read of this organisation.
 #[derive(Args)]
 struct Ours {
     /// The name of this organisation, for the other side's list.
@@ -97,13 +86,13 @@ impl Invite {
     /// Runs the subcommand.
     pub fn run(self) -> ExitCode {
         let terms = Terms {
-            contract: self.contract,
-            valid_from: self.valid_from,
-            valid_until: self.valid_until,
+            contract: self.contract.contract,
+            valid_from: self.contract.valid_from,
+            valid_until: self.contract.valid_until,
             ..self.ours.terms()
         };
-        let order = Order::InvitePeer { server_name: self.server, terms };
-        order::give(self.common, order, None, |answer| {
+        let order = Order::InvitePeer { server_name: self.peer.server, terms };
+        order::give(self.peer.common, order, None, |answer| {
             let (name, offer) = (text(&answer["server_name"]), text(&answer["offer"]));
             format!(
                 "Send this to the administrator of {name}. It is good for 48 hours, once:\n\n{}\n\n\
