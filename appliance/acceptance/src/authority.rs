@@ -42,7 +42,9 @@ fn made(names: &[&str]) -> Result<[String; 3], rcgen::Error> {
     let mut params =
         CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     params.distinguished_name.push(DnType::CommonName, names.first().copied().unwrap_or_default());
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    // A device shows one of these, too.
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
     let certificate = params.signed_by(&key, &Issuer::new(ca, ca_key))?;
     Ok([ca_pem, certificate.pem(), key.serialize_pem()])

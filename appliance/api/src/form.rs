@@ -94,7 +94,7 @@ async fn read<T: DeserializeOwned>(
     visit: Visit<RawRequest>,
     method: &http::Method,
 ) -> Result<Visit<Form<T>>, Error> {
-    let Visit { services, visitor, origin, address, headers, uri, request } = visit;
+    let Visit { services, visitor, origin, address, door, headers, uri, request } = visit;
     let body = read_body(request.body, JSON_BODY_BYTES_MAX).await?;
     let mut body = object(&body)?;
     let auth = match body.remove("auth") {
@@ -111,7 +111,7 @@ async fn read<T: DeserializeOwned>(
     let body = serde_json::from_value(asked)
         .map_err(|error| Error::bad_json(format!("The body has not the form it needs: {error}")))?;
     let request = Form { params: request.params, uri: request.uri, body, auth, operation };
-    Ok(Visit { services, visitor, origin, address, headers, uri, request })
+    Ok(Visit { services, visitor, origin, address, door, headers, uri, request })
 }
 
 /// The body as a JSON object; an empty one if there is none, as some clients leave it out.

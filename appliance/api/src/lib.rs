@@ -32,6 +32,7 @@ mod traps;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use appliance_model::SessionClass;
 use appliance_services::Services;
 use axum::Router;
 
@@ -40,6 +41,11 @@ pub use route::{Access, Route};
 /// Where a request comes from; the listener puts it into the request's extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddr(pub IpAddr);
+
+/// What the door vouches for that a request came through, if the listener puts it into the request's
+/// extensions: who signs in there gets a session of this class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DoorClass(pub SessionClass);
 
 /// What other servers see, on a router of its own, and the list of its routes.
 pub fn peer_router(services: Arc<Services>) -> (Router, Vec<Route>) {

@@ -16,7 +16,7 @@ use appliance_model::ruma::api::{
     IncomingRequest, IncomingRequestExt, OutgoingResponse, OutgoingResponseExt,
 };
 use appliance_model::ruma::{OwnedServerName, ServerName};
-use appliance_model::{Caller, Error, Kind, Role};
+use appliance_model::{Caller, Error, Kind, Role, SessionClass};
 use appliance_services::Services;
 use appliance_services::accounts::Mask;
 use appliance_services::peers::Load;
@@ -31,7 +31,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tower::util::MapResponseLayer;
 
 use crate::error::{refuse, respond_to_bad_request};
-use crate::{ClientAddr, cors, json_body, peer, query, suspended};
+use crate::{ClientAddr, DoorClass, cors, json_body, peer, query, suspended};
 
 /// Bodies of JSON endpoints. To-device and key uploads of large rooms stay below; media has a limit
 /// of its own.
@@ -114,6 +114,8 @@ pub(crate) struct Visit<R> {
     pub origin: Option<OwnedServerName>,
     /// Where from.
     pub address: Option<ClientAddr>,
+    /// The class of sessions that begin here, if the listener vouches for one.
+    pub door: Option<SessionClass>,
     /// The request's headers.
     pub headers: HeaderMap,
     /// The whole address, with its query.
@@ -404,10 +406,12 @@ where
     let params = params.map_err(bad_path)?;
     let params: Vec<&str> = params.iter().map(|(_, value)| value).collect();
     let address = parts.extensions.get::<ClientAddr>().copied();
+    let door = parts.extensions.get::<DoorClass>().map(|door| door.0);
     let (headers, uri) = (parts.headers.clone(), parts.uri.clone());
     let incoming = http::Request::from_parts(parts, body.as_ref());
     let request = R::try_from_http_request(incoming, &params).map_err(respond_to_bad_request)?;
-    Ok((Visit { services, visitor, origin, address, headers, uri, request }, load))
+    let visit = Visit { services, visitor, origin, address, door, headers, uri, request };
+    Ok((visit, load))
 }
 
 async fn answer_raw<F, Answer>(
@@ -423,12 +427,13 @@ where
     let (parts, body) = request.into_parts();
     let visitor = admit(&services, &parts, gate).await?;
     let address = parts.extensions.get::<ClientAddr>().copied();
+    let door = parts.extensions.get::<DoorClass>().map(|door| door.0);
     let params = params.map_err(bad_path)?;
     let params = params.iter().map(|(_, value)| value.to_owned()).collect();
     let uri = parts.uri.clone();
     let request = RawRequest { params, uri: parts.uri, body };
-    handler(Visit { services, visitor, origin, address, headers: parts.headers, uri, request })
-        .await
+    let headers = parts.headers;
+    handler(Visit { services, visitor, origin, address, door, headers, uri, request }).await
 }
 
 fn json_body_bytes_max(access: Access) -> usize {

@@ -138,6 +138,7 @@ mod tests {
         Certificate::read(Tls {
             certificate_file: folder.path().join("server.pem"),
             key_file: folder.path().join("server.key"),
+            client_ca_file: None,
         })
         .unwrap();
     }

@@ -6,6 +6,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use appliance_model::SessionClass;
+use axum::Extension;
+
 use crate::admin::door;
 use crate::cli::out;
 use crate::conformance::{self, Conformance};
@@ -22,7 +25,7 @@ use crate::settings::check::may_listen;
 use crate::settings::layer::Origin;
 use crate::settings::load::Loaded;
 use crate::settings::{self, Limits, ListenerKind, Settings};
-use crate::wiring::House;
+use crate::wiring::{DoorClass, House};
 
 /// A proxy in another group must be able to connect; peers are not authenticated by the file.
 const CLIENT_SOCKET_MODE: u32 = 0o666;
@@ -202,7 +205,10 @@ impl<'a> Doors<'a> {
             ListenerKind::PhotoPage => (self.house.photo_page(), &self.public),
             ListenerKind::Metrics => (self.metrics.router(), &self.internal),
         };
-        let router = router.merge(health::router(self.house.clone()));
+        let mut router = router.merge(health::router(self.house.clone()));
+        if listener.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some()) {
+            router = router.layer(Extension(DoorClass(SessionClass::Managed)));
+        }
         let (name, caps) = (listener.kind.as_str(), caps.clone());
         Ok(Listener { name, caps, socket, tls, router })
     }

@@ -181,6 +181,10 @@ pub struct Tls {
     pub certificate_file: PathBuf,
     /// The private key: PKCS#8, SEC1 or PKCS#1.
     pub key_file: PathBuf,
+    /// On a listener for clients: the authorities of the certificates that devices must show there. Who
+    /// signs in there is on a managed device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca_file: Option<PathBuf>,
 }
 
 /// What one peer may cost.

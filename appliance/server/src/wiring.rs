@@ -26,7 +26,7 @@ use http::uri::Scheme;
 use ipnet::IpNet;
 use tokio::sync::watch;
 
-pub use appliance_api::ClientAddr;
+pub use appliance_api::{ClientAddr, DoorClass};
 
 use crate::conformance::Conformance;
 use crate::jobs;

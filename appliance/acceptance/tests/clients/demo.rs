@@ -57,6 +57,19 @@ impl Demo {
         self.wait_ready().await;
     }
 
+    /// Adds a listener to the settings; a restart opens it.
+    pub fn also_listens(&self, listener: &Value) {
+        let dir = self.folder.path().join("wardstone-data/conf.d");
+        let written = std::fs::read_to_string(dir.join("quickstart.toml")).expect("settings");
+        let mut settings: toml::Value = toml::from_str(&written).expect("settings");
+        let listeners = settings["listeners"].as_array_mut().expect("listeners");
+        listeners.push(toml::Value::try_from(listener).expect("a listener"));
+        let mut more = toml::Table::new();
+        more.insert("listeners".to_owned(), settings["listeners"].clone());
+        // After that of the quickstart, which is written anew at every start.
+        std::fs::write(dir.join("test.toml"), more.to_string()).expect("settings");
+    }
+
     /// Where clients connect without TLS.
     pub fn base_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.http_port)

@@ -4,14 +4,17 @@
 
 use std::time::Duration;
 
+use appliance_acceptance::authority::certify;
 use appliance_acceptance::device::{Device, Process};
 use appliance_acceptance::http::Answer;
 use appliance_acceptance::person::{Person, sha256};
+use appliance_acceptance::server::free_port;
 use appliance_acceptance::wait::until;
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::demo::Demo;
+use crate::photo_page::run_node;
 use crate::ward::{Brand, Ward};
 
 const DOCTOR: &str = "dr.osei";
@@ -171,4 +174,55 @@ async fn matrix_js_sdk_forgets_by_itself_while_the_server_is_off() {
     nurse.hear(&room, WORDS, &doctor.user_id).await;
     demo.kill();
     nurse.wait_forgotten(&room, &words).await;
+}
+
+/// The hospital's own devices have certificates; who signs in with one has a managed session.
+#[tokio::test]
+async fn a_device_with_the_hospital_s_certificate_gets_the_original_and_others_do_not_come_in() {
+    let mut demo = Demo::start().await;
+    let (own, devices, strange) =
+        (demo.folder().join("own"), demo.folder().join("devices"), demo.folder().join("strange"));
+    for folder in [&own, &devices, &strange] {
+        std::fs::create_dir(folder).expect("a folder");
+        certify(folder).expect("an authority and a certificate");
+    }
+    let port = free_port();
+    let tls = json!({
+        "certificate_file": own.join("server.pem"), "key_file": own.join("server.key"),
+        "client_ca_file": devices.join("ca.pem"),
+    });
+    demo.kill();
+    demo.also_listens(&json!({
+        "kind": "client", "address": format!("127.0.0.1:{port}"), "tls": tls,
+    }));
+    demo.start_again().await;
+
+    let doctor = demo.sign_in(DOCTOR).await;
+    let room = json!({ "initial_state": [{
+        "type": "io.wardstone.policy", "content": { "class": "clinical-photo" },
+    }]});
+    let made = demo.call(Method::POST, "/createRoom", &doctor, Some(room)).await;
+    let uri = demo.upload(&doctor, photo()).await;
+    let content = json!({ "msgtype": "m.image", "body": "wound.png", "url": uri });
+    let path = format!("/rooms/{}/send/m.room.message/t1", made["room_id"].as_str().unwrap());
+    demo.call(Method::PUT, &path, &doctor, Some(content)).await;
+    let placeholder = demo.fetch(&uri, &doctor).await;
+    assert_eq!(placeholder.status, 200, "{}", placeholder.summary());
+
+    let sign_in = async |folder: Option<&std::path::Path>| {
+        let file = |name: &str| folder.map(|folder| folder.join(name));
+        let given = json!({
+            "port": port, "ca": own.join("ca.pem"), "user": DOCTOR, "password": demo.password(DOCTOR),
+            "certificate": file("server.pem"), "key": file("server.key"),
+        });
+        run_node("client_certificate.mjs", &given).await
+    };
+    let signed_in = sign_in(Some(&devices)).await;
+    assert_eq!(signed_in["status"], 200, "{signed_in}");
+    let original = demo.fetch(&uri, signed_in["token"].as_str().unwrap()).await;
+    assert_eq!(original.status, 200, "{}", original.summary());
+    assert_ne!(original.body, placeholder.body, "the same person on two devices");
+    for outside in [sign_in(None).await, sign_in(Some(&strange)).await] {
+        assert!(outside["refused"].is_string(), "{outside}");
+    }
 }

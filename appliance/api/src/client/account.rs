@@ -73,7 +73,7 @@ async fn register(visit: Visit<Form<RegisterBody>>) -> Result<Response, Error> {
         Some("guest") => return Err(accounts.refuse_guest()),
         Some(_) => return Err(Error::invalid_param("`kind` is `user` or `guest`.")),
     }
-    let proof = visit.proof();
+    let (proof, class) = (visit.proof(), visit.door);
     let body = visit.request.body;
     let new =
         NewAccount { localpart: body.username, password: body.password, ..NewAccount::default() };
@@ -81,7 +81,7 @@ async fn register(visit: Visit<Form<RegisterBody>>) -> Result<Response, Error> {
         device_id: body.device_id,
         display_name: body.initial_device_display_name,
         refreshable: body.refresh_token,
-        class: None,
+        class,
     });
     Ok(registered(accounts.register(new, session, proof).await?))
 }

@@ -73,12 +73,13 @@ async fn login(visit: Visit<Form<LoginBody>>) -> Result<Response, Error> {
     if visit.request.body.kind == APPLICATION_SERVICE {
         return login_masked(visit).await;
     }
+    let class = visit.door;
     let body = visit.request.body;
     let session = NewSession {
         device_id: body.device_id,
         display_name: body.initial_device_display_name,
         refreshable: body.refresh_token,
-        class: None,
+        class,
     };
     let missing = |what| Error::new(Kind::MissingParam, what);
     let session = match body.kind.as_str() {
@@ -189,7 +190,7 @@ async fn logout_all(
 #[cfg(test)]
 mod tests {
     use appliance_services::{Options, Rate, RateLimits};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use crate::scenario::{Desk, login_body, open_house};
 
@@ -433,5 +434,29 @@ mod tests {
         let told = json!({ "m.homeserver": { "base_url": "https://matrix.hospital.example" } });
         assert_eq!(login["well_known"], told);
         assert_eq!(desk.get("/.well-known/matrix/client", "").await.ok(), told);
+    }
+
+    /// A listener that asks devices for certificates vouches for them; a session keeps its class elsewhere,
+    /// and the same device that comes in by another door is no more than others.
+    #[tokio::test]
+    async fn who_signs_in_at_a_door_that_vouches_for_devices_has_a_managed_session() {
+        use appliance_model::SessionClass::{Managed, Unmanaged};
+        let desk = Desk::new().await;
+        let plain = desk.sign_up("nurse").await;
+        let class =
+            async |token: &str| desk.services.accounts.authenticate(token).await.unwrap().class;
+        assert_eq!(class(&plain).await, Unmanaged);
+        let (router, _) = crate::router(desk.services.clone());
+        let router = router.layer(axum::Extension(crate::DoorClass(Managed)));
+        let body = login_body("nurse", json!({ "device_id": "TABLET" }));
+        let request = http::Request::post("/_matrix/client/v3/login");
+        let request = request.body(axum::body::Body::from(body.to_string())).unwrap();
+        let answer = tower::ServiceExt::oneshot(router, request).await.unwrap();
+        let answer = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        let managed = answer["access_token"].as_str().unwrap();
+        assert_eq!(class(managed).await, Managed);
+        let again = desk.sign_in("nurse", "TABLET").await;
+        assert_eq!(class(&again).await, Unmanaged);
     }
 }

@@ -9,10 +9,11 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
@@ -144,6 +145,18 @@ fn read_pem(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(in_words)
 }
 
+/// Judges certificates of devices by their authorities, which are read once: a change takes a restart.
+fn of_devices(file: &Path) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let mut authorities = RootCertStore::empty();
+    for certificate in read_chain(file)? {
+        let added = authorities.add(certificate);
+        added.map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider()?)
+        .build()
+        .map_err(|error| format!("{}: {error}", file.display()))
+}
+
 /// Where a TCP stream becomes a TLS stream.
 #[derive(Clone)]
 pub struct TlsDoor {
@@ -151,13 +164,21 @@ pub struct TlsDoor {
 }
 
 impl TlsDoor {
-    /// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1, and whatever certificate is current.
+    /// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1, and whatever certificate is current. If the settings
+    /// name authorities for devices, nobody without a certificate of theirs comes in.
+    ///
+    /// # Errors
+    ///
+    /// A sentence: the file of authorities cannot be read or holds none.
     pub fn new(certificate: Arc<Certificate>) -> Result<Self, String> {
-        let mut config = ServerConfig::builder_with_provider(provider()?)
+        let config = ServerConfig::builder_with_provider(provider()?)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(|error| error.to_string())?
-            .with_no_client_auth()
-            .with_cert_resolver(certificate);
+            .map_err(|error| error.to_string())?;
+        let config = match &certificate.files.client_ca_file {
+            None => config.with_no_client_auth(),
+            Some(file) => config.with_client_cert_verifier(of_devices(file)?),
+        };
+        let mut config = config.with_cert_resolver(certificate);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // Two tickets for each of thousands of phones are traffic that nobody uses.
         config.send_tls13_tickets = 1;

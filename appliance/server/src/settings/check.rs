@@ -102,6 +102,11 @@ impl Check {
             if !is_any_port && listeners[..index].iter().any(is_same) {
                 self.wrong(&key, format!("{} is taken by another listener", listener.address));
             }
+            let asks = listener.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
+            if asks && listener.kind != ListenerKind::Client {
+                let message = "only a listener of kind = \"client\" asks devices for certificates";
+                self.wrong(&format!("{key}.tls.client_ca_file"), message.to_owned());
+            }
             match listener.address.parse::<Address>() {
                 Err(message) => self.wrong(&format!("{key}.address"), message),
                 Ok(address) => {

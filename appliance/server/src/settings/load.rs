@@ -335,6 +335,7 @@ fn make_absolute(settings: &mut Settings, base: &Path) {
     ];
     for tls in listeners.iter_mut().filter_map(|listener| listener.tls.as_mut()) {
         paths.extend([&mut tls.certificate_file, &mut tls.key_file]);
+        paths.extend(tls.client_ca_file.as_mut());
     }
     for path in paths {
         if !path.as_os_str().is_empty() {

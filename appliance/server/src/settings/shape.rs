@@ -9,7 +9,11 @@ use super::{Listener, ListenerKind, Secret, Settings, Tls};
 pub fn shape() -> Value {
     let mut settings = Settings::default();
     let mut listener = Listener::plain(ListenerKind::Client, "127.0.0.1:8008");
-    listener.tls = Some(Tls { certificate_file: "c".into(), key_file: "k".into() });
+    listener.tls = Some(Tls {
+        certificate_file: "c".into(),
+        key_file: "k".into(),
+        client_ca_file: Some("a".into()),
+    });
     settings.listeners = vec![listener];
     settings.registration.tokens = vec![Secret::default()];
     settings.server.trusted_proxies = vec![String::new()];

@@ -166,6 +166,34 @@ async fn what_a_gateway_did_not_take_is_told_after_a_power_cut() {
     assert_eq!(*ids.last().unwrap(), json!(two));
 }
 
+/// The gateway was down while something was said whose time is over when it comes back: nothing rings, and
+/// nothing counts it.
+#[tokio::test]
+async fn what_is_over_rings_nowhere() {
+    const MINUTE_MS: u64 = 60_000;
+    let down = Answering::with(|_| Err(Failure::Unreachable("down".to_owned())));
+    let (ward, nurse, doctor, room) = scene(down.clone()).await;
+    let policy = json!({ "timeline": { "ttl_ms": MINUTE_MS } });
+    ward.state(&nurse, &room, ("io.wardstone.policy", ""), policy).await;
+    ward.services.push.set_pusher(&doctor, pusher("key", None)).await.unwrap();
+    let working = work(&ward);
+    let one = ward.say(&nurse, &room, "one").await;
+    down.until(|heard| !told(heard, "key").is_empty()).await;
+    drop(working);
+
+    let back = Answering::with(|_| Ok((200, json!({}))));
+    let ward = ward.power_cut_and_restart_with(back.clone()).await;
+    ward.clock.pass_ms(MINUTE_MS);
+    let two = ward.say(&nurse, &room, "two").await;
+    let _working = work(&ward);
+    let is_told =
+        |heard: &[Heard]| told(heard, "key").iter().any(|n| n["event_id"] == two.as_str());
+    let heard = back.until(is_told).await;
+    let told = told(&heard, "key");
+    assert!(told.iter().all(|n| n["event_id"] != one.as_str()), "{told:?}");
+    assert_eq!(told.last().unwrap()["counts"]["unread"], 1, "{told:?}");
+}
+
 #[tokio::test]
 async fn rejected_keys_are_removed_and_forbidden_gateways_are_not_asked_again() {
     let gateway = Answering::with(|heard| {

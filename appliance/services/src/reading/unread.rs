@@ -19,6 +19,7 @@ use serde::Deserialize;
 
 use super::Reading;
 use super::receipts::Receipt;
+use crate::rooms::retention::{Horizon, said_ms};
 use crate::sync::Unread;
 
 /// Events looked at for a reader of whom nothing is remembered. Some who came back after months, or
@@ -67,6 +68,8 @@ struct Tally {
 struct Rang {
     event: EventNid,
     place: i64,
+    /// When it was said, if it can be over one day: milliseconds since the Unix epoch.
+    said_ms: Option<u64>,
     thread: Option<Arc<str>>,
     highlights: bool,
 }
@@ -156,7 +159,12 @@ impl Reading {
                 tally
             }
         };
-        Ok(count(&tally, &marks, place(upto)))
+        // Nobody can read what is over, so nobody is told that it waits.
+        let horizon = match tally.rang.is_empty() {
+            true => Horizon::default(),
+            false => self.rooms.horizon(room).await?,
+        };
+        Ok(count(&tally, &marks, (place(upto), horizon)))
     }
 
     /// Adds to a tally what rang since.
@@ -200,7 +208,8 @@ impl Reading {
             if actions.iter().any(Action::should_notify) {
                 let highlights = actions.iter().any(Action::is_highlight);
                 let thread = thread.map(Arc::from);
-                tally.rang.push(Rang { event: event.number, place, thread, highlights });
+                let (event, said_ms) = (event.number, said_ms(event));
+                tally.rang.push(Rang { event, place, said_ms, thread, highlights });
             }
         }
         if redactions {
@@ -251,10 +260,11 @@ impl Reading {
     }
 }
 
-fn count(tally: &Tally, marks: &Marks, upto: i64) -> UnreadRoom {
+fn count(tally: &Tally, marks: &Marks, (upto, horizon): (i64, Horizon)) -> UnreadRoom {
     let mut unread = UnreadRoom::default();
     for rang in tally.rang.iter().filter(|rang| rang.place <= upto) {
-        if rang.place <= marks.read_upto(rang.thread.as_deref()) {
+        let is_over = rang.said_ms.is_some_and(|said_ms| horizon.is_past(said_ms));
+        if is_over || rang.place <= marks.read_upto(rang.thread.as_deref()) {
             continue;
         }
         let counts = match &rang.thread {
@@ -345,6 +355,33 @@ mod tests {
         assert_eq!(counts(&ward, &doctor, &room).await, (0, 0, vec![]), "who writes has read");
         let ward = ward.power_cut_and_restart().await;
         assert_eq!(counts(&ward, &doctor, &room).await, (0, 0, vec![]));
+    }
+
+    #[tokio::test]
+    async fn what_is_over_does_not_wait_to_be_read() {
+        const MINUTE_MS: u64 = 60_000;
+        let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+        let room = ward.room_of(&[&nurse, &doctor]).await;
+        let policy = json!({ "timeline": { "ttl_ms": MINUTE_MS } });
+        ward.state(&nurse, &room, ("io.wardstone.policy", ""), policy).await;
+        ward.say(&nurse, &room, "one").await;
+        let root = ward.say(&nurse, &room, "two").await;
+        let thread = json!({ "rel_type": "m.thread", "event_id": root });
+        let reply = json!({ "msgtype": "m.text", "body": "in it", "m.relates_to": thread });
+        send(&ward, &nurse, &room, reply).await;
+        assert_eq!(counts(&ward, &doctor, &room).await, (2, 0, vec![1]));
+        ward.clock.pass_ms(MINUTE_MS - 1);
+        assert_eq!(counts(&ward, &doctor, &room).await, (2, 0, vec![1]));
+        ward.clock.pass_ms(1);
+        assert_eq!(counts(&ward, &doctor, &room).await, (0, 0, vec![]), "by the clock");
+        ward.clock.go_back_ms(MINUTE_MS);
+        assert_eq!(counts(&ward, &doctor, &room).await, (0, 0, vec![]), "which does not go back");
+        ward.clock.pass_ms(MINUTE_MS);
+        ward.services.forget_what_is_over().await.unwrap();
+        ward.say(&nurse, &room, "news").await;
+        assert_eq!(counts(&ward, &doctor, &room).await, (1, 0, vec![]));
+        let ward = ward.power_cut_and_restart().await;
+        assert_eq!(counts(&ward, &doctor, &room).await, (1, 0, vec![]), "nor after a restart");
     }
 
     /// "Main-timeline receipts do not clear thread counts and the reverse", also for threads older

@@ -61,8 +61,18 @@ pub(crate) struct Horizon(Option<u64>);
 impl Horizon {
     /// Whether an event's time is over.
     pub fn hides(self, event: &Event) -> bool {
-        event.erased || self.0.is_some_and(|upto_ms| !event.is_state() && sent_ms(event) <= upto_ms)
+        event.erased || said_ms(event).is_some_and(|said_ms| self.is_past(said_ms))
     }
+
+    /// Whether something that was said then is over: milliseconds since the Unix epoch.
+    pub fn is_past(self, said_ms: u64) -> bool {
+        self.0.is_some_and(|upto_ms| said_ms <= upto_ms)
+    }
+}
+
+/// When something was said that can be over one day; none for state, which stays.
+pub(crate) fn said_ms(event: &Event) -> Option<u64> {
+    (!event.is_state()).then(|| sent_ms(event))
 }
 
 /// When an event was sent, as its sender's server says: milliseconds since the Unix epoch.
