@@ -17,7 +17,7 @@ RESULTS := target/nextest/default/results.xml
 
 export PATH := $(TOOLS)/bin:$(PATH)
 
-.PHONY: help run test fuzz bench lint deb deb-test advisories
+.PHONY: help run test fuzz nights bench lint deb deb-test advisories
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,11 @@ fuzz: ## Feed strange input to every parser of strangers' input. SECONDS=60 each
 	@FUZZ_SECONDS=$(or $(SECONDS),60) $(CARGO) nextest run --locked --workspace --no-fail-fast \
 	  --config-file appliance/nextest.toml --success-output final --status-level none \
 	  -E 'test(/\bfuzz_.*$(ONLY)/)'
+
+nights: ## Play nights of several hospitals beyond those of `make test`. SEEDS=2000 of each mood, FIRST=500
+	@SIM_SEEDS=$(or $(SEEDS),2000) SIM_FIRST=$(or $(FIRST),500) $(CARGO) nextest run --locked \
+	  --workspace --no-fail-fast --config-file appliance/nextest.toml --success-output final \
+	  -E 'package(appliance-sim) and test(/after_.*nights/)'
 
 bench: ## Measure the server and Synapse beside it. QUICK=1 for small sizes, ONLY=send,sync
 	@$(CARGO) build --locked --release --bin wardstone --bin wardstone-bench

@@ -271,7 +271,7 @@ keyspaces! {
     GAPS 0xC1 (RoomNid, i64, EventNid) => GapRow;
     /// Invites and knocks to rooms that this server is not in.
     CALLS 0xC2 (RoomNid, UserNid) => CallRow;
-    /// Transactions of other servers, by digest of origin and ID.
+    /// Transactions of other servers, and messages to devices in them, by digest of origin and ID.
     INBOUND_TXNS 0xC3 Digest => InboundTxnRow;
     /// The same by the millisecond of their coming, to be forgotten.
     INBOUND_TXN_TIMES 0xC4 (u64, Digest) => ();

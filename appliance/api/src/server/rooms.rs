@@ -177,8 +177,12 @@ async fn send(mut visit: Visit<RawRequest>) -> Result<Response, Error> {
     }
     let answer = visit.services.rooms.receive_pdus(origin, txn_id, transaction.pdus).await?;
     for edu in &transaction.edus {
-        // "EDUs … no acknowledgement": a bad one is passed over.
         if let Err(error) = visit.services.receive_edu(origin, edu).await {
+            // What the store could not keep must come again: the answer says that all of it is here.
+            if error.kind == Kind::Unavailable {
+                return Err(error);
+            }
+            // "EDUs … no acknowledgement": a bad one is passed over.
             tracing::debug!(server = %origin, %error, "an EDU is passed over");
         }
     }

@@ -183,6 +183,24 @@ impl Rooms {
         Err(refusals.said())
     }
 
+    /// Who was in the room before has left it with an event that the other server may not have yet. A
+    /// return that does not build on that event stands beside it, and wherever the leave wins they are out
+    /// without knowing.
+    async fn settle_before_return(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+    ) -> Result<(), Error> {
+        if self.house.ledger.room(room_id).await?.is_none()
+            || self.line.servers()?.settle(server).await?
+        {
+            return Ok(());
+        }
+        let why =
+            "What was said in that room before has not reached the other server yet. Try again.";
+        Err(Error::new(Kind::RemoteUnavailable, why))
+    }
+
     /// Asks for a template and makes the event of it.
     pub(super) async fn made_by(
         &self,
@@ -190,6 +208,9 @@ impl Rooms {
         (user_id, room_id): (&UserId, &RoomId),
         mut content: RoomMemberEventContent,
     ) -> Result<Made, Error> {
+        if content.membership != MembershipState::Leave {
+            self.settle_before_return(server, room_id).await?;
+        }
         let (room_id, user_id) = (room_id.to_owned(), user_id.to_owned());
         let versions = ROOM_VERSIONS.to_vec();
         let (asked, asker) = (room_id.clone(), user_id.clone());

@@ -25,6 +25,13 @@ pub trait OtherServers: Send + Sync + 'static {
     /// [`Kind::RemoteUnavailable`] if it said nothing that can be understood.
     async fn ask(&self, server: &ServerName, ask: Ask) -> Result<Box<RawValue>, Error>;
 
+    /// Sends what a server is owed now, rather than in its turn. Returns whether it has all events then.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    async fn settle(&self, server: &ServerName) -> Result<bool, Error>;
+
     /// Those of a server's keys, by ID, with which it could sign at `at_ms` (milliseconds since the Unix
     /// epoch). Keys it does not have are not there.
     ///

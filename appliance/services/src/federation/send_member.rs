@@ -8,7 +8,7 @@ use appliance_model::ruma::events::StateEventType;
 use appliance_model::ruma::events::room::member::MembershipState;
 use appliance_model::ruma::signatures::sign_event;
 use appliance_model::ruma::{CanonicalJsonValue, EventId, RoomId, ServerName, UserId};
-use appliance_model::{Error, EventNid, Kind, RoomNid};
+use appliance_model::{Error, EventNid, Kind, Pdu, RoomNid};
 use appliance_rules::inbound::Standing;
 use serde_json::value::RawValue;
 
@@ -126,6 +126,7 @@ impl Rooms {
         }
         let pdu = self.verified(formed, &rules).await?.map_err(Error::forbidden)?;
         let _turn = self.receiving.enter(turn_of(self, &room_id, origin)).await;
+        self.is_of_now(&room_id, &user_id, &pdu).await?;
         let errand = Errand::begin(&self.house);
         let mut inflow = Inflow::new(self, Source::new(origin, &room_id, &rules, &errand));
         inflow.sending = Sending::AllBut(origin.to_owned());
@@ -137,6 +138,21 @@ impl Rooms {
                 number.ok_or_else(|| Error::internal("an accepted event is not there"))
             }
             Standing::SoftFailed(why) | Standing::Rejected(why) => Err(Error::forbidden(why)),
+        }
+    }
+
+    /// A request that was under way for long, or comes a second time, must not undo what was asked for since:
+    /// whoever has come back meanwhile does not leave by what they sent before.
+    async fn is_of_now(&self, room_id: &RoomId, user_id: &UserId, pdu: &Pdu) -> Result<(), Error> {
+        let known = self.house.ledger.event_by_id(&pdu.event_id).await?;
+        if known.is_some_and(|known| !known.outlier) {
+            return Ok(());
+        }
+        let open = self.enter(room_id).await?;
+        let now = open.state(&StateEventType::RoomMember, user_id.as_str()).await?;
+        match now.is_none_or(|now| pdu.auth_events.contains(&now.event_id)) {
+            true => Ok(()),
+            false => Err(Error::forbidden("The room has gone on since this was made: ask anew.")),
         }
     }
 

@@ -293,6 +293,10 @@ impl OtherServers for Phone {
         answer.map(|answer| raw(&answer))
     }
 
+    async fn settle(&self, _: &ServerName) -> Result<bool, Error> {
+        Ok(true)
+    }
+
     async fn keys(
         &self,
         server: &ServerName,

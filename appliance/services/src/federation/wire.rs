@@ -1,5 +1,7 @@
 //! Asking through the house's door out: each question signed, each answer bounded.
 
+use std::time::Duration;
+
 use appliance_model::ruma::ServerName;
 use appliance_model::ruma::signatures::PublicKeySet;
 use appliance_model::{Error, Kind};
@@ -8,6 +10,11 @@ use serde_json::value::RawValue;
 
 use super::line::{Ask, OtherServers};
 use crate::peers::{ASK, JOIN, Peers, RemoteError};
+
+/// Looks at whether a server has what it is owed, and the time between them: somebody waits, ten seconds at
+/// most. A few transactions of a server that is up take one.
+const LOOKS_MAX: usize = 50;
+const LOOK: Duration = Duration::from_millis(200);
 
 #[async_trait]
 impl OtherServers for Peers {
@@ -27,6 +34,20 @@ impl OtherServers for Peers {
         serde_json::from_slice(answer.body()).map_err(|_| {
             Error::new(Kind::RemoteUnavailable, "The other server's answer has the wrong form.")
         })
+    }
+
+    async fn settle(&self, server: &ServerName) -> Result<bool, Error> {
+        // The queue's own worker sends: a transaction must not be given up when whoever waits here is.
+        for look in 0..LOOKS_MAX {
+            if self.backlog(server, 1).await?.0 == 0 {
+                return Ok(true);
+            }
+            if look == 0 {
+                self.house().outbox.heard_from(server);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(false)
     }
 
     async fn keys(

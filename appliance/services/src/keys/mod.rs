@@ -25,7 +25,6 @@ mod upload;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
-use appliance_ledger::Digest;
 use appliance_ledger::keyspaces::DEVICES;
 use appliance_model::{Caller, Error, Kind, Position, UserNid};
 pub use claim::{ClaimedKeys, Claims};
@@ -41,9 +40,6 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use crate::doors::Doors;
 use crate::house::House;
 
-/// A server that got no answer sends again what came before; 32 bytes each.
-const RECEIVED_MAX: usize = 8_192;
-
 /// JSON that is passed on as it is.
 pub type RawJson = Box<RawValue>;
 
@@ -54,8 +50,6 @@ pub struct Keys {
     staying: Arc<RwLock<()>>,
     leaving: tokio::sync::Mutex<Weak<OwnedRwLockWriteGuard<()>>>,
     changed: Arc<Mutex<HashMap<UserNid, Position>>>,
-    /// Messages of other servers that came a moment ago.
-    received: quick_cache::sync::Cache<Digest, ()>,
 }
 
 impl Keys {
@@ -66,7 +60,6 @@ impl Keys {
             staying: Arc::default(),
             leaving: tokio::sync::Mutex::default(),
             changed: Arc::default(),
-            received: quick_cache::sync::Cache::new(RECEIVED_MAX),
         }
     }
 

@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use appliance_ledger::keyspaces::{DEVICES, SENT_TO_DEVICE, TO_DEVICE};
+use appliance_ledger::keyspaces::{
+    DEVICES, INBOUND_TXN_TIMES, INBOUND_TXNS, SENT_TO_DEVICE, TO_DEVICE,
+};
+use appliance_ledger::rows::InboundTxnRow;
 use appliance_ledger::rows::keys::ToDeviceRow;
 use appliance_ledger::{Commit, Direction};
 use appliance_model::ruma::api::client::to_device::send_event_to_device::v3::Request;
@@ -115,18 +118,23 @@ impl Keys {
         let parts = [b"message", origin.as_bytes(), message.message_id.as_bytes()];
         let digest = self.house.ledger.digest(&parts);
         let staying = self.stay().await;
-        if self.received.get(&digest).is_some() {
+        // The same transaction twice at once, or again after a restart: the second finds the first.
+        let number = digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
+        let door = self.doors.enter(number).await;
+        if self.house.ledger.get(&INBOUND_TXNS, &digest).await?.is_some() {
             return Ok(());
         }
         let messages = self.addressed(&message.messages).await?;
         if !messages.is_empty() {
             let mut commit = self.house.ledger.begin(permit);
-            commit.hold(staying);
+            commit.hold((door, staying));
             let at_ms = self.house.clock.now_ms();
             deliver(&mut commit, (&message.sender, &message.kind), messages, at_ms)?;
+            // Remembered as long as transactions are, and forgotten with them.
+            commit.put(&INBOUND_TXNS, &digest, &InboundTxnRow { answer: String::new(), at_ms });
+            commit.put(&INBOUND_TXN_TIMES, &(at_ms, digest), &());
             self.house.ledger.commit(commit).await?;
         }
-        self.received.insert(digest, ());
         Ok(())
     }
 

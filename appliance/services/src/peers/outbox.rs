@@ -132,7 +132,7 @@ impl Outbox {
     }
 
     /// The server was heard from: it is tried now, however long it was away.
-    pub(super) fn heard_from(&self, server: &ServerName) {
+    pub(crate) fn heard_from(&self, server: &ServerName) {
         let mut queues = self.0.lock();
         let Some(queue) = queues.get_mut(server).filter(|queue| queue.state.failures > 0) else {
             return;

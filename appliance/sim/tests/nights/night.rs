@@ -1,21 +1,24 @@
 //! One night of several hospitals: what people do, what breaks, and what must be so in the morning.
 
+mod morning;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use appliance_ledger::Direction;
-use appliance_ledger::keyspaces::{EVENTS, HEADS};
-use appliance_model::ruma::api::client::filter::RoomEventFilter;
 use appliance_model::ruma::api::client::message::send_message_event;
 use appliance_model::ruma::api::client::room::create_room;
 use appliance_model::ruma::api::client::state::send_state_event;
+use appliance_model::ruma::api::client::to_device::send_event_to_device;
 use appliance_model::ruma::serde::Raw;
-use appliance_model::ruma::{OwnedRoomId, OwnedServerName, RoomId, RoomVersionId, ServerName};
+use appliance_model::ruma::to_device::DeviceIdOrAllDevices;
+use appliance_model::ruma::{
+    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName,
+};
 use appliance_model::scenario::SeededDice;
 use appliance_model::{Caller, Dice as _};
 use appliance_services::Services;
-use appliance_services::rooms::{HistoryQuery, Removal};
+use appliance_services::rooms::Removal;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -32,16 +35,19 @@ const ROOMS: usize = 2;
 /// Twenty-second looks at whether everything has arrived: an hour and a half.
 const LOOKS_MAX: usize = 270;
 
-/// What was answered, by room.
-type Acked = Arc<Mutex<BTreeMap<OwnedRoomId, BTreeSet<String>>>>;
+/// What was answered, by room: each event, and which hospital answered.
+type Acked = Arc<Mutex<BTreeMap<OwnedRoomId, BTreeMap<String, usize>>>>;
+
+/// What was sent from device to device and answered: to whom, and what.
+type Letters = Arc<Mutex<Vec<(OwnedUserId, String)>>>;
 
 /// How much people quarrel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mood {
-    /// All that is said stands: in the morning everybody has the same timeline.
+    /// Nobody loses the right to speak: in the morning everybody has the same timeline.
     Calm,
-    /// Power, kicks and bans: what one server soft-fails another may show, but all hold what any of them
-    /// shows, and the same state.
+    /// Power, kicks and bans. All have the same state and the same past. What the past allows and somebody's
+    /// present does not is soft-failed there: what one shows, another may hold and not show.
     Quarrel,
 }
 
@@ -55,6 +61,7 @@ struct Night {
     stranger: Hospital,
     rooms: Vec<(OwnedRoomId, OwnedServerName)>,
     acked: Acked,
+    letters: Letters,
     /// Who should be where: hospital, person, room.
     wanted: BTreeSet<(usize, usize, usize)>,
     acting: JoinSet<()>,
@@ -89,6 +96,8 @@ enum Deed {
     Power(i64),
     Kick,
     Ban,
+    /// From device to device, outside all rooms.
+    Letter,
     /// To have to do with the server off the list.
     Lure,
 }
@@ -98,7 +107,9 @@ impl Night {
         let dice = SeededDice::new(seed);
         let wire = Arc::new(Wire::new(seed ^ 0x5eed));
         wire.clear_up();
-        let count = 3 + usize::try_from(dice.number() % 5).unwrap();
+        // Three to seven; few are as telling as many, and played sooner.
+        let more = (dice.number() % 5).min(dice.number() % 5);
+        let count = 3 + usize::try_from(more).unwrap();
         let versions = [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
         let version = versions[usize::try_from(dice.number() % 3).unwrap()].clone();
         let case = format!("seed {seed}, {count} hospitals, version {version}, {mood:?}");
@@ -122,6 +133,7 @@ impl Night {
             stranger,
             rooms: Vec::new(),
             acked: Acked::default(),
+            letters: Letters::default(),
             wanted: BTreeSet::new(),
             acting: JoinSet::new(),
             story: Vec::new(),
@@ -175,14 +187,7 @@ impl Night {
         match self.throw(12) {
             0 | 1 => self.cut(true),
             2 => self.cut(false),
-            3 => {
-                let at = self.throw(self.hospitals.len());
-                if self.hospitals[at].is_on() {
-                    let kept = self.throw(3);
-                    self.story.push(format!("{} goes dark", self.hospitals[at].name));
-                    self.hospitals[at].power_off(kept);
-                }
-            }
+            3 => self.lights_out().await,
             4 | 5 => self.lights_on().await,
             6 | 7 => {
                 let weather = Weather {
@@ -205,6 +210,27 @@ impl Night {
         }
         let ms = [3, 200, 20_000, 90_000][self.throw(4)];
         tokio::time::sleep(Duration::from_millis(self.dice.number() % ms)).await;
+    }
+
+    /// The power of a hospital goes, wherever those are who do something there: a few steps into it, or
+    /// while they wait for the disk or for others.
+    async fn lights_out(&mut self) {
+        let at = self.throw(self.hospitals.len());
+        if !self.hospitals[at].is_on() {
+            return;
+        }
+        for _ in 0..self.throw(3) {
+            self.somebody_acts();
+        }
+        for _ in 0..self.throw(100) {
+            tokio::task::yield_now().await;
+        }
+        if self.throw(2) == 0 {
+            tokio::time::sleep(Duration::from_millis(self.dice.number() % 15)).await;
+        }
+        let kept = self.throw(3);
+        self.story.push(format!("{} goes dark", self.hospitals[at].name));
+        self.hospitals[at].power_off(kept);
     }
 
     fn cut(&mut self, is_cut: bool) {
@@ -234,7 +260,8 @@ impl Night {
             (5, _) => Deed::Lure,
             (6, _) => Deed::Redact,
             // Whoever made the room stays: somebody must be able to let the others in again.
-            (7, _) if self.hospitals[at].name != self.rooms[room].1 => Deed::Leave,
+            (7, Mood::Quarrel) if self.hospitals[at].name != self.rooms[room].1 => Deed::Leave,
+            (11, _) => Deed::Letter,
             (8, Mood::Quarrel) => Deed::Power([0, 50, 60][self.throw(3)]),
             (9, Mood::Quarrel) => Deed::Kick,
             (10, Mood::Quarrel) => Deed::Ban,
@@ -247,12 +274,14 @@ impl Night {
         }
         let other = self.throw(self.hospitals.len());
         let act = Act {
+            at,
             target: self.hospitals[other].people[0].clone(),
             person: self.hospitals[at].people[who].clone(),
             room: self.rooms[room].0.clone(),
             via: self.rooms[room].1.clone(),
             txn: self.dice.letters(12),
             acked: self.acked.clone(),
+            letters: self.letters.clone(),
         };
         self.story.push(format!("{} {deed:?} in {}", act.person.user_id, act.room));
         let Some(services) = self.hospitals[at].services.clone() else { return };
@@ -286,7 +315,7 @@ impl Night {
                     for person in &self.hospitals[at].people {
                         let request = text(room, &format!("morning-{round}"), "good morning");
                         if let Ok(id) = services.rooms.send_event(person, &request).await {
-                            note(&self.acked, room, id.as_str());
+                            note(&self.acked, room, id.as_str(), at);
                         }
                     }
                 }
@@ -310,196 +339,67 @@ impl Night {
     }
 
     async fn until_quiet(&self) {
+        let count = self.hospitals.len();
+        let mut owing = 0;
         for _ in 0..LOOKS_MAX {
             tokio::time::sleep(Duration::from_secs(20)).await;
-            let mut owed = 0;
-            for from in &self.hospitals {
-                for to in &self.hospitals {
-                    let peers = &from.services.as_ref().unwrap().peers;
-                    let (events, edus) = peers.backlog(&to.name, 1).await.unwrap();
-                    owed += events + edus;
-                }
+            // Whoever owed something at the last look is asked first; all are asked before it is over.
+            let mut quiet = 0;
+            while quiet < count && !self.owes(owing).await {
+                (owing, quiet) = ((owing + 1) % count, quiet + 1);
             }
-            if owed == 0 {
+            if quiet == count {
                 return;
             }
         }
         self.fail("something is still owed after an hour");
     }
 
+    /// Whether a hospital has something left to send.
+    async fn owes(&self, at: usize) -> bool {
+        let peers = &self.hospitals[at].services.as_ref().unwrap().peers;
+        for to in &self.hospitals {
+            if peers.backlog(&to.name, 1).await.unwrap() != (0, 0) {
+                return true;
+            }
+        }
+        false
+    }
+
     fn fail(&self, why: &str) -> ! {
         panic!("{}: {why}\n{}", self.case, self.story.join("\n"));
     }
-
-    /// What must be so, and a digest of it.
-    async fn check(&self) -> String {
-        let mut digest = String::new();
-        for (room, _) in &self.rooms {
-            let mut seen: Vec<(usize, Seen)> = Vec::new();
-            for at in 0..self.hospitals.len() {
-                seen.extend(self.look(at, room).await.map(|seen| (at, seen)));
-            }
-            self.agree(room, &seen).await;
-            digest.push_str(&format!("{seen:?}\n"));
-        }
-        for ((from, to), count) in self.wire.asked() {
-            digest.push_str(&format!("{from} -> {to}: {count}\n"));
-            if to == STRANGER {
-                self.fail(&format!("{from} asked {to} {count} times"));
-            }
-        }
-        let services = self.stranger.services.as_ref().unwrap();
-        let (events, _) = all_events(services).await;
-        if let Some(ours) = events.iter().find(|json| !json.contains(":stranger.example\"")) {
-            self.fail(&format!("the stranger holds {ours}"));
-        }
-        digest
-    }
-
-    /// Whom the hospital that made the room has in it: nobody there ever leaves. Who was put out by
-    /// somebody who did not know that they had come in may never hear of it.
-    async fn guests(&self, room: &RoomId) -> BTreeSet<String> {
-        let made = self.rooms.iter().find(|(id, _)| id == room);
-        let maker = self
-            .hospitals
-            .iter()
-            .find(|hospital| made.is_some_and(|(_, name)| *name == hospital.name));
-        let maker = maker.unwrap();
-        let ledger = &maker.services.as_ref().unwrap().house.ledger;
-        let number = ledger.room(room).await.unwrap().unwrap();
-        let head = ledger.get(&HEADS, &number).await.unwrap().unwrap();
-        let others = head.servers.unwrap_or_default().into_iter().map(|(name, _)| name);
-        others.chain([maker.name.to_string()]).collect()
-    }
-
-    async fn agree(&self, room: &RoomId, seen: &[(usize, Seen)]) {
-        let guests = self.guests(room).await;
-        let seen: Vec<_> = seen.iter().filter(|(at, _)| guests.contains(NAMES[*at])).collect();
-        let Some((_, first)) = seen.first() else { return };
-        let anywhere: BTreeSet<String> =
-            seen.iter().flat_map(|(_, seen)| seen.shown.iter().cloned()).collect();
-        let none = BTreeSet::new();
-        for (at, other) in &seen {
-            let name = NAMES[*at];
-            let differs = |what: &str, one: &BTreeSet<String>, two: &BTreeSet<String>| {
-                let (less, more): (Vec<_>, Vec<_>) =
-                    (one.difference(two).collect(), two.difference(one).collect());
-                if !less.is_empty() || !more.is_empty() {
-                    self.fail(&format!(
-                        "{room}, {what} at {name}: without {less:?}, with {more:?}"
-                    ));
-                }
-            };
-            differs("the state", &first.state, &other.state);
-            // What nobody shows is soft-failed where it is known, and nothing leads to it.
-            let lacking = anywhere.difference(&other.kept).cloned().collect();
-            differs("the events", &lacking, &none);
-            if self.mood == Mood::Calm {
-                differs("the timeline", &first.shown, &other.shown);
-            }
-            let acked = self.acked.lock().unwrap();
-            let mut acked = acked.get(room).cloned().unwrap_or_default();
-            if self.mood == Mood::Quarrel {
-                acked.retain(|id| anywhere.contains(id));
-            }
-            let held = if self.mood == Mood::Calm { &other.shown } else { &other.kept };
-            if let Some(lost) = acked.difference(held).next() {
-                self.fail(&format!("{room}: {lost} was acknowledged and is not at {name}"));
-            }
-        }
-    }
-
-    /// What a hospital that is in a room has of it, once somebody there has paged back to its beginning.
-    async fn look(&self, at: usize, room: &RoomId) -> Option<Seen> {
-        let services = self.hospitals[at].services.as_ref().unwrap();
-        let ledger = &services.house.ledger;
-        let number = ledger.room(room).await.unwrap()?;
-        if !services.rooms.is_resident(number).await.unwrap() {
-            return None;
-        }
-        for person in &self.hospitals[at].people {
-            if services.rooms.joined_rooms(person).await.unwrap().contains(&room.to_owned()) {
-                page_back(services, person, room).await;
-            }
-        }
-        let root = services.rooms.current_root(number).await.unwrap();
-        let mut seen = Seen::default();
-        for (_, event) in ledger.states(number).all(root).await.unwrap() {
-            let event = ledger.event(event).await.unwrap();
-            let key = event.part(event.spans.state_key).trim_matches('"').to_owned();
-            seen.state.insert(format!("{}|{key} {}", event.kind(), event.event_id));
-        }
-        let view = ledger.view().await.unwrap();
-        let all = (i64::MIN, i64::MAX);
-        let stretch = view.timeline(number, all, Direction::Forward, 10_000).await.unwrap();
-        seen.shown = stretch.events.iter().map(|(event, _)| event.event_id.to_string()).collect();
-        let (rows, _) = view.scan(&EVENTS, &(), Direction::Forward, 100_000).await.unwrap();
-        let of_room = rows.into_iter().filter(|(_, row)| row.room == number.0);
-        let placed = of_room.filter(|(_, row)| row.outlier != Some(true));
-        seen.kept = placed.map(|(_, row)| row.event_id).collect();
-        Some(seen)
-    }
 }
 
-/// What a server has of a room.
-#[derive(Debug, Default)]
-struct Seen {
-    state: BTreeSet<String>,
-    kept: BTreeSet<String>,
-    shown: BTreeSet<String>,
-}
-
-async fn all_events(services: &Services) -> (Vec<String>, usize) {
-    let view = services.house.ledger.newest();
-    let (rows, _) = view.scan(&EVENTS, &(), Direction::Forward, 100_000).await.unwrap();
-    let events: Vec<_> =
-        rows.into_iter().map(|(_, row)| String::from_utf8_lossy(&row.json).into_owned()).collect();
-    let count = events.len();
-    (events, count)
-}
-
-async fn page_back(services: &Services, person: &Caller, room: &RoomId) {
-    let filter = RoomEventFilter::default();
-    let mut from = None;
-    for _ in 0..1_000 {
-        let direction = Direction::Backward;
-        let query = HistoryQuery { from, to: None, direction, limit: 100, filter: &filter };
-        let page = services.rooms.history(person, room, &query).await.unwrap();
-        if page.end.is_none() {
-            return;
-        }
-        from = page.end;
-    }
-    panic!("{room} has no beginning");
-}
-
-fn note(acked: &Acked, room: &RoomId, id: &str) {
-    acked.lock().unwrap().entry(room.to_owned()).or_default().insert(id.to_owned());
+fn note(acked: &Acked, room: &RoomId, id: &str, at: usize) {
+    acked.lock().unwrap().entry(room.to_owned()).or_default().insert(id.to_owned(), at);
 }
 
 /// Somebody about to do something.
 struct Act {
+    at: usize,
     person: Caller,
     target: Caller,
     room: OwnedRoomId,
     via: OwnedServerName,
     txn: String,
     acked: Acked,
+    letters: Letters,
 }
 
 impl Act {
     async fn out(self, services: &Services, deed: Deed) {
-        let Self { person, target, room, via, txn, acked } = &self;
+        let Self { at, person, target, room, via, txn, acked, letters } = &self;
         let rooms = &services.rooms;
         let set = async |kind: &str, key: &str, content: Value| {
             if let Ok(id) = rooms.send_state(person, &state(room, (kind, key), &content)).await {
-                note(acked, room, id.as_str());
+                note(acked, room, id.as_str(), *at);
             }
         };
         match deed {
             Deed::Say => {
                 if let Ok(id) = rooms.send_event(person, &text(room, txn, txn)).await {
-                    note(acked, room, id.as_str());
+                    note(acked, room, id.as_str(), *at);
                 }
             }
             Deed::Topic => set("m.room.topic", "", json!({ "topic": txn })).await,
@@ -511,7 +411,7 @@ impl Act {
             Deed::Redact => {
                 let said = rooms.send_event(person, &text(room, txn, "wrong")).await;
                 let Ok(said) = said else { return };
-                note(acked, room, said.as_str());
+                note(acked, room, said.as_str(), *at);
                 set("example.redacted", &txn[..2], json!({ "was": said })).await;
             }
             Deed::Power(level) => {
@@ -537,6 +437,11 @@ impl Act {
                 let _ = rooms.remove(person, room, removal, None).await;
             }
             Deed::Kick | Deed::Ban => {}
+            Deed::Letter => {
+                if services.keys.send_to_device(person, &letter(target, txn)).await.is_ok() {
+                    letters.lock().unwrap().push((target.user_id.clone(), txn.clone()));
+                }
+            }
             Deed::Lure => {
                 let stranger = ServerName::parse(STRANGER).unwrap();
                 let elsewhere = RoomId::parse(format!("!nowhere:{STRANGER}")).unwrap();
@@ -555,6 +460,13 @@ fn create_request(body: &Value) -> create_room::v3::Request {
     let body = body.to_string();
     let request = http::Request::post("/").body(body.as_bytes()).unwrap();
     create_room::v3::Request::try_from_http_request(request, &[] as &[&str]).unwrap()
+}
+
+fn letter(to: &Caller, txn: &str) -> send_event_to_device::v3::Request {
+    let content = Raw::from_json_string(json!({ "letter": txn }).to_string()).unwrap();
+    let device = DeviceIdOrAllDevices::DeviceId(to.device_id.clone());
+    let messages = BTreeMap::from([(to.user_id.clone(), BTreeMap::from([(device, content)]))]);
+    send_event_to_device::v3::Request::new_raw("example.letter".into(), txn.into(), messages)
 }
 
 fn text(room: &RoomId, txn: &str, body: &str) -> send_message_event::v3::Request {
