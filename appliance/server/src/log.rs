@@ -1,8 +1,9 @@
 //! The journal: readable sentences with searchable fields, and never a secret.
 //!
 //! Code everywhere says `tracing::info!(kind = "room.created", room.id = %id, "room created")`; crates
-//! that use `log` come through `tracing-log`. One layer ([`layer`]) turns each event and the spans
-//! around it into an [`entry::Entry`], with redacted fields ([`redact`]). A thread of its own writes
+//! that use `log` come through `tracing-log`. One layer ([`layer`]) turns each event into an
+//! [`entry::Entry`], with redacted fields ([`redact`]) and the number of the request that it belongs to
+//! ([`REQUEST_ID`]: a span for each cost a long-poll a twentieth of its time). A thread of its own writes
 //! entries to the systemd journal or to standard error ([`sink`]), behind a queue with an end: a
 //! stuck journal costs lines (counted), never requests.
 //!
@@ -24,6 +25,11 @@ use crate::settings::{Log, LogFormat};
 use layer::Journal;
 use sink::Sink;
 pub use writer::Writer;
+
+tokio::task_local! {
+    /// Ties the lines of one request together; unique within one run.
+    pub static REQUEST_ID: u64;
+}
 
 /// Starts writing. Dropping the writer writes what is queued and ends it.
 ///

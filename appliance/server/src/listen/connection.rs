@@ -22,9 +22,9 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::ServiceExt;
-use tracing::Instrument;
 
 use crate::lifecycle::{Tasks, moment};
+use crate::log::REQUEST_ID;
 use crate::net::Peer;
 use crate::wiring::ClientAddr;
 
@@ -269,9 +269,8 @@ impl Connection {
             request.extensions_mut().insert(peer);
             let began = moment();
             let method = request.method().clone();
-            let span = tracing::info_span!("request", request.id = next_request_id());
             let answer = router.clone().oneshot(request);
-            async move {
+            REQUEST_ID.scope(next_request_id(), async move {
                 let answer = answer.await?;
                 // Neither path nor query: they name rooms and people, and some hold tokens.
                 let (status, took) = (answer.status().as_u16(), moment() - began);
@@ -280,13 +279,11 @@ impl Connection {
                 metrics::counter!("wardstone_requests_total", "status" => class(status))
                     .increment(1);
                 Ok(answer.map(|body| CountedBody::new(body, in_flight)))
-            }
-            .instrument(span)
+            })
         }))
     }
 }
 
-/// Ties the lines of one request together in the journal; unique within one run.
 fn next_request_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)

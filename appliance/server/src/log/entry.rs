@@ -10,7 +10,7 @@ pub const MESSAGE_BYTES_MAX: usize = 4_096;
 /// A field longer than this is cut.
 pub const FIELD_BYTES_MAX: usize = 2_048;
 
-/// More fields than this, spans included, are left out.
+/// More fields than this are left out.
 pub const FIELDS_MAX: usize = 48;
 
 /// One line of the journal.
@@ -24,7 +24,7 @@ pub struct Entry {
     pub target: String,
     /// The sentence.
     pub message: String,
-    /// Its fields, outermost span first.
+    /// Its fields, after the number of the request.
     pub fields: Vec<(String, String)>,
     /// The source file and line.
     pub place: Option<(String, u32)>,

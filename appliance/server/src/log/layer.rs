@@ -3,15 +3,14 @@
 use std::fmt;
 
 use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Subscriber};
 use tracing_log::NormalizeEvent;
 use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::format::Writer as FmtWriter;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::Context;
-use tracing_subscriber::registry::LookupSpan;
 
+use super::REQUEST_ID;
 use super::entry::{Entry, FIELD_BYTES_MAX, FIELDS_MAX, MESSAGE_BYTES_MAX, cut};
 use super::redact::{REDACTED, is_secret, scrub};
 use super::writer::Queue;
@@ -28,38 +27,17 @@ impl Journal {
     }
 }
 
-impl<S> Layer<S> for Journal
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-{
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        if let Some(span) = context.span(id) {
-            let mut fields = Fields::default();
-            attributes.record(&mut fields);
-            span.extensions_mut().insert(fields);
-        }
-    }
-
-    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        if let Some(span) = context.span(id)
-            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
-        {
-            values.record(fields);
-        }
-    }
-
-    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+impl<S: Subscriber> Layer<S> for Journal {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut fields = Fields::default();
-        for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
-            if let Some(of_span) = span.extensions().get::<Fields>() {
-                fields.fields.extend_from_slice(&of_span.fields);
-            }
+        // What runs outside of a request has none.
+        if let Ok(id) = REQUEST_ID.try_with(u64::to_string) {
+            fields.fields.push(("request.id".to_owned(), id));
         }
         event.record(&mut fields);
         // An event that came through `log` has its own target and place among its fields.
         let normalized = event.normalized_metadata();
         let metadata = normalized.as_ref().unwrap_or_else(|| event.metadata());
-        fields.fields.truncate(FIELDS_MAX);
         self.queue.put(Entry {
             time: now(),
             level: *metadata.level(),
@@ -78,7 +56,7 @@ fn now() -> String {
     text
 }
 
-/// The fields of a span or event, redacted.
+/// The fields of an event, redacted.
 #[derive(Default)]
 struct Fields {
     message: String,
@@ -129,5 +107,27 @@ impl Visit for Fields {
             }
             text
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+    use crate::log::writer::Queue;
+
+    #[test]
+    fn the_lines_of_a_request_carry_its_number_and_others_none() {
+        let (queue, lines) = Queue::test(2);
+        let subscriber = tracing_subscriber::registry().with(Journal::new(queue));
+        tracing::subscriber::with_default(subscriber, || {
+            REQUEST_ID.sync_scope(7, || tracing::info!(kind = "test.inside", "inside"));
+            tracing::info!(kind = "test.outside", "outside");
+        });
+        let fields: Vec<_> = lines.try_iter().flatten().map(|entry| entry.fields).collect();
+        let field = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(fields[0], [field("request.id", "7"), field("kind", "test.inside")]);
+        assert_eq!(fields[1], [field("kind", "test.outside")]);
     }
 }

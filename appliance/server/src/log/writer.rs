@@ -21,6 +21,13 @@ pub struct Queue {
 }
 
 impl Queue {
+    /// A queue of `count` entries and its other end.
+    #[cfg(test)]
+    pub fn test(count: usize) -> (Self, Receiver<Option<Entry>>) {
+        let (sender, receiver) = sync_channel(count);
+        (Self { sender, dropped: Arc::default() }, receiver)
+    }
+
     /// Queues an entry, or counts it as lost if the queue is full. Never waits.
     pub fn put(&self, entry: Entry) {
         if self.sender.try_send(Some(entry)).is_err() {
@@ -108,8 +115,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_counts_and_never_waits() {
-        let (sender, receiver) = sync_channel(2);
-        let queue = Queue { sender, dropped: Arc::default() };
+        let (queue, receiver) = Queue::test(2);
         for _ in 0..5 {
             queue.put(entry("one of five"));
         }
