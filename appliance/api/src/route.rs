@@ -461,12 +461,15 @@ async fn admit(
     }
     let address = request.extensions.get::<ClientAddr>().map(|address| address.0);
     let caller = match (token(&request.headers, &request.uri), gate.access) {
-        (Some(token), _) if gate.is_open_to_locked => {
-            let mask = mask(&request.uri);
-            services.accounts.admit_to_sign_out(&token, mask, address).await?
-        }
         (Some(token), _) => {
-            services.accounts.admit_masked(&token, mask(&request.uri), address).await?
+            // The query of anybody else is not looked through for it.
+            let wears_mask = services.accounts.may_wear_mask(&token);
+            let mask = if wears_mask { mask(&request.uri) } else { Mask::default() };
+            if gate.is_open_to_locked {
+                services.accounts.admit_to_sign_out(&token, mask, address).await?
+            } else {
+                services.accounts.admit_masked(&token, mask, address).await?
+            }
         }
         (None, Access::Optional) => return Ok(None),
         (None, _) => return Err(missing_token()),

@@ -4,18 +4,21 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::lmdb_trim::resident;
+use crate::lmdb_trim::Resident;
 
 /// As long as less has come since the last time, it is not worth looking through all that is free.
 const GROWN_BYTES_MIN: u64 = 8 << 20;
 
-/// Gives back what is free if this process has much more memory of its own than the last time; `rest`
-/// is how many bytes it had then.
+/// Whether this process has so much more memory of its own than the last time; `rest` is how many
+/// bytes it had then.
+pub(crate) fn is_due(resident: &Resident, rest: &AtomicU64) -> bool {
+    resident.own_bytes >= rest.load(Ordering::Relaxed) + GROWN_BYTES_MIN
+}
+
+/// Gives back what is free.
 pub(crate) fn trim(rest: &AtomicU64) -> io::Result<()> {
-    if resident("RssAnon:")? >= rest.load(Ordering::Relaxed) + GROWN_BYTES_MIN {
-        give_back();
-        rest.store(resident("RssAnon:")?, Ordering::Relaxed);
-    }
+    give_back();
+    rest.store(Resident::now()?.own_bytes, Ordering::Relaxed);
     Ok(())
 }
 
@@ -41,11 +44,15 @@ mod tests {
         let mut pieces: Vec<Option<Vec<u8>>> =
             (0..4_000).map(|_| Some(vec![1; 16 << 10])).collect();
         pieces.iter_mut().step_by(2).for_each(|piece| *piece = None);
-        let before = resident("RssAnon:").unwrap();
-        trim(&AtomicU64::new(0)).unwrap();
-        let after = resident("RssAnon:").unwrap();
-        assert!(after + (16 << 20) < before, "{before} before, {after} after");
-        trim(&AtomicU64::new(after)).unwrap();
+        let (before, rest) = (Resident::now().unwrap(), AtomicU64::new(0));
+        assert!(is_due(&before, &rest));
+        trim(&rest).unwrap();
+        let after = Resident::now().unwrap();
+        assert!(
+            after.own_bytes + (16 << 20) < before.own_bytes,
+            "{before:?} before, {after:?} after"
+        );
+        assert!(!is_due(&after, &rest), "what stayed is in use");
         assert_eq!(pieces.iter().flatten().count(), 2_000);
     }
 }

@@ -441,11 +441,22 @@ impl Engine for Lmdb {
         // Held until the end: a map that is in use is not replaced.
         let map = self.shared.map()?;
         let shared = Arc::clone(&self.shared);
-        let file = shared.folder.join(DATA_FILE);
+        let resident = lmdb_trim::Resident::now().map_err(failed)?;
+        let is_read = lmdb_trim::is_due(&resident, &shared.mapped_at_rest);
+        let is_grown = heap_trim::is_due(&resident, &shared.heap_at_rest);
+        if !is_read && !is_grown {
+            return Ok(());
+        }
         blocking(move || {
-            let trimmed = lmdb_trim::trim(&file, &shared.mapped_at_rest);
+            if is_read {
+                let file = shared.folder.join(DATA_FILE);
+                lmdb_trim::trim(&file, &shared.mapped_at_rest).map_err(failed)?;
+            }
             drop(map);
-            trimmed.and_then(|()| heap_trim::trim(&shared.heap_at_rest)).map_err(failed)
+            if is_grown {
+                heap_trim::trim(&shared.heap_at_rest).map_err(failed)?;
+            }
+            Ok(())
         })
         .await
     }

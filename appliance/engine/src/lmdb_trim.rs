@@ -18,17 +18,18 @@ use rustix::mm::{Advice, madvise};
 /// costs a little, and a server whose clients only wait reads the same few all the time.
 const READ_BYTES_MIN: u64 = 16 << 20;
 
-/// Gives the pages of `file` back if this process has many more pages of files than the last time.
-/// `rest` is how many bytes it had then, of which most are its own code. The caller keeps the file
-/// mapped meanwhile.
+/// Whether this process has so many more pages of files than the last time that they are worth giving
+/// back. `rest` is how many bytes it had then, of which most are its own code.
+pub(crate) fn is_due(resident: &Resident, rest: &AtomicU64) -> bool {
+    resident.mapped_bytes >= rest.load(Ordering::Relaxed) + READ_BYTES_MIN
+}
+
+/// Gives the pages of `file` back. The caller keeps the file mapped meanwhile.
 pub(crate) fn trim(file: &Path, rest: &AtomicU64) -> io::Result<()> {
-    if mapped_bytes()? < rest.load(Ordering::Relaxed) + READ_BYTES_MIN {
-        return Ok(());
-    }
     for range in ranges(file)? {
         give_back(&range)?;
     }
-    rest.store(mapped_bytes()?, Ordering::Relaxed);
+    rest.store(Resident::now()?.mapped_bytes, Ordering::Relaxed);
     Ok(())
 }
 
@@ -40,17 +41,26 @@ fn give_back(range: &Range<usize>) -> io::Result<()> {
     unsafe { madvise(start, range.len(), Advice::LinuxDontNeed) }.map_err(io::Error::from)
 }
 
-/// How much of this process's memory is pages of files.
-fn mapped_bytes() -> io::Result<u64> {
-    resident("RssFile:")
+/// This process's memory that is in use.
+#[derive(Debug)]
+pub(crate) struct Resident {
+    /// Pages of files.
+    pub mapped_bytes: u64,
+    /// What is its own.
+    pub own_bytes: u64,
 }
 
-/// A kind of this process's memory, in bytes, by its name in proc_pid_status(5).
-pub(crate) fn resident(name: &str) -> io::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    Ok(kib.unwrap_or_default() * 1024)
+impl Resident {
+    /// As proc_pid_statm(5) says. The kernel answers from memory: no disk is waited for.
+    pub fn now() -> io::Result<Self> {
+        let statm = std::fs::read_to_string("/proc/self/statm")?;
+        let mut pages = statm.split_whitespace().map(|pages| pages.parse().unwrap_or_default());
+        let (all, mapped): (u64, u64) =
+            (pages.nth(1).unwrap_or_default(), pages.next().unwrap_or_default());
+        let page_bytes = rustix::param::page_size() as u64;
+        let own_bytes = all.saturating_sub(mapped) * page_bytes;
+        Ok(Self { mapped_bytes: mapped * page_bytes, own_bytes })
+    }
 }
 
 /// Where `file` is mapped for reading only.

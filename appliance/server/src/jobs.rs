@@ -9,17 +9,14 @@ use std::time::Duration;
 
 use appliance_model::Error;
 use appliance_services::Services;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::lifecycle::Tasks;
+use crate::lifecycle::{Tasks, moment};
 
 /// Starts the jobs. They end when the lifecycle tells them to.
 pub fn start(services: &Arc<Services>, tasks: &Tasks) {
-    each_second(tasks, services);
-    every(tasks, "presence", Duration::from_secs(5), services, async |services: Arc<Services>| {
-        services.reading.expire_presence();
-        Ok(())
-    });
+    in_step(tasks, services);
     every(
         tasks,
         "destinations",
@@ -30,12 +27,6 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
     every(tasks, "peers", Duration::from_secs(60), services, async |services: Arc<Services>| {
         services.peers.look_at_dates();
         Ok(())
-    });
-    // It looks at its clock: a stranger at the door makes it look for a newer list. Rooms follow the list of
-    // peers; while that is as it was, there is nothing to look at.
-    every(tasks, "list", Duration::from_secs(10), services, async |services: Arc<Services>| {
-        services.peers.refresh_list().await?;
-        services.rooms.keep_access_lists().await.map(drop)
     });
     let half_a_minute = Duration::from_secs(30);
     every(tasks, "outages", half_a_minute, services, async |services: Arc<Services>| {
@@ -63,14 +54,8 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
     every(tasks, "erase_notices", minutes, services, async |services: Arc<Services>| {
         services.media.repeat_notices().await.map(drop)
     });
-    every(tasks, "retention", Duration::from_secs(5), services, async |services: Arc<Services>| {
-        services.forget_what_is_over().await.map(drop)
-    });
     every(tasks, "search", Duration::from_secs(60), services, async |services: Arc<Services>| {
         services.search.activate().await
-    });
-    every(tasks, "memory", Duration::from_secs(5), services, async |services: Arc<Services>| {
-        services.house.ledger.engine().trim().await.map_err(Error::internal)
     });
     // Clients are told that this "may be a few minutes out of date".
     every(
@@ -98,33 +83,50 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
     );
 }
 
-/// In one task: each that wakes by itself wakes a worker thread more, which an idle server pays all
-/// night. They wait for each other only where one computes.
-fn each_second(tasks: &Tasks, services: &Arc<Services>) {
-    let second = Duration::from_secs(1);
-    let stop = tasks.jobs();
-    let presence = repeat(stop, "presence_told", second, services, async |services| {
+/// What is looked at every few seconds, in one task and at the same moments: each that wakes by itself
+/// wakes a worker thread more, which an idle server pays all night. They wait for each other only where
+/// one computes.
+fn in_step(tasks: &Tasks, services: &Arc<Services>) {
+    let (stop, begun) = (tasks.jobs(), moment());
+    let beat = |seconds| Beat { begun, period: Duration::from_secs(seconds) };
+    let presence = repeat(stop, "presence", beat(5), services, async |services| {
+        services.reading.expire_presence();
+        Ok(())
+    });
+    let told = repeat(stop, "presence_told", beat(1), services, async |services| {
         services.reading.tell_presence().await
     });
     // Clients count typing notices by the second.
-    let typing = repeat(stop, "typing", second, services, async |services| {
+    let typing = repeat(stop, "typing", beat(1), services, async |services| {
         services.reading.expire_typing();
         Ok(())
     });
     // "MUST NOT send the event before the scheduled time … MAY add up to 30 seconds."
-    let delayed = repeat(stop, "delayed", second, services, async |services| {
+    let delayed = repeat(stop, "delayed", beat(1), services, async |services| {
         services.rooms.send_due().await.map(drop)
     });
-    let orders = repeat(stop, "orders", second, services, async |services| {
+    let orders = repeat(stop, "orders", beat(1), services, async |services| {
         services.administration.carry_out().await.map(drop)
     });
     // Nobody gets an expired file, job or not; this erases it and redacts what showed it. "Within 60
     // seconds" is the promise: a second leaves room for a slow disk.
-    let media = repeat(stop, "media", second, services, async |services| {
+    let media = repeat(stop, "media", beat(1), services, async |services| {
         services.media.activate().await.map(drop)
     });
-    tasks.spawn_vital("each_second", async move {
-        tokio::join!(presence, typing, delayed, orders, media);
+    let retention = repeat(stop, "retention", beat(5), services, async |services| {
+        services.forget_what_is_over().await.map(drop)
+    });
+    // It looks at its clock: a stranger at the door makes it look for a newer list. Rooms follow the list
+    // of peers; while that is as it was, there is nothing to look at.
+    let list = repeat(stop, "list", beat(10), services, async |services| {
+        services.peers.refresh_list().await?;
+        services.rooms.keep_access_lists().await.map(drop)
+    });
+    let memory = repeat(stop, "memory", beat(5), services, async |services| {
+        services.house.ledger.engine().trim().await.map_err(Error::internal)
+    });
+    tasks.spawn_vital("in_step", async move {
+        tokio::join!(presence, told, typing, delayed, orders, media, retention, list, memory);
     });
 }
 
@@ -152,14 +154,22 @@ fn every<F>(
 ) where
     F: Future<Output = Result<(), Error>> + Send,
 {
-    tasks.spawn_vital(name, repeat(tasks.jobs(), name, period, services, job));
+    let beat = Beat { begun: moment(), period };
+    tasks.spawn_vital(name, repeat(tasks.jobs(), name, beat, services, job));
 }
 
-/// Does a job once in a period until it is told to stop.
+/// When a job is done: at `begun`, and then at every `period` from there.
+#[derive(Clone, Copy)]
+struct Beat {
+    begun: Instant,
+    period: Duration,
+}
+
+/// Does a job at each beat until it is told to stop.
 fn repeat<F>(
     stop: &CancellationToken,
     name: &'static str,
-    period: Duration,
+    beat: Beat,
     services: &Arc<Services>,
     job: impl Fn(Arc<Services>) -> F + Send + 'static,
 ) -> impl Future<Output = ()> + Send + 'static
@@ -168,8 +178,9 @@ where
 {
     let (stop, services) = (stop.clone(), services.clone());
     async move {
-        let mut tick = tokio::time::interval(period);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = tokio::time::interval_at(beat.begun, beat.period);
+        // Whoever was late is in step again at the next one.
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             if let Err(error) = job(services.clone()).await {
                 tracing::error!(kind = "job.failed", job = name, %error, "a job failed; it will be tried again");

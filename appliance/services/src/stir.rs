@@ -52,6 +52,11 @@ impl Stir {
         self.news.notified().await;
     }
 
+    /// Lets the worker look, for what is no commit's doing.
+    pub fn notice(&self) {
+        self.news.notify_one();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Stirred> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -25,6 +25,12 @@ pub struct Mask {
 }
 
 impl Accounts {
+    /// Whether this is the access token of an application service.
+    #[must_use]
+    pub fn may_wear_mask(&self, token: &str) -> bool {
+        self.house.appservices.by_token(token).is_some()
+    }
+
     /// Lets somebody in who shows this access token: a person, or an application service behind a
     /// mask.
     ///

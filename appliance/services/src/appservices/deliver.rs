@@ -43,7 +43,8 @@ impl Appservices {
             // First the position: everything up to it is among what stirred.
             let known = self.house.ledger.position();
             let stirred = self.stir.take();
-            for one in self.house.appservices.all().iter() {
+            let services = self.house.appservices.all();
+            for one in services.iter() {
                 let id = one.registration.id.clone();
                 self.told(&id, |told| {
                     told.stirred.add(&stirred);
@@ -67,7 +68,7 @@ impl Appservices {
                         }
                     }
                     () = self.stir.stirred() => break,
-                    () = tokio::time::sleep(LOOK_EVERY) => break,
+                    () = tokio::time::sleep(LOOK_EVERY), if !services.is_empty() => break,
                 }
             }
         }

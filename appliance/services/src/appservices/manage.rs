@@ -141,6 +141,7 @@ impl Appservices {
             commit.put(&APPSERVICE_STREAMS, &id, &row);
             ledger.commit(commit).await?;
         }
+        self.stir.notice();
         Ok(())
     }
 }

@@ -18,12 +18,19 @@ const FILTER_BYTES_MAX: usize = 65_536;
 /// Parsed filters kept in memory, about 1 KB each.
 const FILTERS_CACHED_MAX: usize = 1_000;
 
-/// Filters by owner and ID.
-pub(super) struct KnownFilters(Cache<(UserNid, u64), Arc<FilterDefinition>>);
+/// Longer ones are read at each request: with the parsed ones, these take 2 MB at most.
+const SAID_BYTES_MAX: usize = 1_024;
+
+/// Filters that were read before.
+pub(super) struct KnownFilters {
+    kept: Cache<(UserNid, u64), Arc<FilterDefinition>>,
+    /// By how they were said.
+    said: Cache<Box<str>, Arc<FilterDefinition>>,
+}
 
 impl KnownFilters {
     pub fn new() -> Self {
-        Self(Cache::new(FILTERS_CACHED_MAX))
+        Self { kept: Cache::new(FILTERS_CACHED_MAX), said: Cache::new(FILTERS_CACHED_MAX) }
     }
 }
 
@@ -77,7 +84,8 @@ impl Personal {
         user: UserNid,
         filter_id: &str,
     ) -> Result<Arc<FilterDefinition>, Error> {
-        let known = filter_id.parse().ok().and_then(|number| self.filters.0.get(&(user, number)));
+        let known =
+            filter_id.parse().ok().and_then(|number| self.filters.kept.get(&(user, number)));
         if let Some(filter) = known {
             return Ok(filter);
         }
@@ -85,8 +93,62 @@ impl Personal {
         let filter: FilterDefinition = serde_json::from_str(&json).map_err(Error::internal)?;
         let filter = Arc::new(filter);
         if let Ok(number) = filter_id.parse() {
-            self.filters.0.insert((user, number), filter.clone());
+            self.filters.kept.insert((user, number), filter.clone());
         }
         Ok(filter)
+    }
+
+    /// A filter that a request carries whole, in the words of the request: an app says the same with
+    /// each. `read` reads what was not said lately.
+    ///
+    /// # Errors
+    ///
+    /// Those of `read`.
+    pub fn said_filter(
+        &self,
+        said: &str,
+        read: impl FnOnce() -> Result<FilterDefinition, Error>,
+    ) -> Result<Arc<FilterDefinition>, Error> {
+        if let Some(known) = self.filters.said.get(said) {
+            return Ok(known);
+        }
+        let filter = Arc::new(read()?);
+        if said.len() <= SAID_BYTES_MAX {
+            self.filters.said.insert(said.into(), filter.clone());
+        }
+        Ok(filter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::scenario::Ward;
+
+    #[tokio::test]
+    async fn a_filter_that_is_said_again_is_not_read_again() {
+        let ward = Ward::new().await;
+        let reads = Cell::new(0);
+        let say = |said: &str, json: &str| {
+            ward.services.personal.said_filter(said, || {
+                reads.set(reads.get() + 1);
+                serde_json::from_str(json).map_err(Error::internal)
+            })
+        };
+        let few = say("few", r#"{"room":{"timeline":{"limit":3}}}"#).unwrap();
+        let many = say("many", r#"{"room":{"timeline":{"limit":30}}}"#).unwrap();
+        let limit = |filter: &FilterDefinition| filter.room.timeline.limit.map(u64::from);
+        assert_eq!((limit(&few), limit(&many)), (Some(3), Some(30)));
+        assert_eq!(limit(&say("few", "").unwrap()), Some(3), "as it was read before");
+        assert_eq!(reads.get(), 2);
+
+        assert!(say("none", "[").is_err());
+        assert!(say("none", "[").is_err(), "an error is not kept");
+        let long = "x".repeat(SAID_BYTES_MAX + 1);
+        say(&long, "{}").unwrap();
+        say(&long, "{}").unwrap();
+        assert_eq!(reads.get(), 6);
     }
 }
