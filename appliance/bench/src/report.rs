@@ -26,7 +26,7 @@ pub(crate) fn table(facts: &str, wardstone: &[Row], synapse: &[Row]) -> String {
             latency(ours.as_ref()),
             latency(theirs.as_ref()),
             ours.as_ref().map(|row| target::verdict(row, wardstone, synapse)).unwrap_or_default(),
-            ours.as_ref().or(theirs.as_ref()).map(note).unwrap_or_default(),
+            notes(ours.as_ref().map(note), theirs.as_ref().map(note)),
         ];
         out += &format!("| {} |\n", cells.join(" | "));
     }
@@ -55,6 +55,15 @@ fn latency(row: Option<&Row>) -> String {
         .unwrap_or_default()
 }
 
+/// What is said of Synapse's row is said too where it is something else: its sizes may be smaller.
+fn notes(ours: Option<String>, theirs: Option<String>) -> String {
+    match (ours, theirs) {
+        (Some(ours), Some(theirs)) if theirs.is_empty() || ours == theirs => ours,
+        (Some(ours), Some(theirs)) => format!("{ours} (Synapse: {theirs})"),
+        (ours, theirs) => ours.or(theirs).unwrap_or_default(),
+    }
+}
+
 fn note(row: &Row) -> String {
     let errors = row.errors.iter().map(|(error, count)| format!("{count} x {error}"));
     let parts = row.failure.iter().cloned().chain([row.note.clone()]).chain(errors);
@@ -77,5 +86,9 @@ mod tests {
         assert!(text.contains("| send | 0.500 | 25.0 | 1/50.0 |"), "{text}");
         assert!(text.contains("| keys | failed | 1.00 |  |"), "{text}");
         assert!(text.contains("403 / no"), "{text}");
+
+        let sized = |s, size: &str| [row("join", s).noted(size.to_owned())];
+        let text = table("a machine", &sized(1.0, "of 1000"), &sized(9.0, "of 300"));
+        assert!(text.contains("| of 1000 (Synapse: of 300) |"), "{text}");
     }
 }

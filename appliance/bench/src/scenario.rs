@@ -139,13 +139,29 @@ impl Sizes {
         }
     }
 
-    /// Members of the room that two servers like `server` fork. To make one of 10,000 takes Synapse the
-    /// better part of an hour, and agreeing on it would cost it no less than on this one.
-    pub(crate) fn forked_members(&self, server: &Server) -> usize {
-        const SYNAPSE_MAX: usize = 2_000;
+    /// What two servers like `server` share. Two of Synapse need the better part of a night for what the
+    /// targets speak of: theirs is smaller, and costs them less than the whole would.
+    pub(crate) fn shared(&self, server: &Server) -> Shared {
+        let [single_messages, messages] = self.peer_messages;
+        let [members, events] = self.peer_room;
+        let whole = Shared {
+            single_messages,
+            messages,
+            members,
+            events,
+            missed_events: self.missed_events,
+            forked_members: self.forked_members,
+        };
         match server.kind {
-            Kind::Wardstone => self.forked_members,
-            Kind::Synapse => self.forked_members.min(SYNAPSE_MAX),
+            Kind::Wardstone => whole,
+            Kind::Synapse => Shared {
+                single_messages,
+                messages: messages.min(500),
+                members: members.min(300),
+                events: events.min(2_000),
+                missed_events: self.missed_events.min(500),
+                forked_members: self.forked_members.min(500),
+            },
         }
     }
 
@@ -157,6 +173,17 @@ impl Sizes {
             Kind::Synapse => 0,
         }
     }
+}
+
+/// How much two servers share; each as in [`Sizes`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shared {
+    pub(crate) single_messages: usize,
+    pub(crate) messages: usize,
+    pub(crate) members: usize,
+    pub(crate) events: usize,
+    pub(crate) missed_events: usize,
+    pub(crate) forked_members: usize,
 }
 
 /// Runs the scenario called `name`.

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use crate::clock::Stopwatch;
 use crate::http::encode;
-use crate::measure::{Operation, Row};
+use crate::measure::{Figure, Operation, Row};
 use crate::pair::Pair;
-use crate::scenario::Sizes;
+use crate::scenario::{Shared, Sizes};
 use crate::server::{Kind, Server};
 use crate::site::{FILTER, Site, User, marks, message, next_batch};
 
@@ -30,10 +30,11 @@ const FORKED_CHANGES: usize = 20;
 
 pub(super) async fn measure(server: &Server, sizes: &Sizes) -> Result<Vec<Row>> {
     let mut pair = Pair::open(server).await?;
-    let mut rows = delivery(&pair, sizes).await?;
-    rows.push(join(&pair, sizes).await?);
-    rows.push(outage(&mut pair, sizes).await?);
-    rows.push(fork(&pair, sizes).await?);
+    let shared = sizes.shared(server);
+    let mut rows = delivery(&pair, sizes, &shared).await?;
+    rows.push(join(&pair, sizes, &shared).await?);
+    rows.push(outage(&mut pair, sizes, &shared).await?);
+    rows.push(fork(&pair, sizes, &shared).await?);
     pair.stop().await?;
     Ok(rows)
 }
@@ -97,13 +98,13 @@ impl Listener {
     }
 }
 
-async fn delivery(pair: &Pair, sizes: &Sizes) -> Result<Vec<Row>> {
+async fn delivery(pair: &Pair, sizes: &Sizes, shared: &Shared) -> Result<Vec<Row>> {
     const MARK: &str = "peer";
     let (one, other) = pair.sites();
     let (room, users, guest) = shared_room(pair, 1).await?;
     enter(pair, &guest, &room).await?;
     let mut listener = Listener::begin(&other, &guest).await?;
-    let [singles, many] = sizes.peer_messages;
+    let (singles, many) = (shared.single_messages, shared.messages);
     let connection = one.connection();
     // The first finds out where the other server is.
     one.send(&connection, &users[0], &room, &message(MARK, 0)).await?.check()?;
@@ -131,15 +132,16 @@ async fn delivery(pair: &Pair, sizes: &Sizes) -> Result<Vec<Row>> {
     one.send(&connection, &users[0], &room, &message(MARK, singles + 1)).await?.check()?;
     listener.hear(MARK, before + 1).await?;
     let took_s = wall.elapsed().as_secs_f64();
-    let name = format!("delivery to another server, {many} messages");
+    let name = format!("delivery to another server, {} messages", sizes.peer_messages[1]);
     let mut flood = meter.row("federation", &name, &sent);
     flood.per_s = many as f64 / took_s;
     let found = settled(&other, &guest, &room, "bulk", many).await?;
     // Between two of Synapse some are now and then not found again by paging back.
     let is_whole = found == many || pair.one.kind == Kind::Synapse;
     ensure!(is_whole, "{found} of {many} messages arrived");
-    let noted =
-        format!("the rate counts until the last is there; {found} are found by paging back");
+    let noted = format!(
+        "the rate counts until the last is there; {found} of {many} are found by paging back"
+    );
     Ok(vec![row, flood.noted(noted)])
 }
 
@@ -182,8 +184,8 @@ async fn all_messages(
 }
 
 /// Somebody of the second server joins a large room of the first.
-async fn join(pair: &Pair, sizes: &Sizes) -> Result<Row> {
-    let [members, events] = sizes.peer_room;
+async fn join(pair: &Pair, sizes: &Sizes, shared: &Shared) -> Result<Row> {
+    let (members, events) = (shared.members, shared.events);
     let (room, users, guest) = shared_room(pair, members).await?;
     let (one, other) = pair.sites();
     let senders = &users[..users.len().min(10)];
@@ -204,13 +206,15 @@ async fn join(pair: &Pair, sizes: &Sizes) -> Result<Row> {
         ensure!(start.elapsed() < PATIENCE, "{known:?} of {} members", members + 1);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let name = format!("join from afar, {members} members, {events} events");
-    Ok(meter.row("federation", &name, &[Operation::of_ms(start.ms())]))
+    let [named_members, named_events] = sizes.peer_room;
+    let name = format!("join from afar, {named_members} members, {named_events} events");
+    let row = meter.row("federation", &name, &[Operation::of_ms(start.ms())]);
+    Ok(row.noted(format!("a room of {members} with {events} events")))
 }
 
 /// The second server is away while the first goes on; then its people read what they missed.
-async fn outage(pair: &mut Pair, sizes: &Sizes) -> Result<Row> {
-    let missed = sizes.missed_events;
+async fn outage(pair: &mut Pair, sizes: &Sizes, shared: &Shared) -> Result<Row> {
+    let missed = shared.missed_events;
     let (room, users, guest) = shared_room(pair, 1).await?;
     enter(pair, &guest, &room).await?;
     let (one, other) = pair.sites();
@@ -227,15 +231,18 @@ async fn outage(pair: &mut Pair, sizes: &Sizes) -> Result<Row> {
     let found = settled(&other, &guest, &room, "bulk", missed).await?;
     let enough = if pair.one.kind == Kind::Synapse { missed * 95 / 100 } else { missed };
     ensure!(found >= enough, "{found} of {missed} events came after the outage");
-    let name = format!("catch-up of {missed} events after an outage");
-    let row = meter.row("federation", &name, &[Operation::of_ms(start.ms())]);
-    let noted = format!("what is said next is heard after {heard_ms:.0} ms; {found} were found");
+    let name = format!("catch-up of {} events after an outage, an event", sizes.missed_events);
+    let mut row = meter.row("federation", &name, &[Operation::of_ms(start.ms())]);
+    row.figure = Figure::CpuPer1000(row.figure.value() / missed as f64);
+    let noted = format!(
+        "what is said next is heard after {heard_ms:.0} ms; {found} of {missed} were found"
+    );
     Ok(row.noted(noted))
 }
 
 /// Both sides change the room while the line is cut; then they agree again.
-async fn fork(pair: &Pair, sizes: &Sizes) -> Result<Row> {
-    let members = sizes.forked_members(&pair.one);
+async fn fork(pair: &Pair, sizes: &Sizes, shared: &Shared) -> Result<Row> {
+    let members = shared.forked_members;
     let (room, users, guest) = shared_room(pair, members).await?;
     enter(pair, &guest, &room).await?;
     let (one, other) = pair.sites();
@@ -270,7 +277,7 @@ async fn fork(pair: &Pair, sizes: &Sizes) -> Result<Row> {
     agree(pair, &room, first, &guest).await?;
     let name = format!("agreeing on a forked room of {}", sizes.forked_members);
     let row = meter.row("federation", &name, &[Operation::of_ms(start.ms())]);
-    Ok(row.noted("Synapse's has 2,000 members at most".to_owned()))
+    Ok(row.noted(format!("a room of {members}")))
 }
 
 async fn set(
