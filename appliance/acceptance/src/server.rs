@@ -22,6 +22,9 @@ pub const SERVER_NAME: &str = "ward.example";
 /// The secret of Synapse's shared-secret registration, which both kinds of server offer.
 pub const SHARED_SECRET: &str = "planted-registration-secret-6a1f";
 
+/// Where a server's words go.
+const LOGS: [&str; 2] = ["stdout.log", "stderr.log"];
+
 /// Which server runs behind the scenarios.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -90,7 +93,8 @@ impl Server {
         let folder = tempfile::Builder::new().prefix("acceptance-").tempdir().expect("a folder");
         let address = format!("127.0.0.1:{}", free_port());
         if kind == Kind::Wardstone {
-            configure(folder.path(), &address, &options);
+            let settings = settings(folder.path(), &address, &options);
+            configure(folder.path(), SERVER_NAME, &settings);
         }
         let process = launch(kind, folder.path(), &address);
         let mut server = Self { kind, options, address, folder, process };
@@ -144,13 +148,7 @@ impl Server {
 
     /// Everything the server wrote to standard output and error, over all its lives.
     pub fn log(&self) -> String {
-        let mut bytes = Vec::new();
-        for stream in ["stdout.log", "stderr.log"] {
-            if let Ok(mut file) = File::open(self.folder.path().join(stream)) {
-                file.read_to_end(&mut bytes).expect("read the server's log");
-            }
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
+        log_of(self.folder.path())
     }
 
     /// Resident memory in bytes.
@@ -203,26 +201,57 @@ pub fn free_port() -> u16 {
 }
 
 /// Prepares a server as an operator does, and lays what a test needs over its settings.
-fn configure(folder: &Path, address: &str, options: &Options) {
+///
+/// # Panics
+///
+/// If it cannot be prepared, saying why.
+pub fn configure(folder: &Path, name: &str, settings: &Value) {
     let prepared = std::process::Command::new(wardstone())
-        .args(["init", "--name", SERVER_NAME, "--config"])
+        .args(["init", "--name", name, "--config"])
         .arg(folder.join("wardstone.toml"))
         .arg("--data-dir")
         .arg(folder.join("data"))
         .output()
         .expect("run `wardstone init`");
     assert!(prepared.status.success(), "{}", String::from_utf8_lossy(&prepared.stderr));
+    let over = folder.join("conf.d");
+    fs::create_dir_all(&over).expect("conf.d");
+    let text = toml::to_string(settings).expect("settings as TOML");
+    fs::write(over.join("test.toml"), text).expect("the test's settings");
+}
 
-    let settings = json!({
-        "server": { "public_base_url": format!("http://{address}") },
-        "listeners": [{ "kind": "client", "address": address }],
-        "store": { "engine": options.engine },
-        "registration": { "shared_secret": SHARED_SECRET },
-        "media": { "ttl_ms": options.media_ttl_ms },
-        "log": { "level": options.log_level },
-        "admin": { "socket": folder.join("admin.sock") },
-        "appservices": { "registrations_dir": folder.join("appservices") },
-    });
+/// Starts a server, whose words go to files in its folder: [`log_of`] reads them.
+///
+/// # Panics
+///
+/// If it cannot be started.
+pub fn spawn(mut command: Command, folder: &Path) -> Child {
+    let log = |name: &str| {
+        let file = File::options().create(true).append(true).open(folder.join(name));
+        Stdio::from(file.expect("a log file"))
+    };
+    let program = command.as_std().get_program().to_owned();
+    command
+        .stdin(Stdio::null())
+        .stdout(log(LOGS[0]))
+        .stderr(log(LOGS[1]))
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|e| panic!("start {program:?}: {e}; run `make test` once, it prepares all"))
+}
+
+/// Everything that a server of this folder wrote to standard output and error, over all its lives.
+pub fn log_of(folder: &Path) -> String {
+    let mut bytes = Vec::new();
+    for stream in LOGS {
+        if let Ok(mut file) = File::open(folder.join(stream)) {
+            file.read_to_end(&mut bytes).expect("read the server's log");
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn settings(folder: &Path, address: &str, options: &Options) -> Value {
     let registrations = folder.join("appservices");
     fs::create_dir_all(&registrations).expect("a folder of registrations");
     for (index, registration) in options.appservices.iter().enumerate() {
@@ -230,14 +259,20 @@ fn configure(folder: &Path, address: &str, options: &Options) {
         let file = registrations.join(format!("{index}.yaml"));
         fs::write(file, registration.to_string()).expect("a registration");
     }
-    let text = toml::to_string(&settings).expect("settings as TOML");
-    let over = folder.join("conf.d");
-    fs::create_dir_all(&over).expect("conf.d");
-    fs::write(over.join("test.toml"), text).expect("the test's settings");
+    json!({
+        "server": { "public_base_url": format!("http://{address}") },
+        "listeners": [{ "kind": "client", "address": address }],
+        "store": { "engine": options.engine },
+        "registration": { "shared_secret": SHARED_SECRET },
+        "media": { "ttl_ms": options.media_ttl_ms },
+        "log": { "level": options.log_level },
+        "admin": { "socket": folder.join("admin.sock") },
+        "appservices": { "registrations_dir": registrations },
+    })
 }
 
 fn launch(kind: Kind, folder: &Path, address: &str) -> Child {
-    let mut command = match kind {
+    let command = match kind {
         Kind::Wardstone => {
             let mut command = Command::new(wardstone());
             command.args(["serve", "--conformance", "--config"]).arg(folder.join("wardstone.toml"));
@@ -254,17 +289,7 @@ fn launch(kind: Kind, folder: &Path, address: &str) -> Child {
             command
         }
     };
-    let log = |name: &str| {
-        let file = File::options().create(true).append(true).open(folder.join(name));
-        Stdio::from(file.expect("a log file"))
-    };
-    command
-        .stdin(Stdio::null())
-        .stdout(log("stdout.log"))
-        .stderr(log("stderr.log"))
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap_or_else(|e| panic!("start {kind:?}: {e}; run `make test` once, it prepares all"))
+    spawn(command, folder)
 }
 
 /// The binary under test: `WARDSTONE_BIN`, or the one Cargo built beside this test.

@@ -14,6 +14,8 @@ pub fn code(kind: &Kind) -> (StatusCode, &'static str) {
     use StatusCode as S;
     match kind {
         Kind::Forbidden => (S::FORBIDDEN, "M_FORBIDDEN"),
+        // "400: The Policy Server refuses to sign the event", which people hear as it was said.
+        Kind::NotRecommended => (S::BAD_REQUEST, "M_FORBIDDEN"),
         Kind::NotFound => (S::NOT_FOUND, "M_NOT_FOUND"),
         Kind::MissingToken => (S::UNAUTHORIZED, "M_MISSING_TOKEN"),
         Kind::UnknownToken { .. } => (S::UNAUTHORIZED, "M_UNKNOWN_TOKEN"),

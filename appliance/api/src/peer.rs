@@ -6,7 +6,7 @@ use std::time::Duration;
 use appliance_model::ruma::OwnedServerName;
 use appliance_model::{Error, Kind};
 use appliance_services::Services;
-use appliance_services::peers::Load;
+use appliance_services::peers::{Load, PeerCertificate};
 use axum::body::Body;
 use axum::extract::Request;
 use bytes::{Bytes, BytesMut};
@@ -42,6 +42,7 @@ pub(crate) async fn admit(
     }
     let peers = &services.peers;
     let claim = peers.recognize(request.headers())?;
+    peers.check_certificate(claim.origin(), request.extensions().get::<PeerCertificate>())?;
     let (parts, body) = request.into_parts();
     let address = parts.extensions.get::<ClientAddr>().map(|address| address.0);
     let mut load = peers.weigh(claim.origin(), address);
@@ -79,6 +80,9 @@ async fn read_counted(body: Body, load: &mut Load) -> Result<Bytes, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use appliance_services::peers::{PeerChange, ShownCertificate};
     use futures_util::stream;
     use http::header::AUTHORIZATION;
 
@@ -90,6 +94,64 @@ mod tests {
         let piece = Bytes::from(vec![b' '; 1024 * 1024]);
         let pieces = (0..megabytes).map(move |_| Ok::<_, std::io::Error>(piece.clone()));
         Body::from_stream(stream::iter(pieces).chain(stream::pending()))
+    }
+
+    /// A certificate as a listener would hand it in.
+    #[derive(Debug)]
+    struct Card(u8);
+
+    impl ShownCertificate for Card {
+        fn key_sha256(&self) -> [u8; 32] {
+            [self.0; 32]
+        }
+
+        fn comes_from(&self, _: &str) -> Result<(), String> {
+            Err("of nobody".to_owned())
+        }
+    }
+
+    #[tokio::test]
+    async fn who_must_show_a_certificate_and_does_not_is_turned_away_before_the_body_is_read() {
+        let town = Town::of(&["a.example", "b.example", "c.example"]).await;
+        let b = appliance_model::ruma::server_name!("b.example");
+        let peers = &town.desk(0).services.peers;
+        let roll = &town.desk(0).services.house.roll;
+        let ring = async |from: usize, card: Option<u8>, is_read: bool| {
+            let path = "/_matrix/federation/v1/send/t";
+            let body = r#"{"pdus":[],"edus":[]}"#;
+            let mut request = town.signed(from, "a.example", "PUT", path, body);
+            if let Some(key) = card {
+                request.extensions_mut().insert(PeerCertificate(Arc::new(Card(key))));
+            }
+            if !is_read {
+                request = request.map(|_| {
+                    Body::from_stream(stream::once(async {
+                        panic!("the body was read") as Result<&str, std::io::Error>
+                    }))
+                });
+            }
+            town.ring("a.example", request).await.0
+        };
+        assert!(!roll.asks_for_certificates());
+        assert_eq!(ring(1, None, true).await, 200);
+        let pins = Some(vec![format!("sha256:{}", "07".repeat(32))]);
+        let change = PeerChange { client_pins: pins, ..PeerChange::default() };
+        peers.describe(b, change, "uid 0").await.unwrap();
+        assert!(roll.asks_for_certificates());
+        for (from, card, status) in [
+            (1, None, 401),
+            (1, Some(8), 401),
+            (1, Some(7), 200),
+            // Of others none is wanted, and none is held against them.
+            (2, None, 200),
+            (2, Some(8), 200),
+        ] {
+            assert_eq!(ring(from, card, status == 200).await, status, "{from} {card:?}");
+        }
+        let authorities = Some("somebody".to_owned());
+        let change = PeerChange { client_authorities: authorities, ..PeerChange::default() };
+        peers.describe(b, change, "uid 0").await.unwrap();
+        assert_eq!(ring(1, Some(7), false).await, 401, "both are wanted");
     }
 
     /// Somebody who knows the name of a peer has its transactions begin by the hundred: what is kept of

@@ -19,4 +19,4 @@ mod trust;
 
 pub use gate::Gate;
 pub use judge::Named;
-pub use trust::{Trust, authorities, trust};
+pub use trust::{OwnCertificate, Trust, authorities, trust};

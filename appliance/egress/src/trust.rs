@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use ::aws_lc_rs::digest::{SHA256, digest};
 use appliance_services::peers::Pins;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -20,14 +20,18 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 pub struct Trust {
     roots: Arc<RootCertStore>,
     usual: Arc<ClientConfig>,
+    own: Option<OwnCertificate>,
 }
+
+/// The certificate of this server for those peers that are to see one.
+pub type OwnCertificate = Arc<dyn ResolvesClientCert>;
 
 /// Reads whose certificates are believed.
 ///
 /// # Errors
 ///
 /// A sentence: the operator's file cannot be read, or holds no certificate.
-pub fn trust(extra_ca_file: Option<&Path>) -> Result<Trust, String> {
+pub fn trust(extra_ca_file: Option<&Path>, own: Option<OwnCertificate>) -> Result<Trust, String> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     let (taken, _) = roots.add_parsable_certificates(native.certs);
@@ -42,8 +46,8 @@ pub fn trust(extra_ca_file: Option<&Path>) -> Result<Trust, String> {
         );
     }
     let roots = Arc::new(roots);
-    let usual = Arc::new(config(&roots, &[])?);
-    Ok(Trust { roots, usual })
+    let usual = Arc::new(config(&roots, &[], None)?);
+    Ok(Trust { roots, usual, own })
 }
 
 impl Trust {
@@ -53,14 +57,23 @@ impl Trust {
     ///
     /// # Errors
     ///
-    /// The pinned authorities make no sense.
+    /// The pinned authorities make no sense; there is no certificate to show.
     pub fn config(&self, pins: Option<&Pins>) -> Result<Arc<ClientConfig>, String> {
         let Some(pins) = pins else { return Ok(self.usual.clone()) };
         let roots = match &pins.authorities {
             Some(pem) => Arc::new(authorities(pem)?),
             None => self.roots.clone(),
         };
-        Ok(Arc::new(config(&roots, &pins.keys)?))
+        let own = match (pins.shows_own, &self.own) {
+            (false, _) => None,
+            (true, Some(own)) => Some(own.clone()),
+            (true, None) => {
+                return Err("it is to be shown this server's certificate, and \
+                            `federation.client_certificate_file` names none"
+                    .to_owned());
+            }
+        };
+        Ok(Arc::new(config(&roots, &pins.keys, own)?))
     }
 }
 
@@ -81,19 +94,27 @@ pub fn authorities(pem: &str) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-fn config(roots: &Arc<RootCertStore>, keys: &[Vec<u8>]) -> Result<ClientConfig, String> {
+fn config(
+    roots: &Arc<RootCertStore>,
+    keys: &[Vec<u8>],
+    own: Option<OwnCertificate>,
+) -> Result<ClientConfig, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS: {error}"))?;
-    let mut config = if keys.is_empty() {
-        builder.with_root_certificates(roots.clone()).with_no_client_auth()
+    let builder = if keys.is_empty() {
+        builder.with_root_certificates(roots.clone())
     } else {
         let usual = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider);
         let usual = usual.build().map_err(|error| format!("TLS: {error}"))?;
         let pinned = Arc::new(Pinned { usual, keys: keys.to_vec() });
         // Nothing is believed that would not be believed otherwise: `Pinned` only believes less.
-        builder.dangerous().with_custom_certificate_verifier(pinned).with_no_client_auth()
+        builder.dangerous().with_custom_certificate_verifier(pinned)
+    };
+    let mut config = match own {
+        Some(own) => builder.with_client_cert_resolver(own),
+        None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)

@@ -23,6 +23,7 @@ use crate::rows::peers::{
 };
 use crate::rows::policy::{
     CopyRow, EnrolmentRow, EraseNoticeRow, ErasureRow, HousePolicyRow, OpensRow, PeerCopyRow,
+    PolicyServerKeyRow,
     SessionRow,
 };
 use crate::rows::push::PusherRow;
@@ -307,6 +308,8 @@ keyspaces! {
     /// Servers that have not confirmed that a file is erased there, by digest of their name and of the
     /// file's ID.
     ERASE_NOTICES 0xEC (Digest, Digest) => EraseNoticeRow;
+    /// The key with which this server vouches for events as a policy server.
+    POLICY_SERVER_KEY 0xED () => PolicyServerKeyRow;
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ pub struct Error {
 pub enum Kind {
     /// Not allowed; asking again will not help.
     Forbidden,
+    /// The policy server of the room does not recommend it.
+    NotRecommended,
     /// Not there, or not for this caller to know about.
     NotFound,
     /// The request has no access token.

@@ -6,6 +6,7 @@
 
 pub mod caps;
 pub mod connection;
+pub mod peer;
 pub mod tls;
 
 use std::io;
@@ -92,8 +93,9 @@ async fn serve(
     tls: Option<TlsDoor>,
     router: Router,
 ) {
-    let connection = Connection {
+    let mut connection = Connection {
         peer,
+        certificate: None,
         router,
         tasks: house.tasks.clone(),
         timeouts: house.timeouts.clone(),
@@ -104,7 +106,10 @@ async fn serve(
     match tls {
         None => Box::pin(connection.serve(stream, false)).await,
         Some(door) => match Box::pin(door.open(stream, house.timeouts.handshake)).await {
-            Ok(stream) => Box::pin(connection.serve(stream, true)).await,
+            Ok(stream) => {
+                connection.certificate = peer::shown(stream.get_ref().1.peer_certificates());
+                Box::pin(connection.serve(stream, true)).await;
+            }
             Err(error) => {
                 metrics::counter!("wardstone_tls_handshakes_failed_total").increment(1);
                 tracing::debug!(%error, peer = %peer.ip(), "TLS handshake failed");

@@ -127,7 +127,7 @@ fn open_doors(doors: &Doors<'_>, tasks: &Tasks) -> Result<Arc<Vec<Arc<Certificat
         timeouts: timeouts(&settings.limits, settings.media.upload_bytes_max),
         proxies: Arc::new(trusted_proxies(&settings.server.trusted_proxies)),
     };
-    let mut certificates = Vec::new();
+    let mut certificates: Vec<_> = doors.house.own_certificate().into_iter().collect();
     let mut listeners = Vec::new();
     for listener in &settings.listeners {
         let certificate = listener.tls.clone().map(Certificate::read).transpose()?;
@@ -198,7 +198,15 @@ impl<'a> Doors<'a> {
     ) -> Result<Listener, String> {
         let socket = bind(&listener.address.parse()?, CLIENT_SOCKET_MODE)?;
         may_listen(listener, &socket.address, self.is_conformance)?;
-        let tls = certificate.cloned().map(TlsDoor::new).transpose()?;
+        let tls = match (certificate.cloned(), listener.kind) {
+            (None, _) => None,
+            (Some(certificate), ListenerKind::Federation) => {
+                let services = self.house.services.clone();
+                let asks = move || services.house.roll.asks_for_certificates();
+                Some(TlsDoor::for_servers(certificate, Arc::new(asks))?)
+            }
+            (Some(certificate), _) => Some(TlsDoor::new(certificate)?),
+        };
         let (router, caps) = match listener.kind {
             ListenerKind::Client => (self.house.client(), &self.public),
             ListenerKind::Federation => (self.house.federation(), &self.public),

@@ -446,10 +446,18 @@ pub struct Federation {
     /// PEM file with certificate authorities that other servers' certificates may come from, beside
     /// those of the operating system.
     pub extra_ca_file: PathBuf,
+    /// The certificate that this server shows to peers whose records say so: PEM, the certificate first,
+    /// then the intermediates; empty: none.
+    pub client_certificate_file: PathBuf,
+    /// Its private key.
+    pub client_key_file: PathBuf,
     /// Where other servers reach this one, for `.well-known/matrix/server`; empty: not said.
     pub address: String,
     /// Write into rooms which servers may take part (`m.room.server_acl`).
     pub access_lists: bool,
+    /// Rooms of the class `clinical-shared` that are made here name this server as their policy server
+    /// (`m.room.policy`).
+    pub policy_server: bool,
     /// After how long people are told that a hospital with which they share rooms cannot be reached; 0:
     /// they are not.
     pub away_notice_ms: u64,
@@ -462,8 +470,11 @@ impl Default for Federation {
         Self {
             allowed_servers: Vec::new(),
             extra_ca_file: PathBuf::new(),
+            client_certificate_file: PathBuf::new(),
+            client_key_file: PathBuf::new(),
             address: String::new(),
             access_lists: true,
+            policy_server: false,
             away_notice_ms: 600_000,
             list: FederationList::default(),
         }

@@ -31,6 +31,7 @@ pub use appliance_api::{ClientAddr, DoorClass};
 use crate::conformance::Conformance;
 use crate::jobs;
 use crate::lifecycle::Tasks;
+use crate::listen::{self, tls::Certificate};
 use crate::lock::FolderLock;
 use crate::settings::{self, EngineKind, FoundUsers, RegistrationMode, Settings};
 use crate::{appservices, files, keys};
@@ -45,6 +46,7 @@ pub struct House {
     client: Router,
     federation: Router,
     photo_page: Router,
+    own_certificate: Option<Arc<Certificate>>,
     lane_ended: watch::Receiver<bool>,
     _lock: FolderLock,
 }
@@ -67,7 +69,9 @@ impl House {
         let (ledger, lane_ended) =
             open_ledger(settings, &server_name, waiters.clone(), tasks).await?;
         let roll = Arc::new(roll(settings, conformance)?);
-        let egress = Arc::new(egress(settings, conformance, roll.clone())?);
+        let own_certificate = own_certificate(&settings.federation)?;
+        let shown = own_certificate.clone();
+        let egress = Arc::new(egress(settings, conformance, (roll.clone(), shown))?);
         let house = Arc::new(appliance_services::House {
             ledger,
             blobs: open_blobs(settings)?,
@@ -96,7 +100,15 @@ impl House {
         let (client, _) = appliance_api::router(services.clone());
         let (federation, _) = appliance_api::peer_router(services.clone());
         let photo_page = appliance_api::photo_page(services.clone());
-        Ok(Self { services, client, federation, photo_page, lane_ended, _lock: lock })
+        Ok(Self {
+            services,
+            client,
+            federation,
+            photo_page,
+            own_certificate,
+            lane_ended,
+            _lock: lock,
+        })
     }
 
     /// What people's devices see.
@@ -107,6 +119,11 @@ impl House {
     /// What other servers see.
     pub fn federation(&self) -> Router {
         self.federation.clone()
+    }
+
+    /// What this server shows to peers that are to see a certificate.
+    pub fn own_certificate(&self) -> Option<Arc<Certificate>> {
+        self.own_certificate.clone()
     }
 
     /// Where people look at photos, and take them, without an app.
@@ -251,6 +268,7 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
             .filter(|ms| *ms > 0 && conformance.is_none()),
         // Suites count the events of a new room.
         access_lists: settings.federation.access_lists && conformance.is_none(),
+        policy_server: settings.federation.policy_server,
         quick_retries: conformance.is_some_and(|c| c.quick_retries),
         cheap_password_hash: conformance.is_some_and(|c| c.cheap_password_hash),
         presence: settings.presence.enabled || conformance.is_some_and(|c| c.presence),
@@ -320,10 +338,31 @@ fn federation_list(list: &settings::FederationList) -> Result<Option<Arc<ListTer
     Ok(Some(Arc::new(ListTerms { source, algorithm, key, refresh_ms, keep_ms })))
 }
 
+/// The certificate for clients, if the settings name one. Its key is said in the journal: that is what peers
+/// pin.
+fn own_certificate(federation: &settings::Federation) -> Result<Option<Arc<Certificate>>, String> {
+    let (certificate_file, key_file) =
+        (federation.client_certificate_file.clone(), federation.client_key_file.clone());
+    if certificate_file.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let files = settings::Tls { certificate_file, key_file, client_ca_file: None };
+    let certificate = Certificate::read(files)
+        .map_err(|why| format!("`federation.client_certificate_file`: {why}"))?;
+    let key = certificate.current().cert.first().map(listen::peer::key_sha256).transpose()?;
+    let key = key.map(|key| appliance_services::peers::spell_pin(&key)).unwrap_or_default();
+    tracing::info!(
+        kind = "tls.own_certificate",
+        key,
+        "peers may be shown a certificate with this key"
+    );
+    Ok(Some(certificate))
+}
+
 fn egress(
     settings: &Settings,
     conformance: Option<&Conformance>,
-    roll: Arc<Roll>,
+    (roll, shown): (Arc<Roll>, Option<Arc<Certificate>>),
 ) -> Result<Gate, String> {
     let extra_ca_file = &settings.federation.extra_ca_file;
     let extra_ca_file = (!extra_ca_file.as_os_str().is_empty()).then_some(extra_ca_file.as_path());
@@ -338,7 +377,9 @@ fn egress(
         previews: settings.egress.preview_hosts.clone(),
         federation_list: list_url(&settings.federation.list.source),
     };
-    Ok(Gate::new(named, roll, appliance_egress::trust(extra_ca_file)?, Arc::new(SystemClock)))
+    let shown = shown.map(|certificate| certificate as appliance_egress::OwnCertificate);
+    let trust = appliance_egress::trust(extra_ca_file, shown)?;
+    Ok(Gate::new(named, roll, trust, Arc::new(SystemClock)))
 }
 
 /// Those of the settings' folders, beside those that the administrator registered before.

@@ -65,6 +65,8 @@ pub struct Options {
     pub federation_list: Option<Arc<ListTerms>>,
     /// Write into rooms which servers may take part, and keep that in step with the list of peers.
     pub access_lists: bool,
+    /// Rooms of the class `clinical-shared` that are made here name this server as their policy server.
+    pub policy_server: bool,
     /// After how long people are told that a hospital cannot be reached with which they share rooms, in
     /// milliseconds; none: they are not.
     pub away_notice_ms: Option<u64>,
@@ -149,6 +151,7 @@ impl Default for Options {
             federation_address: None,
             federation_list: None,
             access_lists: false,
+            policy_server: false,
             away_notice_ms: Some(AWAY_NOTICE_MS),
             support: Support::default(),
             access_token_ms: ACCESS_TOKEN_MS,

@@ -5,14 +5,14 @@
 //! Needs root and Linux's namespaces. Where they cannot be had the test says so and does nothing; where
 //! they can, nothing excuses it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use appliance_acceptance::authority::certify_as;
 use appliance_acceptance::http::Http;
-use appliance_acceptance::server::{free_port, wardstone};
+use appliance_acceptance::server::{configure, free_port, log_of, order, spawn, wardstone};
 use appliance_acceptance::wait::until;
 use http::Method;
 use serde_json::{Value, json};
@@ -155,16 +155,13 @@ fn ask(mut command: Command, requests: &Value) -> Vec<u64> {
 /// A server of its own folder; killed when dropped.
 struct Server {
     folder: tempfile::TempDir,
-    process: Child,
+    _process: tokio::process::Child,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
         if std::thread::panicking() {
-            let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-            eprintln!("--- the server's log ---\n{log}");
+            eprintln!("--- the server's log ---\n{}", log_of(self.folder.path()));
         }
     }
 }
@@ -174,14 +171,6 @@ impl Server {
     fn start(cell: &Cell, tls: &Path, host: u8, clients: u16) -> Self {
         let folder = tempfile::Builder::new().prefix("captured-").tempdir().expect("a folder");
         let path = folder.path();
-        let prepared = Command::new(wardstone())
-            .args(["init", "--name", &cell.server(host), "--config"])
-            .arg(path.join("wardstone.toml"))
-            .arg("--data-dir")
-            .arg(path.join("data"))
-            .output()
-            .expect("run `wardstone init`");
-        assert!(prepared.status.success(), "{}", String::from_utf8_lossy(&prepared.stderr));
         let pair = json!({
             "certificate_file": tls.join("server.pem"), "key_file": tls.join("server.key"),
         });
@@ -195,42 +184,18 @@ impl Server {
             "egress": { "networks": [format!("{}.0/24", cell.net)] },
             "admin": { "socket": path.join("admin.sock") },
         });
-        let over = path.join("conf.d");
-        fs::create_dir_all(&over).expect("conf.d");
-        let text = toml::to_string(&settings).expect("settings as TOML");
-        fs::write(over.join("test.toml"), text).expect("the test's settings");
+        configure(path, &cell.server(host), &settings);
         let mut command = match host {
             2 => cell.inside(&wardstone()),
             _ => Command::new(wardstone()),
         };
-        let log = File::create(path.join("log")).expect("a log file");
-        let process = command
-            .args(["serve", "--config"])
-            .arg(path.join("wardstone.toml"))
-            .stdout(log.try_clone().expect("a log file"))
-            .stderr(log)
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("start wardstone");
-        Self { folder, process }
+        command.args(["serve", "--config"]).arg(path.join("wardstone.toml"));
+        let process = spawn(command.into(), path);
+        Self { folder, _process: process }
     }
 
-    fn order(&self, words: &[&str], input: &str) {
-        let mut child = Command::new(wardstone())
-            .args(words)
-            .args(["--json", "--config"])
-            .arg(self.folder.path().join("wardstone.toml"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("run an order");
-        let mut stdin = child.stdin.take().expect("a pipe");
-        stdin.write_all(format!("{input}\n").as_bytes()).expect("a pipe");
-        drop(stdin);
-        let output = child.wait_with_output().expect("an order ends");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "wardstone {words:?}: {said}");
+    async fn order(&self, words: &[&str], input: &str) {
+        order(&self.folder.path().join("wardstone.toml"), words, input).await;
     }
 
     async fn ready(&self) {
@@ -355,8 +320,8 @@ async fn nothing_leaves_for_whoever_is_not_on_the_list() {
     let peer = Server::start(&cell, tls.path(), 1, peers_clients);
     for (server, other) in [(&ours, cell.server(1)), (&peer, cell.server(2))] {
         server.ready().await;
-        server.order(&["peers", "add", &other, "--media", "yes"], "");
-        server.order(&["user", "create", "nurse"], "password-of-nurse");
+        server.order(&["peers", "add", &other, "--media", "yes"], "").await;
+        server.order(&["user", "create", "nurse"], "password-of-nurse").await;
     }
     // The peer's room is found by its alias, and joined: who is on the list is spoken to.
     let login = json!({

@@ -14,6 +14,8 @@ mod captured;
 mod encrypted;
 mod lent;
 mod members;
+mod mutual_tls;
+mod policy_server;
 mod resident;
 mod rooms;
 mod scenes;

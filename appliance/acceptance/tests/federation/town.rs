@@ -1,15 +1,15 @@
 //! Hospitals that speak to each other: Wardstones and Synapses with certificates of one authority. All
 //! are called `localhost`, each with a port of its own, so that nobody's `/etc/hosts` is touched.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 
 use appliance_acceptance::authority::certify;
 use appliance_acceptance::http::Http;
-use appliance_acceptance::server::{SHARED_SECRET, free_port, order, prepared, wardstone};
+use appliance_acceptance::server::{
+    SHARED_SECRET, configure, free_port, log_of, order, prepared, spawn, wardstone,
+};
 use appliance_acceptance::wait::until;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -54,6 +54,11 @@ impl Town {
         Self { tls: Arc::new(tls) }
     }
 
+    /// The certificate of the authority.
+    pub fn authority(&self) -> std::path::PathBuf {
+        self.tls.path().join("ca.pem")
+    }
+
     /// Opens a hospital and waits until it answers.
     pub async fn open(&self, kind: Kind) -> Arc<Hospital> {
         let folder = tempfile::Builder::new().prefix("hospital-").tempdir().expect("a folder");
@@ -61,7 +66,8 @@ impl Town {
         let name = format!("localhost:{servers}");
         let address = format!("127.0.0.1:{clients}");
         if kind == Kind::Wardstone {
-            configure(folder.path(), self.tls.path(), &name, &address);
+            let settings = settings(folder.path(), self.tls.path(), &name, &address);
+            configure(folder.path(), &name, &settings);
         }
         let process = Mutex::new(launch(kind, folder.path(), self.tls.path(), &name, &address));
         let hospital = Hospital { name, address, kind, town: self.clone(), folder, process };
@@ -149,13 +155,7 @@ impl Hospital {
 
     /// Everything it wrote to standard output and error.
     pub fn log(&self) -> String {
-        let mut bytes = Vec::new();
-        for stream in ["stdout.log", "stderr.log"] {
-            if let Ok(mut file) = File::open(self.folder.path().join(stream)) {
-                file.read_to_end(&mut bytes).expect("read the server's log");
-            }
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
+        log_of(self.folder.path())
     }
 
     async fn wait_ready(&self) {
@@ -186,27 +186,27 @@ fn tail(log: &str) -> String {
     lines[lines.len().saturating_sub(150)..].join("\n")
 }
 
-fn configure(folder: &Path, tls: &Path, name: &str, address: &str) {
-    let prepared = std::process::Command::new(wardstone())
-        .args(["init", "--name", name, "--config"])
-        .arg(folder.join("wardstone.toml"))
-        .arg("--data-dir")
-        .arg(folder.join("data"))
-        .output()
-        .expect("run `wardstone init`");
-    assert!(prepared.status.success(), "{}", String::from_utf8_lossy(&prepared.stderr));
+fn settings(folder: &Path, tls: &Path, name: &str, address: &str) -> Value {
+    // What it shows to peers that are to see a certificate comes from an authority of its own.
+    let identity = folder.join("identity");
+    fs::create_dir_all(&identity).expect("a folder");
+    certify(&identity).expect("a certificate for clients");
     let port = name.rsplit(':').next().expect("a port");
     let pair = json!({
         "certificate_file": tls.join("server.pem"), "key_file": tls.join("server.key"),
     });
     let plenty = json!({ "per_second": 10_000.0, "burst": 10_000 });
-    let settings = json!({
+    json!({
         "server": { "public_base_url": format!("http://{address}") },
         "listeners": [
             { "kind": "client", "address": address },
             { "kind": "federation", "address": format!("127.0.0.1:{port}"), "tls": pair },
         ],
-        "federation": { "extra_ca_file": tls.join("ca.pem") },
+        "federation": {
+            "extra_ca_file": tls.join("ca.pem"),
+            "client_certificate_file": identity.join("server.pem"),
+            "client_key_file": identity.join("server.key"),
+        },
         "egress": { "networks": ["127.0.0.0/8", "::1/128"] },
         "rate_limits": {
             "message": plenty, "login": plenty, "failed_login": plenty, "room": plenty,
@@ -214,16 +214,12 @@ fn configure(folder: &Path, tls: &Path, name: &str, address: &str) {
         },
         "log": { "level": "info" },
         "admin": { "socket": folder.join("admin.sock") },
-    });
-    let over = folder.join("conf.d");
-    fs::create_dir_all(&over).expect("conf.d");
-    let text = toml::to_string(&settings).expect("settings as TOML");
-    fs::write(over.join("test.toml"), text).expect("the test's settings");
+    })
 }
 
 fn launch(kind: Kind, folder: &Path, tls: &Path, name: &str, address: &str) -> Child {
     let port = |address: &str| address.rsplit(':').next().expect("a port").to_owned();
-    let mut command = match kind {
+    let command = match kind {
         Kind::Wardstone => {
             let mut command = Command::new(wardstone());
             command.args(["serve", "--config"]).arg(folder.join("wardstone.toml"));
@@ -242,15 +238,5 @@ fn launch(kind: Kind, folder: &Path, tls: &Path, name: &str, address: &str) -> C
             command
         }
     };
-    let log = |name: &str| {
-        let file = File::options().create(true).append(true).open(folder.join(name));
-        Stdio::from(file.expect("a log file"))
-    };
-    command
-        .stdin(Stdio::null())
-        .stdout(log("stdout.log"))
-        .stderr(log("stderr.log"))
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap_or_else(|e| panic!("start {kind:?}: {e}; run `make test` once, it prepares all"))
+    spawn(command, folder)
 }

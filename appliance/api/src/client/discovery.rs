@@ -65,9 +65,11 @@ async fn get_server_well_known(visit: Visit<RawRequest>) -> Result<Response, Err
     Ok(json_response(StatusCode::OK, json!({ "m.server": address }).to_string()))
 }
 
-/// "404: No policy server information available."
-async fn get_policy_server(_: Visit<RawRequest>) -> Result<Response, Error> {
-    Err(Error::not_found("This server is no policy server."))
+/// "Public keys for the Policy Server. Can be supplied to the `m.room.policy` state event."
+async fn get_policy_server(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let key = visit.services.rooms.policy_server_public_key().await?;
+    let answer = json!({ "public_keys": { "ed25519": key } });
+    Ok(json_response(StatusCode::OK, answer.to_string()))
 }
 
 /// "At least one of `contacts` or `support_page` is required. If only `contacts` is set, it must
@@ -123,12 +125,25 @@ mod tests {
     #[tokio::test]
     async fn nothing_to_say_is_not_found() {
         let desk = Desk::new().await;
-        for name in ["client", "server", "support", "policy_server"] {
+        for name in ["client", "server", "support"] {
             let path = &format!("/.well-known/matrix/{name}");
             let answer = desk.get(path, "").await;
             assert_eq!(answer.error(), (404, "M_NOT_FOUND"), "{path}");
             assert_eq!(answer.headers["access-control-allow-origin"], "*", "for web clients");
         }
+    }
+
+    #[tokio::test]
+    async fn clients_learn_how_to_name_this_server_as_a_policy_server() {
+        let desk = Desk::new().await;
+        let answer = desk.get("/.well-known/matrix/policy_server", "").await;
+        assert_eq!(answer.headers["access-control-allow-origin"], "*", "for web clients");
+        let key = answer.ok()["public_keys"]["ed25519"].as_str().unwrap().to_owned();
+        assert_eq!(key.len(), 43, "32 bytes in unpadded Base64");
+        let again = desk.get("/.well-known/matrix/policy_server", "").await.ok();
+        assert_eq!(again["public_keys"]["ed25519"], key);
+        let keys = desk.services.house.own_keys();
+        assert!(!format!("{keys:?}").contains(&key), "not the one that signs for the server");
     }
 
     #[tokio::test]

@@ -60,6 +60,7 @@ const ENDPOINTS: &[Line] = &[
     ("GET", "~/user/devices/{}", 200, ("~/user/devices/@nurse:c.example", "", 404, N)),
     ("POST", "~/user/keys/claim", 200, ("~/user/keys/claim", "[", 400, J)),
     ("POST", "~/user/keys/query", 200, ("~/user/keys/query", "[", 400, J)),
+    ("POST", "/_matrix/policy/v1/sign", 200, ("/_matrix/policy/v1/sign", "[]", 400, B)),
     ("GET", "~/media/download/{}", 200, ("~/media/download/none", "", 404, N)),
     ("GET", "~/media/thumbnail/{}", 200, ("~/media/thumbnail/none?width=8&height=8", "", 404, N)),
 ];
@@ -136,6 +137,12 @@ impl Play {
 async fn everything(play: &Play) {
     let Play { town, nurse, doctor, room } = play;
     let (a, b) = (town.desk(0), town.desk(1));
+    // From now on `a.example` is asked about everything that is said.
+    let named = a.get("/.well-known/matrix/policy_server", "").await.ok();
+    let named = json!({ "via": "a.example", "public_keys": named["public_keys"] });
+    a.call("PUT", &format!("/v3/rooms/{room}/state/m.room.policy"), nurse, named).await.ok();
+    let to_b = appliance_model::ruma::server_name!("b.example");
+    a.services.peers.drain(to_b).await.unwrap();
     let path = format!("/v3/rooms/{room}/send/m.room.message/1");
     let said = b.call("PUT", &path, doctor, json!({ "body": "hello" })).await.text("event_id");
     let to_a = appliance_model::ruma::server_name!("a.example");

@@ -8,6 +8,7 @@ mod keys;
 mod lease;
 mod media;
 mod openid;
+mod policy_server;
 mod query;
 mod rooms;
 mod third_party;
@@ -27,6 +28,7 @@ pub(crate) fn add(routes: &mut Routes) {
     openid::add(routes);
     hierarchy::add(routes);
     rooms::add(routes);
+    policy_server::add(routes);
     third_party::add(routes);
 }
 

@@ -71,7 +71,7 @@ async fn other(named: Named, alpn: &'static [u8]) -> Other {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ca.pem");
     std::fs::write(&file, cert.pem()).unwrap();
-    let tls = trust(Some(&file)).unwrap();
+    let tls = trust(Some(&file), None).unwrap();
     let roll = Arc::new(Roll::of([server_name!("b.example").to_owned()]));
     let gate = Gate::new(named, roll.clone(), tls, Arc::new(SystemClock));
     let key = digest(&SHA256, &spki).as_ref().to_vec();

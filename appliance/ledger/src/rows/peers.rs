@@ -160,6 +160,15 @@ pub struct PeerRow {
     /// Files are given to it with less freedom: 1 marked as something to be passed on, 2 lent only.
     #[n(20)]
     pub media_limit: Option<u8>,
+    /// The only authorities of the certificate that it must show when it connects here, in PEM.
+    #[n(21)]
+    pub client_authorities: Option<String>,
+    /// SHA-256 of the only public keys that this certificate may have.
+    #[n(22)]
+    pub client_pins: Option<Vec<minicbor::bytes::ByteVec>>,
+    /// It is shown this server's certificate; none: it is not.
+    #[n(23)]
+    pub show_certificate: Option<bool>,
 }
 
 /// A peer that cannot be reached, or could not until a while ago.

@@ -122,3 +122,21 @@ pub struct EraseNoticeRow {
     #[n(4)]
     pub times: u64,
 }
+
+/// The key with which this server vouches for events as a policy server: in the store, sealed as everything
+/// there, so that it comes along wherever the store goes.
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+pub struct PolicyServerKeyRow {
+    /// The secret half: 32 bytes, Ed25519.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub seed: Vec<u8>,
+    /// Since when: milliseconds since the Unix epoch.
+    #[n(1)]
+    pub at_ms: u64,
+}
+
+impl std::fmt::Debug for PolicyServerKeyRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PolicyServerKeyRow {{ at_ms: {}, .. }}", self.at_ms)
+    }
+}

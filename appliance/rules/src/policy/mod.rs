@@ -15,6 +15,7 @@ mod media;
 mod object;
 mod references;
 mod retention;
+mod vouch;
 
 pub use classes::{Mode, RoomClass, watermark};
 pub use decide::{Action, Content, Form, Object, Obligations, Permitted, Refused, Subject, decide};
@@ -26,5 +27,6 @@ pub use media::{
     may_fetch, may_reserve, may_upload, must_purge,
 };
 pub use object::{Effective, POLICY_TYPE, Policy, Scope};
-pub use references::{Use, is_media_id, media_id_of, references};
+pub use references::{Use, is_media_id, media_id_of, references, shown_uris};
 pub use retention::{LIFETIME_MS_MIN, RETENTION_TYPES, lifetime_ms, must_erase_events};
+pub use vouch::{Home, Said, Shown, vouch};

@@ -26,6 +26,26 @@ pub fn references(
     content: &str,
     server_name: &str,
 ) -> BTreeMap<String, Use> {
+    found_in(kind, is_state, content, &|uri| media_id_of(uri, server_name).map(str::to_owned))
+}
+
+/// The `mxc://` URIs that an event refers to in the clear, wherever they lead, and how; none if there may
+/// be more than are followed.
+pub fn shown_uris(kind: &str, is_state: bool, content: &str) -> Option<BTreeMap<String, Use>> {
+    let whole = |uri: &str| {
+        let (server, _) = uri.strip_prefix("mxc://")?.split_once('/')?;
+        Some(format!("mxc://{server}/{}", media_id_of(uri, server)?))
+    };
+    let found = found_in(kind, is_state, content, &whole);
+    (found.len() < REFERENCES_MAX).then_some(found)
+}
+
+fn found_in(
+    kind: &str,
+    is_state: bool,
+    content: &str,
+    name: &dyn Fn(&str) -> Option<String>,
+) -> BTreeMap<String, Use> {
     let mut found = BTreeMap::new();
     let as_what = match (kind, is_state) {
         ("m.room.avatar" | "m.room.member", true) => Use::Kept,
@@ -40,26 +60,31 @@ pub fn references(
         return found;
     }
     if let Ok(value) = serde_json::from_str::<Value>(content) {
-        collect(&value, server_name, as_what, &mut found);
+        collect(&value, name, as_what, &mut found);
     }
     found
 }
 
-fn collect(value: &Value, server_name: &str, as_what: Use, found: &mut BTreeMap<String, Use>) {
+fn collect(
+    value: &Value,
+    name: &dyn Fn(&str) -> Option<String>,
+    as_what: Use,
+    found: &mut BTreeMap<String, Use>,
+) {
     if found.len() >= REFERENCES_MAX {
         return;
     }
     match value {
         Value::String(text) => {
-            if let Some(media_id) = media_id_of(text, server_name) {
-                found.insert(media_id.to_owned(), as_what);
+            if let Some(name) = name(text) {
+                found.insert(name, as_what);
             }
         }
         Value::Array(values) => {
-            values.iter().for_each(|value| collect(value, server_name, as_what, found));
+            values.iter().for_each(|value| collect(value, name, as_what, found));
         }
         Value::Object(fields) => {
-            fields.values().for_each(|value| collect(value, server_name, as_what, found));
+            fields.values().for_each(|value| collect(value, name, as_what, found));
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
@@ -104,6 +129,20 @@ mod tests {
         ] {
             assert_eq!(refers("m.room.message", false, none), [], "{none}");
         }
+    }
+
+    #[test]
+    fn files_of_all_servers_are_found_or_too_many() {
+        let content = r#"{"url":"mxc://a.example/1#x","file":{"url":"mxc:\/\/b.example:8448\/2"},
+            "body":"mxc://c.example/3 is","odd":"mxc://d.example/4/5"}"#;
+        let found = shown_uris("m.room.message", false, content).unwrap();
+        let uris: Vec<_> = found.into_keys().collect();
+        assert_eq!(uris, ["mxc://a.example/1", "mxc://b.example:8448/2"]);
+        let many =
+            |count| (0..count).map(|n| format!("\"mxc://h.example/{n}\"")).collect::<Vec<_>>();
+        let many = |count| format!("{{\"x\":[{}]}}", many(count).join(","));
+        assert!(shown_uris("m.room.message", false, &many(REFERENCES_MAX - 1)).is_some());
+        assert_eq!(shown_uris("m.room.message", false, &many(REFERENCES_MAX)), None);
     }
 
     #[test]

@@ -214,12 +214,14 @@ fn in_json(report: &PeerReport) -> Value {
 
 /// Whether authorities can be read is known only to whoever reads them.
 fn check_authorities(change: &PeerChange) -> Result<(), Error> {
-    match change.authorities.as_deref().filter(|pem| !pem.is_empty()) {
-        Some(pem) => appliance_egress::authorities(pem)
-            .map(drop)
-            .map_err(|why| Error::invalid_param(format!("The authorities are wrong: {why}."))),
-        None => Ok(()),
+    for pem in [&change.authorities, &change.client_authorities].into_iter().flatten() {
+        if !pem.is_empty() {
+            appliance_egress::authorities(pem).map_err(|why| {
+                Error::invalid_param(format!("The authorities are wrong: {why}."))
+            })?;
+        }
     }
+    Ok(())
 }
 
 fn keys_in_json(keys: Option<&PeerKeysRow>) -> Value {

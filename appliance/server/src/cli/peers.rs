@@ -124,6 +124,17 @@ struct Add {
     /// given here are all that count; '' takes all back.
     #[arg(long, value_name = "sha256:HEX")]
     pin_certificate: Vec<String>,
+    /// Believe that it connects only if it shows a TLS client certificate of the authorities in this PEM file.
+    /// TLS must end at this server's own listener then, not at a proxy.
+    #[arg(long, value_name = "FILE")]
+    client_ca: Option<PathBuf>,
+    /// The same for a client certificate with this public key. Those given here are all that count; ''
+    /// takes all back.
+    #[arg(long, value_name = "sha256:HEX")]
+    client_pin: Vec<String>,
+    /// Whether it is shown this server's own certificate (federation.client_certificate_file).
+    #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
+    show_certificate: Option<bool>,
     /// Believe nothing that this key has not vouched for: ID=KEY, as `wardstone peers check` shows it.
     /// Those given here are all that count.
     #[arg(long, value_name = "ID=KEY", value_parser = pair)]
@@ -294,15 +305,12 @@ impl Peers {
 
 impl Add {
     fn run(self) -> ExitCode {
-        let authorities = match self.ca.as_deref().map(read_ca).transpose() {
-            Ok(authorities) => authorities,
-            Err(why) => return refuse(&why),
-        };
-        // One empty text takes all back.
-        let pins: Vec<_> =
-            self.pin_certificate.iter().filter(|pin| !pin.is_empty()).cloned().collect();
-        let kinds: Vec<_> =
-            self.room_kind.iter().filter(|kind| !kind.is_empty()).cloned().collect();
+        let read = |file: Option<&Path>| file.map(read_ca).transpose();
+        let (authorities, client_authorities) =
+            match (read(self.ca.as_deref()), read(self.client_ca.as_deref())) {
+                (Ok(authorities), Ok(of_clients)) => (authorities, of_clients),
+                (Err(why), _) | (_, Err(why)) => return refuse(&why),
+            };
         let change = PeerChange {
             legal_name: self.legal_name,
             jurisdiction: self.jurisdiction,
@@ -314,17 +322,27 @@ impl Add {
             may_invite: self.may_invite,
             may_be_invited: self.may_be_invited,
             media: self.media,
-            room_kinds: (!self.room_kind.is_empty()).then_some(kinds),
+            room_kinds: all_or_none(self.room_kind),
             address: self.address,
             tls_name: self.tls_name,
             authorities,
-            certificate_pins: (!self.pin_certificate.is_empty()).then_some(pins),
+            certificate_pins: all_or_none(self.pin_certificate),
+            client_authorities,
+            client_pins: all_or_none(self.client_pin),
+            show_certificate: self.show_certificate,
             pinned_keys: (!self.pin.is_empty()).then(|| self.pin.into_iter().collect()),
             identifiers: (!self.id.is_empty()).then(|| self.id.into_iter().collect()),
         };
         let order = Order::DescribePeer { server_name: self.peer.server, change: Box::new(change) };
         order::give(self.peer.common, order, None, line)
     }
+}
+
+/// What was given is all there is; nothing given says nothing, and an empty text takes all back.
+fn all_or_none(given: Vec<String>) -> Option<Vec<String>> {
+    let is_said = !given.is_empty();
+    let said = given.into_iter().filter(|text| !text.is_empty()).collect();
+    is_said.then_some(said)
 }
 
 impl Import {
@@ -501,6 +519,15 @@ fn page(peer: &Value) -> String {
     }
     for pin in peer["certificate_pins"].as_array().into_iter().flatten() {
         lines.push(format!("  pinned certificate: {}", text(pin)));
+    }
+    if peer["client_authorities"].is_string() {
+        lines.push("  must show a certificate: of pinned authorities only".to_owned());
+    }
+    for pin in peer["client_pins"].as_array().into_iter().flatten() {
+        lines.push(format!("  must show a certificate: {}", text(pin)));
+    }
+    if peer["show_certificate"] == true {
+        lines.push("  is shown this server's certificate".to_owned());
     }
     for (key_id, key) in peer["pinned_keys"].as_object().into_iter().flatten() {
         lines.push(format!("  pinned key: {key_id}={}", text(key)));

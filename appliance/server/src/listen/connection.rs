@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use appliance_services::peers::PeerCertificate;
 use axum::Router;
 use axum::body::Body;
 use http::{HeaderMap, Request, Response, Version};
@@ -114,6 +115,8 @@ impl TrustedProxies {
 pub struct Connection {
     /// Who connected.
     pub peer: Peer,
+    /// The certificate that they showed, if they were asked for one.
+    pub certificate: Option<PeerCertificate>,
     /// What is served.
     pub router: Router,
     /// Where HTTP/2 streams are spawned and when to finish.
@@ -257,6 +260,7 @@ impl Connection {
         let activity = activity.clone();
         let proxies = self.proxies.clone();
         let peer = self.peer;
+        let certificate = self.certificate.clone();
         let (body_timeout, body_bytes_max) = (self.timeouts.body, self.timeouts.body_bytes_max);
         TowerToHyperService::new(tower::service_fn(move |request: Request<Incoming>| {
             let in_flight = InFlight::begin(&activity, request.version());
@@ -267,6 +271,9 @@ impl Connection {
             });
             request.extensions_mut().insert(client);
             request.extensions_mut().insert(peer);
+            if let Some(certificate) = &certificate {
+                request.extensions_mut().insert(certificate.clone());
+            }
             let began = moment();
             let method = request.method().clone();
             let answer = router.clone().oneshot(request);

@@ -9,16 +9,18 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::peer;
 use crate::net::Stream;
 use crate::settings::Tls;
 
@@ -97,6 +99,16 @@ impl ResolvesServerCert for Certificate {
     }
 }
 
+impl ResolvesClientCert for Certificate {
+    fn resolve(&self, _: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.current()).filter(|pair| pair.key.choose_scheme(schemes).is_some())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
 fn stamp(files: &Tls) -> Stamp {
     [&files.certificate_file, &files.key_file].map(|path| {
         let metadata = std::fs::metadata(path).ok()?;
@@ -118,7 +130,7 @@ fn read_pair(files: &Tls) -> Result<Arc<CertifiedKey>, String> {
     Ok(Arc::new(pair))
 }
 
-fn provider() -> Result<Arc<CryptoProvider>, String> {
+pub(super) fn provider() -> Result<Arc<CryptoProvider>, String> {
     CryptoProvider::get_default().cloned().ok_or_else(|| "no TLS provider is installed".into())
 }
 
@@ -157,11 +169,33 @@ fn of_devices(file: &Path) -> Result<Arc<dyn ClientCertVerifier>, String> {
         .map_err(|error| format!("{}: {error}", file.display()))
 }
 
+fn acceptor(
+    certificate: Arc<Certificate>,
+    judge: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<TlsAcceptor, String> {
+    let config = ServerConfig::builder_with_provider(provider()?)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|error| error.to_string())?;
+    let config = match judge {
+        None => config.with_no_client_auth(),
+        Some(judge) => config.with_client_cert_verifier(judge),
+    };
+    let mut config = config.with_cert_resolver(certificate);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Two tickets for each of thousands of phones are traffic that nobody uses.
+    config.send_tls13_tickets = 1;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
 /// Where a TCP stream becomes a TLS stream.
 #[derive(Clone)]
 pub struct TlsDoor {
     acceptor: TlsAcceptor,
+    asking: Option<(TlsAcceptor, Asks)>,
 }
+
+/// Whether whoever comes now is asked for a certificate.
+pub type Asks = Arc<dyn Fn() -> bool + Send + Sync>;
 
 impl TlsDoor {
     /// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1, and whatever certificate is current. If the settings
@@ -171,18 +205,20 @@ impl TlsDoor {
     ///
     /// A sentence: the file of authorities cannot be read or holds none.
     pub fn new(certificate: Arc<Certificate>) -> Result<Self, String> {
-        let config = ServerConfig::builder_with_provider(provider()?)
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(|error| error.to_string())?;
-        let config = match &certificate.files.client_ca_file {
-            None => config.with_no_client_auth(),
-            Some(file) => config.with_client_cert_verifier(of_devices(file)?),
-        };
-        let mut config = config.with_cert_resolver(certificate);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // Two tickets for each of thousands of phones are traffic that nobody uses.
-        config.send_tls13_tickets = 1;
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)) })
+        let judge = certificate.files.client_ca_file.as_deref().map(of_devices).transpose()?;
+        Ok(Self { acceptor: acceptor(certificate, judge)?, asking: None })
+    }
+
+    /// The same for other servers: while `asks` says so they are asked for a certificate, and come in with
+    /// any, or none. Which one it must be is judged when they say who they are.
+    ///
+    /// # Errors
+    ///
+    /// As [`TlsDoor::new`].
+    pub fn for_servers(certificate: Arc<Certificate>, asks: Asks) -> Result<Self, String> {
+        let provider = provider()?;
+        let asking = acceptor(certificate.clone(), Some(peer::any_certificate(&provider)))?;
+        Ok(Self { acceptor: acceptor(certificate, None)?, asking: Some((asking, asks)) })
     }
 
     /// The handshake.
@@ -191,7 +227,12 @@ impl TlsDoor {
     ///
     /// The peer spoke no acceptable TLS, or took longer than `patience`.
     pub async fn open(&self, stream: Stream, patience: Duration) -> io::Result<TlsStream<Stream>> {
-        match tokio::time::timeout(patience, self.acceptor.accept(stream)).await {
+        let acceptor = match &self.asking {
+            // Sessions that began without a certificate are not resumed here: each has its own memory.
+            Some((asking, asks)) if asks() => asking,
+            _ => &self.acceptor,
+        };
+        match tokio::time::timeout(patience, acceptor.accept(stream)).await {
             Ok(accepted) => accepted,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }

@@ -277,6 +277,11 @@ impl Check {
     fn federation(&mut self, settings: &Settings) {
         let federation = &settings.federation;
         self.federation_list(&federation.list);
+        let is_named = |file: &std::path::Path| !file.as_os_str().is_empty();
+        let both =
+            is_named(&federation.client_certificate_file) == is_named(&federation.client_key_file);
+        let key = "federation.client_key_file";
+        self.require(both, key, "goes together with federation.client_certificate_file");
         self.within("federation.away_notice_ms", federation.away_notice_ms, 0, DAY_MS);
         for (index, name) in federation.allowed_servers.iter().enumerate() {
             if let Err(error) = <&ServerName>::try_from(name.as_str()) {

@@ -329,6 +329,8 @@ fn make_absolute(settings: &mut Settings, base: &Path) {
         &mut server.signing_key_file,
         &mut store.master_key_file,
         &mut federation.extra_ca_file,
+        &mut federation.client_certificate_file,
+        &mut federation.client_key_file,
         &mut admin.socket,
         &mut appservices.registrations_dir,
         &mut conformance.appservice_dir,

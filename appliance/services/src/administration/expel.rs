@@ -49,6 +49,7 @@ impl Administration {
         server: &ServerName,
         room_id: OwnedRoomId,
     ) -> Result<Expelled, Error> {
+        self.rooms.dismiss_policy_server(&room_id, server).await?;
         let theirs = self.rooms.people_of(server, &room_id).await?;
         let mut expelled = Expelled { room_id, left: Vec::new(), quarantined: Vec::new() };
         for target in theirs {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use appliance_model::ruma::canonical_json::redact_in_place;
+use appliance_model::ruma::events::room::policy::POLICY_SERVER_ED25519_SIGNING_KEY_ID as POLICY_SERVER_KEY_ID;
 use appliance_model::ruma::room_version_rules::RoomVersionRules;
 use appliance_model::ruma::serde::Base64;
 use appliance_model::ruma::signatures::{
@@ -102,29 +103,40 @@ impl Rooms {
     /// Checks 2 and 3.
     pub(crate) async fn verified(
         &self,
-        mut formed: Formed,
+        formed: Formed,
         rules: &RoomVersionRules,
     ) -> Result<Result<Pdu, String>, Error> {
+        let verified = self.verified_whole_or_part(formed, rules).await?;
+        Ok(verified.map(|(pdu, _)| pdu))
+    }
+
+    /// The same; and whether it is all of the event, or only what a redaction leaves.
+    pub(crate) async fn verified_whole_or_part(
+        &self,
+        mut formed: Formed,
+        rules: &RoomVersionRules,
+    ) -> Result<Result<(Pdu, bool), String>, Error> {
         let keys = match self.keys_for(&formed.object, rules).await? {
             Ok(keys) => keys,
             Err(why) => return Ok(Err(why)),
         };
         // "2. Passes signature checks, otherwise it is dropped."
-        match verify_event(&keys, &formed.object, rules) {
-            Ok(Verified::All) => {}
+        let is_whole = match verify_event(&keys, &formed.object, rules) {
+            Ok(Verified::All) => true,
             // "3. Passes hash checks, otherwise it is redacted before being processed further."
             Ok(_) => {
                 let redacted = redact_in_place(&mut formed.object, &rules.redaction, None);
                 if let Err(error) = redacted {
                     return Ok(Err(error.to_string()));
                 }
+                false
             }
             Err(error) => return Ok(Err(format!("wrong signature: {error}"))),
-        }
+        };
         let pdu = formed.into_pdu(rules);
         Ok(pdu.and_then(|pdu| match answerable(&pdu).iter().find(|name| !self.is_allowed(name)) {
             Some(stranger) => Err(format!("{stranger} is not one of this server's peers")),
-            None => Ok(pdu),
+            None => Ok((pdu, is_whole)),
         }))
     }
 
@@ -178,5 +190,8 @@ fn key_ids(object: &CanonicalJsonObject, server: &ServerName) -> Vec<String> {
         .and_then(CanonicalJsonValue::as_object)
         .and_then(|all| all.get(server.as_str()))
         .and_then(CanonicalJsonValue::as_object);
-    of_server.into_iter().flat_map(|keys| keys.keys()).take(SIGNATURES_MAX).cloned().collect()
+    // What it says as the policy server of a room is not signed with a key that it publishes.
+    let keys =
+        of_server.into_iter().flat_map(|keys| keys.keys()).filter(|id| *id != POLICY_SERVER_KEY_ID);
+    keys.take(SIGNATURES_MAX).cloned().collect()
 }

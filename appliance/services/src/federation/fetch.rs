@@ -107,7 +107,8 @@ impl Errand {
         self.unwelcome.lock().unwrap_or_else(PoisonError::into_inner).contains(event_id)
     }
 
-    fn may_ask(&self, now_ms: u64) -> bool {
+    /// Whether one more question is in bounds; counts it.
+    pub fn may_ask(&self, now_ms: u64) -> bool {
         now_ms < self.until_ms
             && self.unanswered.load(Ordering::Relaxed) < UNANSWERED_MAX
             && self.asked.fetch_add(1, Ordering::Relaxed) < ASKED_MAX

@@ -63,6 +63,7 @@ impl Rooms {
         if let Err(denial) = may_send(&pdu, &named, &open.rules.authorization) {
             return Err(self.house.ledger.refuse(denial).await);
         }
+        let pdu = open.recommended(pdu, &named).await?;
         let (room, root, rules) = (open.room, Root(open.head.state_root), open.rules.clone());
         // Nobody waits at the room's door for the other server.
         drop(open);
@@ -116,8 +117,13 @@ fn add_signature(
         _ => None,
     };
     match (ours.get_mut("signatures"), signatures) {
-        (Some(CanonicalJsonValue::Object(all)), Some(theirs)) => {
-            all.insert(server.to_string(), theirs);
+        (Some(CanonicalJsonValue::Object(all)), Some(CanonicalJsonValue::Object(theirs))) => {
+            // It may have signed already, as the room's policy server.
+            let empty = CanonicalJsonValue::Object(CanonicalJsonObject::new());
+            match all.entry(server.to_string()).or_insert(empty) {
+                CanonicalJsonValue::Object(of_server) => of_server.extend(theirs),
+                _ => return false,
+            }
             true
         }
         _ => false,

@@ -44,6 +44,13 @@ pub trait OtherServers: Send + Sync + 'static {
         key_ids: &[String],
         at_ms: u64,
     ) -> Result<PublicKeySet, Error>;
+
+    /// Whether a server promises to lend its files and to keep none of others'.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::RemoteUnavailable`] if it cannot be asked now.
+    async fn lends(&self, server: &ServerName) -> Result<bool, Error>;
 }
 
 /// What can be asked.
@@ -82,6 +89,8 @@ pub enum Ask {
     Alias { alias: OwnedRoomAliasId },
     /// `GET /hierarchy`.
     Hierarchy { room_id: OwnedRoomId },
+    /// `POST /_matrix/policy/v1/sign`.
+    Sign { event: String },
 }
 
 impl Ask {
@@ -92,7 +101,7 @@ impl Ask {
             | Self::SendLeave { .. }
             | Self::SendKnock { .. }
             | Self::Invite { .. } => "PUT",
-            Self::MissingEvents { .. } => "POST",
+            Self::MissingEvents { .. } | Self::Sign { .. } => "POST",
             _ => "GET",
         }
     }
@@ -168,6 +177,7 @@ impl Ask {
                 format!("{V1}/query/directory?room_alias={}", encoded(alias.as_str()))
             }
             Self::Hierarchy { room_id } => room(V1, "hierarchy", room_id.as_str(), ""),
+            Self::Sign { .. } => "/_matrix/policy/v1/sign".to_owned(),
         }
     }
 
@@ -176,7 +186,8 @@ impl Ask {
         match self {
             Self::SendJoin { event, .. }
             | Self::SendLeave { event, .. }
-            | Self::SendKnock { event, .. } => Some(event),
+            | Self::SendKnock { event, .. }
+            | Self::Sign { event } => Some(event),
             Self::Invite { body, .. } | Self::MissingEvents { body, .. } => Some(body),
             _ => None,
         }

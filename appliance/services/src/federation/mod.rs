@@ -37,6 +37,7 @@ mod transaction;
 mod visible;
 mod wire;
 
+pub(crate) use check::{formed, room_named_in};
 pub use invited::InviteBody;
 pub use line::{Ask, Line, OtherServers};
 pub(crate) use receive::only_this_one;

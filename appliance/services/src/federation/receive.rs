@@ -13,9 +13,7 @@ use std::sync::Arc;
 
 use appliance_ledger::keyspaces::{GAPS, HEADS};
 use appliance_ledger::{Commit, Direction, Placing, Root};
-use appliance_model::ruma::events::room::policy::RoomPolicyEventContent;
-use appliance_model::ruma::events::{StateEventType, TimelineEventType};
-use appliance_model::ruma::signatures::verify_policy_server_signature;
+use appliance_model::ruma::events::TimelineEventType;
 use appliance_model::ruma::{EventId, OwnedEventId};
 use appliance_model::{Error, Kind, Pdu};
 use appliance_rules::event_auth::NamedState;
@@ -171,7 +169,7 @@ impl<'a> Inflow<'a> {
     }
 
     /// Takes in one event whose predecessors are there, or whose state can be asked for.
-    pub async fn place(&mut self, pdu: Pdu, how: How) -> Result<Standing, Error> {
+    pub async fn place(&mut self, mut pdu: Pdu, how: How) -> Result<Standing, Error> {
         if let Some(standing) = self.known_standing(&pdu).await? {
             return Ok(standing);
         }
@@ -200,6 +198,10 @@ impl<'a> Inflow<'a> {
             }
         }
         self.enter_with(&pdu, how).await?;
+        let unsigned = match how {
+            How::Live => self.have_signed(&mut pdu).await?,
+            How::Past(_) => None,
+        };
         // While this one asked, another server may have brought the event, or what was missing.
         if let Some(standing) = self.known_standing(&pdu).await? {
             return Ok(standing);
@@ -210,7 +212,7 @@ impl<'a> Inflow<'a> {
         let Some(open) = self.open.as_mut() else {
             return Err(Error::internal("a room that was entered is not open"));
         };
-        let arriving = Arriving { source, how, sending: self.sending.clone() };
+        let arriving = Arriving { source, how, sending: self.sending.clone(), unsigned };
         let standing = arriving.arrive(open, pdu, fetched, states).await;
         match standing {
             Ok(standing) => {
@@ -227,6 +229,28 @@ impl<'a> Inflow<'a> {
                 Err(error)
             }
         }
+    }
+
+    /// Asks the room's policy server for its signature, if it is wanted and not there; returns why there is
+    /// none then. Nobody waits for that at the room's door.
+    async fn have_signed(&mut self, pdu: &mut Pdu) -> Result<Option<String>, Error> {
+        let Some(open) = &self.open else { return Ok(None) };
+        let Some(server) = open.unsigned_by(pdu).await? else { return Ok(None) };
+        self.flush().await?;
+        let source = self.source;
+        let signed = match source.errand.may_ask(self.rooms.house.clock.now_ms()) {
+            true => self.rooms.sign_by_policy_server(&server, pdu.clone(), source.rules).await,
+            false => Err(Error::new(Kind::RemoteUnavailable, "too much was asked for already")),
+        };
+        let unsigned = match signed {
+            Ok(signed) => {
+                *pdu = signed;
+                None
+            }
+            Err(error) => Some(only_this_one(error)?.message.into_owned()),
+        };
+        self.enter_with(pdu, How::Live).await?;
+        Ok(unsigned)
     }
 
     /// Enters the room; first makes true what was taken in if this event needs to find it so.
@@ -263,6 +287,8 @@ struct Arriving<'a> {
     source: Source<'a>,
     how: How,
     sending: Sending,
+    /// Why the room's policy server has not signed it, if it was asked.
+    unsigned: Option<String>,
 }
 
 impl Arriving<'_> {
@@ -378,7 +404,15 @@ impl Arriving<'_> {
         {
             return Ok(Standing::SoftFailed("the sender may not take that back".to_owned()));
         }
-        open.policy_allows(pdu).await
+        // "7. … Is validated by the Policy Server, if the room is using a Policy Server, otherwise it is 'soft
+        // failed'."
+        Ok(match open.unsigned_by(pdu).await? {
+            None => Standing::Accepted,
+            Some(server) => Standing::SoftFailed(match &self.unsigned {
+                Some(why) => format!("{} has not signed it: {why}", server.via),
+                None => format!("{} has not signed it", server.via),
+            }),
+        })
     }
 }
 
@@ -544,26 +578,5 @@ impl<'a> OpenRoom<'a> {
         let resolved = self.resolve(roots.into_iter().collect(), &mut commit).await;
         self.resume(commit);
         resolved
-    }
-
-    /// "7. … policy server": where a room has one, what it has not signed is not shown ([spec]).
-    ///
-    /// [spec]: https://spec.matrix.org/v1.19/server-server-api/#validating-policy-server-signatures
-    async fn policy_allows(&self, pdu: &Pdu) -> Result<Standing, Error> {
-        let kind = StateEventType::from("m.room.policy");
-        let Some(policy) = self.state(&kind, "").await? else { return Ok(Standing::Accepted) };
-        let content = serde_json::from_str::<RoomPolicyEventContent>(policy.content.get());
-        let Ok(content) = content else { return Ok(Standing::Accepted) };
-        // "if the policy server is not joined to the room, the room has none".
-        if !self.has_server(&content.via) {
-            return Ok(Standing::Accepted);
-        }
-        let object = serde_json::from_slice(&pdu.json).map_err(Error::internal)?;
-        Ok(match verify_policy_server_signature(&content, &object, &self.rules) {
-            Ok(()) => Standing::Accepted,
-            Err(error) => {
-                Standing::SoftFailed(format!("the policy server has not signed: {error}"))
-            }
-        })
     }
 }

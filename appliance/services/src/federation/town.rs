@@ -277,6 +277,7 @@ impl OtherServers for Phone {
                 rooms.timestamp_for(origin, room_id, *at_ms, direction).await
             }
             Ask::Hierarchy { room_id } => rooms.hierarchy_for_server(origin, room_id, false).await,
+            Ask::Sign { event } => rooms.sign_as_policy_server(origin, &raw(event)).await,
             Ask::Alias { alias } => {
                 let room_id = rooms.resolve_alias(alias).await?;
                 Ok(format!(r#"{{"room_id":"{room_id}","servers":["{server}"]}}"#))
@@ -311,5 +312,10 @@ impl OtherServers for Phone {
         let key_id = format!("ed25519:{}", key.version());
         let public = Base64::new(key.public_key().to_vec());
         Ok([(key_id, public)].into_iter().filter(|(id, _)| key_ids.contains(id)).collect())
+    }
+
+    async fn lends(&self, server: &ServerName) -> Result<bool, Error> {
+        // The fourth of a town is of another kind.
+        Ok(server.as_str() != "four.example")
     }
 }

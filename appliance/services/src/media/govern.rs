@@ -337,6 +337,17 @@ fn is_film(row: &MediaRow) -> bool {
     begins(said, "video/") || (begins(row.sniffed.as_deref(), "video/") && !begins(said, "audio/"))
 }
 
+/// What a policy server must know of a file of this server: what it is, whether the camera page took it, and
+/// whether it may tell what its camera wrote beside it. Nothing, if it is not there.
+pub(crate) async fn shown_here(
+    house: &House,
+    media_id: &str,
+) -> Result<Option<(Content, bool, bool)>, Error> {
+    let Some((_, row)) = super::row_of(house, media_id).await? else { return Ok(None) };
+    let content = if is_film(&row) { Content::Other } else { Content::Picture };
+    Ok(Some((content, row.is_captured.unwrap_or_default(), may_tell_place(&row))))
+}
+
 /// Whether a device may show a file that this server can read to a room where `policy` holds.
 ///
 /// # Errors

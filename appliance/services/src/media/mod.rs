@@ -47,6 +47,7 @@ use appliance_ledger::rows::media::{
 use appliance_ledger::{Blobs, Digest, Ledger, SecretKey};
 use appliance_model::{Caller, DeviceNid, Error, MediaNid};
 use appliance_rules::policy::is_media_id;
+pub(crate) use govern::shown_here;
 use quick_cache::sync::Cache;
 pub use stamp::moment;
 use tokio::sync::{Notify, Semaphore};

@@ -6,6 +6,7 @@ use appliance_ledger::rows::peers::PeerRow;
 use appliance_model::Error;
 use appliance_model::ruma::ServerName;
 use appliance_rules::policy::RoomClass;
+use minicbor::bytes::ByteVec;
 use serde::{Deserialize, Serialize};
 use time::{Date, Month, OffsetDateTime};
 
@@ -73,6 +74,15 @@ pub struct PeerChange {
     /// The only public keys that its certificate may have: `sha256:` and 64 hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate_pins: Option<Vec<String>>,
+    /// The only authorities of the certificate that it must show when it connects here, in PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_authorities: Option<String>,
+    /// The only public keys that this certificate may have: `sha256:` and 64 hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_pins: Option<Vec<String>>,
+    /// It is shown this server's certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub show_certificate: Option<bool>,
     /// Key IDs and public keys in unpadded Base64.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pinned_keys: Option<BTreeMap<String, String>>,
@@ -158,7 +168,7 @@ impl PeerChange {
     pub fn of(row: &PeerRow) -> Self {
         let said = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let pinned: BTreeMap<_, _> = row.pinned_keys.iter().cloned().collect();
-        let pins = row.certificate_pins.as_ref();
+        let spelt = |pins: &Vec<ByteVec>| pins.iter().map(|pin| spell_pin(pin)).collect();
         let last_day = |ms: u64| day(ms.saturating_sub(1));
         Self {
             legal_name: said(&row.legal_name),
@@ -175,7 +185,10 @@ impl PeerChange {
             address: row.address.clone(),
             tls_name: row.tls_name.clone(),
             authorities: row.authorities.clone(),
-            certificate_pins: pins.map(|pins| pins.iter().map(|pin| spell_pin(pin)).collect()),
+            certificate_pins: row.certificate_pins.as_ref().map(spelt),
+            client_authorities: row.client_authorities.clone(),
+            client_pins: row.client_pins.as_ref().map(spelt),
+            show_certificate: row.show_certificate,
             pinned_keys: (!pinned.is_empty()).then_some(pinned),
             identifiers: row.identifiers.clone().map(|all| all.into_iter().collect()),
         }
@@ -214,11 +227,12 @@ impl PeerChange {
         if let Some(said) = self.identifiers {
             row.identifiers = (!said.is_empty()).then(|| said.into_iter().collect());
         }
-        if let Some(said) = self.certificate_pins {
-            let pins = said.iter().map(|pin| read_pin(pin).map(Into::into));
-            let pins = pins.collect::<Result<Vec<_>, _>>()?;
-            row.certificate_pins = (!pins.is_empty()).then_some(pins);
+        put_text(&mut row.client_authorities, self.client_authorities);
+        if let Some(said) = self.show_certificate {
+            row.show_certificate = said.then_some(true);
         }
+        put_pins(&mut row.certificate_pins, self.certificate_pins)?;
+        put_pins(&mut row.client_pins, self.client_pins)?;
         if let Some(said) = self.pinned_keys {
             row.pinned_keys = said.into_iter().collect();
         }
@@ -237,7 +251,8 @@ impl PeerChange {
         if self.identifiers.as_ref().is_some_and(|all| all.len() > IDENTIFIERS_MAX) {
             return Err(Error::invalid_param("A peer has at most 16 numbers in registers."));
         }
-        if self.authorities.as_ref().is_some_and(|pem| pem.len() > AUTHORITIES_BYTES_MAX) {
+        let authorities = [&self.authorities, &self.client_authorities];
+        if authorities.into_iter().flatten().any(|pem| pem.len() > AUTHORITIES_BYTES_MAX) {
             return Err(Error::invalid_param("The authorities' file is larger than 64 KiB."));
         }
         Ok(())
@@ -254,7 +269,8 @@ fn check(row: &PeerRow) -> Result<(), Error> {
         let message = "A pinned key is an ID such as ed25519:abc and a public key in Base64.";
         return Err(Error::invalid_param(message));
     }
-    if row.certificate_pins.as_ref().is_some_and(|pins| pins.len() > PINNED_MAX) {
+    let pins = [&row.certificate_pins, &row.client_pins];
+    if pins.into_iter().flatten().any(|pins| pins.len() > PINNED_MAX) {
         return Err(Error::invalid_param("A peer has at most 16 pinned certificates."));
     }
     let is_kind = |kind: &String| RoomClass::parse(kind).is_some();
@@ -297,6 +313,15 @@ fn put_text(place: &mut Option<String>, said: Option<String>) {
     if let Some(said) = said {
         *place = (!said.is_empty()).then_some(said);
     }
+}
+
+fn put_pins(place: &mut Option<Vec<ByteVec>>, said: Option<Vec<String>>) -> Result<(), Error> {
+    if let Some(said) = said {
+        let pins = said.iter().map(|pin| read_pin(pin).map(Into::into));
+        let pins = pins.collect::<Result<Vec<_>, _>>()?;
+        *place = (!pins.is_empty()).then_some(pins);
+    }
+    Ok(())
 }
 
 /// Midnight at the start of a day in UTC, in milliseconds since the Unix epoch; none of no text.
@@ -374,6 +399,9 @@ mod tests {
             tls_name: text("matrix.b.example"),
             authorities: text("-----BEGIN CERTIFICATE-----"),
             certificate_pins: Some(vec![format!("sha256:{}", "0a".repeat(32))]),
+            client_authorities: text("-----BEGIN CERTIFICATE----- of clients"),
+            client_pins: Some(vec![format!("sha256:{}", "0b".repeat(32))]),
+            show_certificate: Some(true),
             pinned_keys: map("ed25519:a", "Noi6WqcDj0QmPxCNQqgezwTlBKrfqehY1u2FyWP9uYw"),
             identifiers: map("ods", "RJ1"),
         }
@@ -396,6 +424,9 @@ mod tests {
             tls_name: nothing(),
             authorities: nothing(),
             certificate_pins: Some(Vec::new()),
+            client_authorities: nothing(),
+            client_pins: Some(Vec::new()),
+            show_certificate: Some(false),
             pinned_keys: Some(BTreeMap::new()),
             identifiers: Some(BTreeMap::new()),
             room_kinds: Some(Vec::new()),
@@ -405,6 +436,8 @@ mod tests {
         let left = PeerChange::of(&row);
         assert!(left.address.is_none() && left.valid_until.is_none() && left.contract.is_none());
         assert!(left.certificate_pins.is_none() && left.pinned_keys.is_none());
+        assert!(left.client_pins.is_none() && left.client_authorities.is_none());
+        assert!(left.show_certificate.is_none());
         assert!(left.room_kinds.is_none());
         assert_eq!(left.legal_name.as_deref(), Some("Hospital B"));
     }
@@ -429,6 +462,8 @@ mod tests {
             PeerChange { tls_name: text("b.example"), ..base() },
             PeerChange { certificate_pins: Some(vec!["sha256:00".to_owned()]), ..base() },
             PeerChange { certificate_pins: Some(vec!["é".repeat(32)]), ..base() },
+            PeerChange { client_pins: Some(vec!["sha256:0".to_owned()]), ..base() },
+            PeerChange { client_authorities: Some("x".repeat(70_000)), ..base() },
             PeerChange { legal_name: Some("x".repeat(501)), ..base() },
             PeerChange { contact: text("a\u{1b}[2J"), ..base() },
             PeerChange { identifiers: Some(many), ..base() },

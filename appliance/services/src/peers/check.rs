@@ -8,7 +8,7 @@ use appliance_model::ruma::api::federation::discovery::get_server_version;
 use http::StatusCode;
 use http::header::DATE;
 
-use super::{ASK, Peers, RemoteError, Standing, day};
+use super::{ASK, Peers, RemoteError, Standing, day, spell_pin};
 use crate::egress::Failure;
 
 /// Clocks that are further apart make events look old, keys look expired and contracts look over.
@@ -65,6 +65,7 @@ impl Peers {
         if !self.check_version(server, &mut check).await {
             return Ok(check);
         }
+        self.check_certificates(server, &mut check);
         self.check_keys(server, &mut check).await?;
         self.check_welcome(server, &mut check).await;
         Ok(check)
@@ -143,6 +144,24 @@ impl Peers {
             check_clock(check, theirs_ms, ours_ms);
         }
         true
+    }
+
+    /// Both sides' certificates for clients. That ours was shown is known: without it the connection that
+    /// has just answered would not have been opened.
+    fn check_certificates(&self, server: &ServerName, check: &mut PeerCheck) {
+        if self.house.roll.pins(server).is_some_and(|pins| pins.shows_own) {
+            check.good("It is shown this server's certificate, if it asks for one.".to_owned());
+        }
+        if let Some(pins) = self.house.roll.client_pins(server) {
+            let keys = pins.keys.iter().map(|key| spell_pin(key)).collect::<Vec<_>>().join(" or ");
+            let key = if keys.is_empty() { String::new() } else { format!(" with the key {keys}") };
+            let of =
+                pins.authorities.as_ref().map_or("", |_| " of the authorities that are pinned");
+            check.good(format!(
+                "When it connects here it must show a certificate{key}{of}. Whether it does is seen when it \
+                 connects: the journal says peers.certificate if it does not."
+            ));
+        }
     }
 
     async fn check_keys(&self, server: &ServerName, check: &mut PeerCheck) -> Result<(), Error> {

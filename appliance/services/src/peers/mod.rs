@@ -2,6 +2,7 @@
 
 mod authenticate;
 mod canonical;
+mod certificate;
 mod change;
 mod check;
 mod company;
@@ -28,6 +29,7 @@ pub use authenticate::Claim;
 #[cfg(test)]
 pub(crate) use canonical::canonical as canonical_json;
 pub(crate) use canonical::canonical;
+pub use certificate::{ClientPins, PeerCertificate, ShownCertificate};
 pub use change::{MediaMode, PeerChange, day, spell_pin};
 pub use check::{Finding, PeerCheck};
 pub use handshake::{Accepted, Offer, Terms};

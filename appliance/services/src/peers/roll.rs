@@ -9,6 +9,7 @@ use appliance_model::Clock;
 use appliance_model::ruma::{OwnedServerName, ServerName};
 
 use super::MediaMode;
+use super::certificate::ClientPins;
 use super::list::Listed;
 
 /// The list: the servers that the settings name, those that the administrator described, and those on the
@@ -46,6 +47,8 @@ pub struct Pins {
     pub authorities: Option<String>,
     /// SHA-256 of the only public keys that the certificate may have; empty: any.
     pub keys: Vec<Vec<u8>>,
+    /// It is shown this server's own certificate.
+    pub shows_own: bool,
 }
 
 impl Standing {
@@ -241,8 +244,23 @@ impl Roll {
     pub fn pins(&self, server_name: &ServerName) -> Option<Arc<Pins>> {
         let peer = self.described(server_name)?;
         let keys = peer.certificate_pins.iter().flatten().map(|pin| pin.to_vec()).collect();
-        let pins = Pins { authorities: peer.authorities.clone(), keys };
-        (pins.authorities.is_some() || !pins.keys.is_empty()).then(|| Arc::new(pins))
+        let shows_own = peer.show_certificate.unwrap_or_default();
+        let pins = Pins { authorities: peer.authorities.clone(), keys, shows_own };
+        let says = pins.authorities.is_some() || !pins.keys.is_empty() || shows_own;
+        says.then(|| Arc::new(pins))
+    }
+
+    /// What certificate that server must show when it connects here; none: any, or none.
+    pub fn client_pins(&self, server_name: &ServerName) -> Option<ClientPins> {
+        let peer = self.described(server_name).filter(|peer| wants_certificate(peer))?;
+        let keys = peer.client_pins.iter().flatten().map(|pin| pin.to_vec()).collect();
+        Some(ClientPins { authorities: peer.client_authorities.clone(), keys })
+    }
+
+    /// Whether any peer must show a certificate: only then is anybody asked for one.
+    pub fn asks_for_certificates(&self) -> bool {
+        let described = self.described.read().unwrap_or_else(PoisonError::into_inner);
+        described.values().any(|peer| wants_certificate(peer))
     }
 
     /// What the administrator says of a server.
@@ -273,4 +291,8 @@ impl Roll {
             None => described.remove(&server_name),
         };
     }
+}
+
+fn wants_certificate(peer: &PeerRow) -> bool {
+    peer.client_authorities.is_some() || peer.client_pins.is_some()
 }

@@ -22,6 +22,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::build::{Draft, Place, content_from, content_of};
+use super::policy_server::POLICY_SERVER_TYPE;
 use super::room::OpenRoom;
 use super::sharing::is_federated_object;
 use super::{Rooms, rules_of};
@@ -64,6 +65,8 @@ pub(super) struct Plan<'a> {
     creation: CanonicalJsonObject,
     /// State that was asked for.
     given: Vec<InitialState>,
+    /// The room names this server as its policy server.
+    is_guarded: bool,
 }
 
 #[derive(Clone, Deserialize)]
@@ -202,8 +205,22 @@ impl Rooms {
             Some(raw) => content_of(raw)?,
             None => CanonicalJsonObject::new(),
         };
-        let creation = self.kept_inside(creation, &policy_in(&given))?;
-        Ok(Plan { caller, request, version, rules, preset, creators, alias, creation, given })
+        let policy = policy_in(&given);
+        let creation = self.kept_inside(creation, &policy)?;
+        let names_one = given.iter().any(|state| state.kind.to_string() == POLICY_SERVER_TYPE);
+        let is_guarded = !names_one && self.is_guarded(&creation, policy.as_ref());
+        Ok(Plan {
+            caller,
+            request,
+            version,
+            rules,
+            preset,
+            creators,
+            alias,
+            creation,
+            given,
+            is_guarded,
+        })
     }
 
     /// Nobody is called to a room that stays inside this hospital, or that their server may not be in.
@@ -324,6 +341,10 @@ impl Rooms {
             }
             room.add(Draft::state(creator.clone(), kind, state_key, content), None).await?;
         }
+        if plan.is_guarded {
+            let content = self.own_policy_server().await?;
+            set(plan, room, StateEventType::from(POLICY_SERVER_TYPE), content).await?;
+        }
         if let Some(name) = &plan.request.name {
             let content = content_from(&json!({ "name": name }))?;
             set(plan, room, StateEventType::RoomName, content).await?;
@@ -404,7 +425,7 @@ fn power_levels(plan: &Plan<'_>) -> Result<CanonicalJsonObject, Error> {
     }
     // In a ward room anyone may bring a colleague in; a public room is opened by its join rule.
     let invite = if plan.preset == RoomPreset::PublicChat { 50 } else { 0 };
-    let defaults = json!({
+    let mut defaults = json!({
         "users": users,
         "users_default": 0,
         "events": {
@@ -426,6 +447,9 @@ fn power_levels(plan: &Plan<'_>) -> Result<CanonicalJsonObject, Error> {
         "invite": invite,
         "historical": 100,
     });
+    if plan.is_guarded {
+        defaults["events"][POLICY_SERVER_TYPE] = 100.into();
+    }
     let mut content = content_from(&defaults)?;
     if let Some(asked) = &plan.request.power_level_content_override {
         content.extend(content_of(asked)?);

@@ -24,6 +24,7 @@ pub(crate) mod membership;
 mod messages;
 mod moved;
 mod mutual_rooms;
+mod policy_server;
 mod power;
 mod publish;
 mod read_state;
@@ -110,6 +111,10 @@ pub struct Rooms {
     pub(crate) receiving: Doors,
     /// What other servers did that somebody should look at.
     pub(crate) alarms: Alarms,
+    /// The key with which this server vouches for events as a policy server.
+    policy_key: policy_server::OwnKey,
+    /// Policy servers that did not answer.
+    policy_away: policy_server::Away,
 }
 
 impl Rooms {
@@ -128,6 +133,8 @@ impl Rooms {
             line: crate::federation::Line::default(),
             receiving: Doors::default(),
             alarms: Alarms::default(),
+            policy_key: policy_server::OwnKey::default(),
+            policy_away: policy_server::Away::default(),
         }
     }
 

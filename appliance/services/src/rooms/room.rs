@@ -130,6 +130,8 @@ impl<'a> OpenRoom<'a> {
     /// [`appliance_model::Kind::Forbidden`] if the room's rules refuse it: then the refusal is
     /// recorded and nothing that was added before in this visit becomes true either.
     ///
+    /// Also what the room's policy server says of it ([`OpenRoom::recommended`]).
+    ///
     /// State that says what it says already, by the same person, is judged but not added again: the
     /// event that set it is returned.
     pub async fn add(
@@ -147,6 +149,7 @@ impl<'a> OpenRoom<'a> {
         {
             return Ok(standing);
         }
+        let pdu = self.recommended(pdu, &named).await?;
         self.judge_and_append(pdu, &named, txn).await
     }
 

@@ -25,11 +25,12 @@ use serde_json::{Value, json};
 
 use super::build::{Draft, content_from};
 use super::membership::check_inside;
+use super::policy_server::POLICY_SERVER_TYPE;
 use super::room::OpenRoom;
 use super::{Rooms, rules_of};
 
 /// "The recommended state events to transfer", what this house adds to them, and what names things.
-const CARRIED: [&str; 10] = [
+const CARRIED: [&str; 11] = [
     "m.room.server_acl",
     "m.room.encryption",
     "m.room.name",
@@ -41,6 +42,7 @@ const CARRIED: [&str; 10] = [
     "m.room.retention",
     // A room must not shake off its rules by an upgrade.
     POLICY_TYPE,
+    POLICY_SERVER_TYPE,
 ];
 /// Rooms of a space that come along, in one commit.
 const CHILDREN_MAX: usize = 500;

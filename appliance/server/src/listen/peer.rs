@@ -1,0 +1,126 @@
+//! Certificates that other servers show when they connect. Any is taken, and none: which one it must be is
+//! known when the request says whose it is ([`PeerCertificate`]).
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use appliance_services::peers::{PeerCertificate, ShownCertificate};
+use aws_lc_rs::digest::{SHA256, digest};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+/// A chain that was found good is looked at again after this: certificates end.
+const LOOKED_AT: Duration = Duration::from_secs(60);
+
+/// Asks for a certificate and takes any, or none; that whoever shows it has its key is verified.
+pub fn any_certificate(provider: &CryptoProvider) -> Arc<dyn ClientCertVerifier> {
+    Arc::new(Any(provider.signature_verification_algorithms))
+}
+
+#[derive(Debug)]
+struct Any(WebPkiSupportedAlgorithms);
+
+impl ClientCertVerifier for Any {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    /// Whose it is does not matter yet.
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
+/// What was shown in a handshake, for those who know whose it must be.
+pub fn shown(chain: Option<&[CertificateDer<'_>]>) -> Option<PeerCertificate> {
+    let chain: Vec<_> = chain?.iter().map(|one| one.clone().into_owned()).collect();
+    let key = key_sha256(chain.first()?).ok()?;
+    Some(PeerCertificate(Arc::new(Chain { chain, key, good: Mutex::default() })))
+}
+
+/// SHA-256 of a certificate's public key.
+///
+/// # Errors
+///
+/// It is no certificate.
+pub fn key_sha256(certificate: &CertificateDer<'_>) -> Result<[u8; 32], String> {
+    let parsed = ParsedCertificate::try_from(certificate).map_err(|error| error.to_string())?;
+    let key = digest(&SHA256, &parsed.subject_public_key_info());
+    key.as_ref().try_into().map_err(|_| "a digest of another length".to_owned())
+}
+
+struct Chain {
+    chain: Vec<CertificateDer<'static>>,
+    key: [u8; 32],
+    /// Under which authorities it was found good, and when: seconds since the Unix epoch.
+    good: Mutex<Option<(String, u64)>>,
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} certificates", self.chain.len())
+    }
+}
+
+impl ShownCertificate for Chain {
+    fn key_sha256(&self) -> [u8; 32] {
+        self.key
+    }
+
+    fn comes_from(&self, authorities: &str) -> Result<(), String> {
+        let now = UnixTime::now();
+        let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = good.as_ref().is_some_and(|(under, at)| {
+            under == authorities && now.as_secs().abs_diff(*at) < LOOKED_AT.as_secs()
+        });
+        if is_known {
+            return Ok(());
+        }
+        let roots = Arc::new(appliance_egress::authorities(authorities)?);
+        let provider = super::tls::provider()?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+        let verifier = verifier.build().map_err(|error| error.to_string())?;
+        let (first, others) = self.chain.split_first().ok_or("no certificate")?;
+        verifier.verify_client_cert(first, others, now).map_err(|error| error.to_string())?;
+        *good = Some((authorities.to_owned(), now.as_secs()));
+        Ok(())
+    }
+}
