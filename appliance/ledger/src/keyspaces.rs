@@ -23,8 +23,7 @@ use crate::rows::peers::{
 };
 use crate::rows::policy::{
     CopyRow, EnrolmentRow, EraseNoticeRow, ErasureRow, HousePolicyRow, OpensRow, PeerCopyRow,
-    PolicyServerKeyRow,
-    SessionRow,
+    PolicyServerKeyRow, SessionRow,
 };
 use crate::rows::push::PusherRow;
 use crate::rows::relations::{RelatedRow, RelationRow, ThreadRow};

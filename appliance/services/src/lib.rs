@@ -145,6 +145,7 @@ impl Services {
             accounts.clone(),
             rooms.clone(),
             personal.clone(),
+            keys.clone(),
             peers.clone(),
         );
         let parts = sync::Parts {

@@ -5,6 +5,7 @@
 
 mod devices;
 mod federation;
+mod history;
 mod media;
 mod registration_tokens;
 mod reports;
@@ -34,6 +35,7 @@ pub(crate) fn add(routes: &mut Routes) {
     devices::add(&mut desk);
     federation::add(&mut desk);
     rooms::add(&mut desk);
+    history::add(&mut desk);
     media::add(&mut desk);
     registration_tokens::add(&mut desk);
     reports::add(&mut desk);

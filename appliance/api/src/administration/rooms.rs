@@ -38,14 +38,6 @@ pub(super) fn add(desk: &mut Desk<'_>) {
     desk.serve(M::POST, path, "admin.room_make_admin", make_admin);
     let path = "/_synapse/admin/v1/join/{room_id_or_alias}";
     desk.serve(M::POST, path, "admin.room_join", join);
-    for path in [
-        "/_synapse/admin/v1/purge_history/{room_id}",
-        "/_synapse/admin/v1/purge_history/{room_id}/{event_id}",
-    ] {
-        desk.serve(M::POST, path, "admin.history_purge", no_purge);
-    }
-    let path = "/_synapse/admin/v1/purge_history_status/{purge_id}";
-    desk.serve(M::GET, path, "admin.history_purge_read", no_purge_status);
 }
 
 fn shown(view: &RoomView) -> Value {
@@ -202,11 +194,7 @@ async fn statuses(visit: Visit<RawRequest>, by_room: bool) -> Result<Vec<Value>,
         task.kind == "room.delete" && name == wanted
     });
     let shown = tasks.map(|task| {
-        let status = match task.state {
-            TaskState::Active => "active",
-            TaskState::Complete => "complete",
-            TaskState::Failed => "failed",
-        };
+        let status = status_of(task.state);
         let result: Value = task
             .result
             .as_deref()
@@ -227,6 +215,15 @@ async fn statuses(visit: Visit<RawRequest>, by_room: bool) -> Result<Vec<Value>,
         return Err(Error::not_found("Nothing of that kind was ordered."));
     }
     Ok(shown)
+}
+
+/// Synapse's word for it.
+pub(super) fn status_of(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Active => "active",
+        TaskState::Complete => "complete",
+        TaskState::Failed => "failed",
+    }
 }
 
 async fn status_by_room(visit: Visit<RawRequest>) -> Result<Response, Error> {
@@ -291,14 +288,4 @@ async fn join(mut visit: Visit<RawRequest>) -> Result<Response, Error> {
     };
     visit.services.administration.join(&body.user_id, &room_id).await?;
     answer(&json!({ "room_id": room_id }))
-}
-
-async fn no_purge(_: Visit<RawRequest>) -> Result<Response, Error> {
-    Err(does_not(
-        "This server does not purge stretches of history. Redact what has to go, or close the room.",
-    ))
-}
-
-async fn no_purge_status(_: Visit<RawRequest>) -> Result<Response, Error> {
-    Err(Error::not_found("No history was purged under that ID."))
 }

@@ -147,6 +147,44 @@ async fn rooms_are_seen_blocked_taken_over_and_closed() {
 }
 
 #[tokio::test]
+async fn a_rooms_past_is_purged_up_to_an_event_and_the_rest_stays() {
+    let (desk, chief) = Desk::with_chief().await;
+    let nurse = desk.sign_up("nurse").await;
+    let room = desk.post("/v3/createRoom", &nurse, json!({})).await.text("room_id");
+    let mut said = Vec::new();
+    for txn in 0..3 {
+        let path = format!("/v3/rooms/{room}/send/m.room.message/{txn}");
+        said.push(desk.call("PUT", &path, &nurse, json!({ "body": "x" })).await.text("event_id"));
+        desk.clock.pass_ms(1_000);
+    }
+    let purge = at(&format!("v1/purge_history/{room}"));
+    for (body, errcode) in [
+        (json!({ "delete_local_events": true }), "M_BAD_JSON"),
+        (json!({ "purge_up_to_event_id": said[2] }), "M_INVALID_PARAM"),
+        (json!({ "delete_local_events": true, "purge_up_to_ts": 1_u64 << 50 }), "M_INVALID_PARAM"),
+    ] {
+        assert_eq!(desk.post(&purge, &chief, body).await.error(), (400, errcode));
+    }
+    let body = json!({ "delete_local_events": true, "purge_up_to_event_id": "$nothing" });
+    assert_eq!(desk.post(&purge, &chief, body).await.error(), (404, "M_NOT_FOUND"));
+    let whole = json!({ "delete_local_events": true });
+    let of_nurse = desk.post(&format!("{purge}/{}", said[2]), &nurse, whole.clone()).await;
+    assert_eq!(of_nurse.error(), (403, "M_FORBIDDEN"));
+
+    let id = desk.post(&format!("{purge}/{}", said[2]), &chief, whole).await.text("purge_id");
+    let status = at(&format!("v1/purge_history_status/{id}"));
+    assert_eq!(desk.get(&status, &chief).await.ok(), json!({ "status": "active" }));
+    desk.services.administration.carry_out().await.unwrap();
+    assert_eq!(desk.get(&status, &chief).await.ok(), json!({ "status": "complete" }));
+    let unknown = at("v1/purge_history_status/nothing");
+    assert_eq!(desk.get(&unknown, &chief).await.error(), (404, "M_NOT_FOUND"));
+    for (event, status) in [(&said[0], 404), (&said[1], 404), (&said[2], 200)] {
+        let shown = desk.get(&format!("/v3/rooms/{room}/event/{event}"), &nurse).await;
+        assert_eq!(shown.status, status, "{event}");
+    }
+}
+
+#[tokio::test]
 async fn what_somebody_said_is_taken_back_and_the_house_speaks() {
     let (desk, chief) = Desk::with_chief().await;
     let nurse = desk.sign_up("nurse").await;

@@ -1,6 +1,6 @@
 //! Closing a room for everybody of this server.
 
-use appliance_model::ruma::{OwnedUserId, RoomId};
+use appliance_model::ruma::{EventId, OwnedUserId, RoomId};
 use appliance_model::{Caller, Error};
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use super::Administration;
 pub struct Closing {
     /// Nobody may join again.
     pub block: bool,
-    /// Nobody who was in it sees it any more.
+    /// Nobody who was in it sees it any more, and what was said in it is taken out of the store.
     pub purge: bool,
 }
 
@@ -60,8 +60,37 @@ impl Administration {
             }
         }
         if how.purge {
-            self.rooms.forget_for_all(by.user_id.as_str(), room_id).await?;
+            let by = by.user_id.as_str();
+            self.rooms.forget_for_all(by, room_id).await?;
+            self.purge_history(by, room_id, self.house.clock.now_ms()).await?;
         }
         Ok(closed)
+    }
+
+    /// Takes what was said in a room up to a time (milliseconds since the Unix epoch) out of the store,
+    /// with the backed-up keys that opened nothing else. Returns how many events that were.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::NotFound`] if this server does not know the room.
+    pub(super) async fn purge_history(
+        &self,
+        by: &str,
+        room_id: &RoomId,
+        upto_ms: u64,
+    ) -> Result<usize, Error> {
+        let erased = self.rooms.purge_history(by, room_id, upto_ms).await?;
+        let unneeded = self.rooms.unneeded_sessions(&erased.sessions).await?;
+        self.keys.forget_sessions(&unneeded).await?;
+        Ok(erased.events)
+    }
+
+    /// Up to when a room's history goes that ends before an event: milliseconds since the Unix epoch.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::NotFound`] if the room has no such event.
+    pub async fn before(&self, room_id: &RoomId, event_id: &EventId) -> Result<u64, Error> {
+        Ok(self.rooms.sent_ms(room_id, event_id).await?.saturating_sub(1))
     }
 }

@@ -27,6 +27,7 @@ pub use tasks::{Task, TaskState};
 
 use crate::accounts::Accounts;
 use crate::house::House;
+use crate::keys::Keys;
 use crate::peers::Peers;
 use crate::personal::Personal;
 use crate::rest::Rest;
@@ -38,6 +39,7 @@ pub struct Administration {
     accounts: Arc<Accounts>,
     rooms: Arc<Rooms>,
     personal: Arc<Personal>,
+    keys: Arc<Keys>,
     orders_rest: Rest,
     peers: Arc<Peers>,
 }
@@ -48,9 +50,10 @@ impl Administration {
         accounts: Arc<Accounts>,
         rooms: Arc<Rooms>,
         personal: Arc<Personal>,
+        keys: Arc<Keys>,
         peers: Arc<Peers>,
     ) -> Self {
-        Self { house, accounts, rooms, personal, peers, orders_rest: Rest::default() }
+        Self { house, accounts, rooms, personal, keys, peers, orders_rest: Rest::default() }
     }
 
     /// Lets an administrator in and writes down what for.

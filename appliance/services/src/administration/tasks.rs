@@ -36,6 +36,8 @@ pub enum Task {
         /// How many events of each room.
         limit: Option<usize>,
     },
+    /// Take out of a room what was said up to a time: milliseconds since the Unix epoch.
+    PurgeHistory(OwnedRoomId, u64),
 }
 
 impl Task {
@@ -43,12 +45,13 @@ impl Task {
         match self {
             Self::CloseRoom(..) => "room.delete",
             Self::Redact { .. } => "user.redact",
+            Self::PurgeHistory(..) => "history.purge",
         }
     }
 
     fn object(&self) -> String {
         match self {
-            Self::CloseRoom(room_id, _) => room_id.to_string(),
+            Self::CloseRoom(room_id, _) | Self::PurgeHistory(room_id, _) => room_id.to_string(),
             Self::Redact { user_id, .. } => user_id.to_string(),
         }
     }
@@ -148,6 +151,10 @@ impl Administration {
                 let by = self.stand_in(&by).await?;
                 let closed = self.close_room(&by, &room_id, &how).await?;
                 serde_json::to_value(closed).map_err(Error::internal)
+            }
+            Task::PurgeHistory(room_id, upto_ms) => {
+                let events = self.purge_history(&row.by, &room_id, upto_ms).await?;
+                Ok(serde_json::json!({ "events": events }))
             }
             Task::Redact { user_id, rooms, reason, limit } => {
                 let author = self.stand_in(&user_id).await?;

@@ -114,7 +114,7 @@ impl Rooms {
         self.erase_in(room, &mut ErasedEvents::default(), 1).await
     }
 
-    async fn erase_in(
+    pub(super) async fn erase_in(
         &self,
         room: RoomNid,
         erased: &mut ErasedEvents,

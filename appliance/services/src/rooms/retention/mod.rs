@@ -9,6 +9,7 @@
 
 mod configuration;
 mod erase;
+mod purge;
 #[cfg(test)]
 mod tests;
 

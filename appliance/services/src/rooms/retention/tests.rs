@@ -1,14 +1,16 @@
 //! Scenes in rooms that forget.
 
 use appliance_ledger::Direction;
-use appliance_ledger::keyspaces::{ERASED_EVENTS, EVENTS};
+use appliance_ledger::keyspaces::{ERASED_EVENTS, EVENTS, RETENTION};
 use appliance_model::ruma::api::client::filter::RoomEventFilter;
 use appliance_model::ruma::{EventId, RoomId, RoomVersionId};
 use appliance_model::{Caller, Error, EventNid, Kind, Position};
+use appliance_rules::Permit;
 use appliance_rules::policy::POLICY_TYPE;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use crate::administration::Closing;
 use crate::federation::town::Town;
 use crate::media::upload::NewFile;
 use crate::rooms::HistoryQuery;
@@ -249,4 +251,52 @@ async fn other_servers_get_no_more_of_it_than_of_what_was_taken_back() {
     assert_eq!(served().await, [false, false], "by the clock");
     town.wards[0].services.forget_what_is_over().await.unwrap();
     assert_eq!(served().await, [false, false], "and after the job");
+}
+
+#[tokio::test]
+async fn a_closed_room_leaves_neither_words_nor_photos_behind() {
+    let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+    let room = ward.room_of(&[&nurse, &doctor]).await;
+    let said = ward.say(&nurse, &room, MARKER).await;
+    let photo = ward.sent_photo(&nurse, &room).await;
+    assert!(ward.rows_with_marker().await > 0 && ward.photo_is_there(&photo).await);
+    let other = ward.room_of(&[&nurse, &doctor]).await;
+    ward.say(&nurse, &other, "another room").await;
+
+    let how = Closing { block: false, purge: true };
+    ward.services.administration.close_room(&nurse, &room, &how).await.unwrap();
+    assert_eq!(ward.rows_with_marker().await, 0, "the store does not hold it");
+    assert!(ward.audit().await.iter().any(|line| line.starts_with("history.purged")));
+    let history = ward.services.rooms.joined_rooms(&doctor).await.unwrap();
+    assert_eq!(history, [other], "other rooms stay");
+
+    let ward = ward.power_cut_and_restart().await;
+    ward.clock.pass_ms(10 * MINUTE_MS);
+    ward.services.media.activate().await.unwrap();
+    assert!(!ward.photo_is_there(&photo).await, "nobody shows it any more");
+    let event_id = <&EventId>::try_from(said.as_str()).unwrap();
+    let error = ward.services.rooms.one_event(&nurse, &room, event_id).await.err().unwrap();
+    assert!(matches!(error.kind, Kind::Forbidden | Kind::NotFound));
+}
+
+/// The first commit hides it from everybody; the job takes out what a power cut left.
+#[tokio::test]
+async fn a_purge_that_was_interrupted_is_finished_by_the_job() {
+    let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+    let room = ward.room_of(&[&nurse, &doctor]).await;
+    let said = ward.say(&nurse, &room, MARKER).await;
+    let (number, _) = ward.services.rooms.known(&room).await.unwrap();
+    let ledger = &ward.services.house.ledger;
+    let mut commit = ledger.begin(Permit::housekeeping());
+    commit.put(&RETENTION, &number, &ward.services.house.clock.now_ms());
+    ledger.commit(commit).await.unwrap();
+
+    let ward = ward.power_cut_and_restart().await;
+    assert!(ward.rows_with_marker().await > 0);
+    assert!(reads(&ward, &doctor, &room, &said).await.is_empty(), "over for every reader");
+    assert_eq!(ward.services.forget_what_is_over().await.unwrap(), 1);
+    assert_eq!(ward.rows_with_marker().await, 0);
+    ward.clock.pass_ms(1);
+    let next = ward.say(&nurse, &room, MARKER).await;
+    assert!(reads(&ward, &doctor, &room, &next).await.contains(&"messages"), "talk goes on");
 }
