@@ -124,3 +124,60 @@ impl ShownCertificate for Chain {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose as Usage, IsCa,
+        Issuer, KeyPair, date_time_ymd,
+    };
+
+    use super::*;
+
+    struct Authority {
+        pem: String,
+        issuer: Issuer<'static, KeyPair>,
+    }
+
+    fn authority(name: &str) -> Authority {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Authority { pem, issuer: Issuer::new(params, key) }
+    }
+
+    fn made(by: &Authority, change: impl FnOnce(&mut CertificateParams)) -> PeerCertificate {
+        let mut params = CertificateParams::new(vec!["b.example".to_owned()]).unwrap();
+        params.use_authority_key_identifier_extension = true;
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &by.issuer).unwrap();
+        let shown = shown(Some(&[certificate.der().clone()])).unwrap();
+        assert_eq!(shown.0.key_sha256(), key_sha256(certificate.der()).unwrap());
+        shown
+    }
+
+    #[test]
+    fn a_certificate_counts_if_its_authority_made_it_for_clients_and_it_is_not_over() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let (ours, other) = (authority("ours"), authority("other"));
+        let plain = made(&ours, |_| {});
+        // The second time it is known.
+        for _ in 0..2 {
+            assert_eq!(plain.0.comes_from(&ours.pem), Ok(()));
+            assert!(plain.0.comes_from(&other.pem).is_err());
+        }
+        assert!(plain.0.comes_from("no PEM").is_err());
+        let both = format!("{}{}", other.pem, ours.pem);
+        assert_eq!(plain.0.comes_from(&both), Ok(()), "one of several is enough");
+        let client = made(&ours, |made| made.extended_key_usages = vec![Usage::ClientAuth]);
+        assert_eq!(client.0.comes_from(&ours.pem), Ok(()));
+        let server = made(&ours, |made| made.extended_key_usages = vec![Usage::ServerAuth]);
+        assert!(server.0.comes_from(&ours.pem).is_err(), "not for clients");
+        let over = made(&ours, |made| made.not_after = date_time_ymd(2024, 1, 1));
+        assert!(over.0.comes_from(&ours.pem).is_err(), "over");
+        assert!(shown(None).is_none() && shown(Some(&[])).is_none());
+    }
+}
