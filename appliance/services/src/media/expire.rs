@@ -40,7 +40,8 @@ pub struct Report {
     pub erased: usize,
     /// Events redacted because what they showed is gone.
     pub redacted: usize,
-    /// Files that could not be erased: the disk refuses. An administrator should look.
+    /// Files that could not be erased, because the disk refuses, and events that could not be redacted yet,
+    /// because their room's policy server cannot be asked. An administrator should look.
     pub stuck: usize,
 }
 
@@ -257,6 +258,7 @@ impl Media {
                     Ok(done) => report.redacted += usize::from(done),
                     // The store is full or stopping: the row stays, the next look tries again.
                     Err(error) if error.kind == Kind::Unavailable => return Err(error),
+                    Err(error) if is_for_now(&error) => report.stuck += 1,
                     Err(error) => self.give_up(event, &error).await?,
                 }
             }
@@ -291,7 +293,7 @@ impl Media {
         for by in [author, steward].into_iter().flatten() {
             match self.redact_as(by, &event, row).await {
                 Ok(()) => return Ok(true),
-                Err(error) if error.kind == Kind::Unavailable => return Err(error),
+                Err(error) if is_for_now(&error) => return Err(error),
                 Err(error) => refused = error,
             }
         }
@@ -358,4 +360,10 @@ impl Media {
             view.scan_between(&MEDIA_DUE, range, Direction::Forward, 1).await?;
         Ok(due.is_empty())
     }
+}
+
+/// The store is full or stopping, or the room's policy server cannot be asked: the row stays, the next look
+/// tries again.
+fn is_for_now(error: &Error) -> bool {
+    matches!(error.kind, Kind::Unavailable | Kind::RemoteUnavailable | Kind::Limited { .. })
 }

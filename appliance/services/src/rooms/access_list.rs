@@ -29,6 +29,9 @@ const LOOKED_AT_MAX: usize = 1_000;
 /// Rooms written in one step: what people say meanwhile must not wait behind it.
 const WRITTEN_MAX: usize = 100;
 
+/// A policy server that could not be asked is asked again after this, in milliseconds.
+const AGAIN_MS: u64 = 60_000;
+
 /// Rooms named to the administrator in which nobody of ours has the power.
 const BEYOND_MAX: usize = 1_000;
 
@@ -44,6 +47,9 @@ struct State {
     /// Where to go on; none: the round is over.
     next: Option<RoomNid>,
     beyond: Vec<OwnedRoomId>,
+    /// When to go round again, because a room's policy server could not be asked: milliseconds since the Unix
+    /// epoch.
+    again_ms: Option<u64>,
 }
 
 /// What became of one room.
@@ -51,6 +57,7 @@ enum Looked {
     AsItShould,
     Written,
     NobodyMay,
+    NotNow,
 }
 
 impl Rooms {
@@ -96,12 +103,14 @@ impl Rooms {
     /// If the store fails; calling again goes on where it stopped.
     pub async fn keep_access_lists(&self) -> Result<usize, Error> {
         let Some(hosts) = self.hosts() else { return Ok(0) };
-        let Some(from) = self.access_round.begin(&hosts) else { return Ok(0) };
+        let now_ms = self.house.clock.now_ms();
+        let Some(from) = self.access_round.begin(&hosts, now_ms) else { return Ok(0) };
         let range = (&from, &RoomNid(u64::MAX));
         let view = self.house.ledger.newest();
         let (rooms, more) =
             view.scan_between(&ROOMS, range, Direction::Forward, LOOKED_AT_MAX).await?;
         let (mut written, mut beyond, mut next) = (0, Vec::new(), None);
+        let mut again_ms = None;
         for (room, row) in rooms {
             if written == WRITTEN_MAX {
                 next = Some(room);
@@ -112,10 +121,11 @@ impl Rooms {
                 Looked::AsItShould => {}
                 Looked::Written => written += 1,
                 Looked::NobodyMay => beyond.push(room_id),
+                Looked::NotNow => again_ms = Some(now_ms.saturating_add(AGAIN_MS)),
             }
             next = more.then_some(RoomNid(room.0 + 1));
         }
-        self.access_round.go_on(&hosts, next, beyond);
+        self.access_round.go_on(&hosts, next, (beyond, again_ms));
         Ok(written)
     }
 
@@ -150,8 +160,13 @@ impl Rooms {
         let mut open = self.enter(room_id).await?;
         match open.write_access_list(author, hosts).await {
             Ok(()) => open.leave().await.map(|_| Looked::Written),
-            // Their power was taken since we looked.
-            Err(error) if error.kind == Kind::Forbidden => Ok(Looked::NobodyMay),
+            // Their power was taken since we looked; or the room's policy server does not want it.
+            Err(error) if matches!(error.kind, Kind::Forbidden | Kind::NotRecommended) => {
+                Ok(Looked::NobodyMay)
+            }
+            Err(error) if matches!(error.kind, Kind::RemoteUnavailable | Kind::Limited { .. }) => {
+                Ok(Looked::NotNow)
+            }
             Err(error) => Err(error),
         }
     }
@@ -203,16 +218,22 @@ impl Round {
     }
 
     /// Where to look next, if there is anything to look at.
-    fn begin(&self, hosts: &Hosts) -> Option<RoomNid> {
+    fn begin(&self, hosts: &Hosts, now_ms: u64) -> Option<RoomNid> {
         let mut state = self.lock();
-        if state.hosts.as_ref() != Some(hosts) {
-            let next = Some(RoomNid(0));
-            *state = State { hosts: Some(hosts.clone()), next, beyond: Vec::new() };
+        let is_again = state.next.is_none() && state.again_ms.is_some_and(|at| now_ms >= at);
+        if state.hosts.as_ref() != Some(hosts) || is_again {
+            let (hosts, next) = (Some(hosts.clone()), Some(RoomNid(0)));
+            *state = State { hosts, next, ..State::default() };
         }
         state.next
     }
 
-    fn go_on(&self, hosts: &Hosts, next: Option<RoomNid>, mut beyond: Vec<OwnedRoomId>) {
+    fn go_on(
+        &self,
+        hosts: &Hosts,
+        next: Option<RoomNid>,
+        (mut beyond, again_ms): (Vec<OwnedRoomId>, Option<u64>),
+    ) {
         let mut state = self.lock();
         if state.hosts.as_ref() != Some(hosts) {
             return;
@@ -220,6 +241,7 @@ impl Round {
         state.beyond.append(&mut beyond);
         state.beyond.truncate(BEYOND_MAX);
         state.next = next;
+        state.again_ms = again_ms.or(state.again_ms);
         if next.is_none() && !state.beyond.is_empty() {
             tracing::warn!(
                 kind = "room.access_list",

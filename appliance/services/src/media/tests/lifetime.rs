@@ -524,3 +524,31 @@ fn peak_bytes() -> usize {
     let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
+
+/// What the room's policy server cannot be asked about now is not given up: the bytes go at once, the event
+/// when the line is back.
+#[tokio::test]
+async fn a_redaction_waits_for_the_policy_server_of_its_room() {
+    let town = crate::federation::town::Town::of(2, RoomVersionId::V11).await;
+    let [ward, other] = [&town.wards[0], &town.wards[1]];
+    let (nurse, doctor) = (ward.member("nurse").await, other.member("doctor").await);
+    let room = town.room_of((0, &nurse), &[(1, &doctor)]).await;
+    ward.limit(&nurse, &room, HOUR_MS).await;
+    let uri = ward.upload(&nurse, MARKER).await;
+    let event = ward.show(&nurse, &room, &uri).await;
+    let key = other.services.rooms.policy_server_public_key().await.unwrap();
+    let named = json!({ "via": "two.example", "public_keys": { "ed25519": key } });
+    ward.state(&nurse, &room, ("m.room.policy", ""), named).await;
+    town.deliver(0, 1, &room, "named").await;
+
+    town.cut(0, 1, true);
+    ward.clock.pass_ms(HOUR_MS);
+    assert_eq!(ward.look().await, Report { erased: 1, redacted: 0, stuck: 1 });
+    assert!(!ward.is_there(&uri).await);
+    assert_eq!(ward.look().await, Report { erased: 0, redacted: 0, stuck: 1 }, "it waits");
+    town.cut(0, 1, false);
+    ward.clock.pass_ms(10_000);
+    assert_eq!(ward.look().await, Report { erased: 0, redacted: 1, stuck: 0 });
+    let redacted = [(nurse.user_id.to_string(), event.event_id.to_string())];
+    assert_eq!(ward.redactions(&room).await, redacted);
+}

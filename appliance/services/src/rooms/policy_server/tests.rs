@@ -411,3 +411,29 @@ async fn a_policy_server_that_is_parted_with_does_not_keep_its_people_in() {
     assert_eq!(expelled[0].left, [scene.doctors[0].user_id.clone()], "{expelled:?}");
     scene.say(0, "2", hello()).await.unwrap();
 }
+
+#[tokio::test]
+async fn an_access_list_waits_for_the_policy_server_and_holds_up_no_other_room() {
+    let keeps = Options { access_lists: true, ..options() };
+    let scene = Scene::with(2, V::V11, keeps).await;
+    let (one, key) = (scene.ward(0), scene.ward(1));
+    let key = key.services.rooms.policy_server_public_key().await.unwrap();
+    let named = json!({ "via": "two.example", "public_keys": { "ed25519": key } });
+    one.state(&scene.nurse, &scene.room, ("m.room.policy", ""), named).await;
+    scene.pass_on(0, 1, "named").await;
+    scene.town.cut(0, 1, true);
+    let other = server_name!("three.example");
+    one.services.peers.describe(other, PeerChange::default(), "uid 0").await.unwrap();
+    let listed = async || {
+        let list = one.current(&scene.room, ("m.room.server_acl", "")).await;
+        list["allow"].to_string().contains("three.example")
+    };
+    assert_eq!(one.services.rooms.keep_access_lists().await.unwrap(), 0, "not now");
+    scene.town.cut(0, 1, false);
+    assert_eq!(one.services.rooms.keep_access_lists().await.unwrap(), 0, "not at once");
+    one.clock.pass_ms(60_000);
+    assert_eq!(one.services.rooms.keep_access_lists().await.unwrap(), 1);
+    assert!(listed().await);
+    one.clock.pass_ms(60_000);
+    assert_eq!(one.services.rooms.keep_access_lists().await.unwrap(), 0, "that was all");
+}
