@@ -23,8 +23,29 @@ async function key(name, code) {
   for (const kind of ["rawKeyDown", "char", "keyUp"]) {
     const text = name === "Enter" && kind === "char" ? "\r" : undefined;
     if (kind === "char" && !text) continue;
-    await call("Input.dispatchKeyEvent", { type: kind, key: name, code: name, windowsVirtualKeyCode: code, text });
+    const at = name === " " ? "Space" : name;
+    await call("Input.dispatchKeyEvent", { type: kind, key: name, code: at, windowsVirtualKeyCode: code, text });
   }
+}
+const enter = () => key("Enter", 13);
+// Tab, until the focus is there: nobody tabs more often than this.
+async function tabTo(id) {
+  for (let tabs = 0; tabs < 6; tabs += 1) {
+    await key("Tab", 9);
+    if (await evaluate(`document.activeElement.id === ${JSON.stringify(id)}`)) return;
+  }
+  throw new Error(`no Tab leads to ${id}`);
+}
+
+// What a screen reader would say nothing about, and what a phone would have to scroll sideways for.
+async function judge(place) {
+  const spoken = ["button", "textbox", "checkbox", "image", "img", "Canvas", "Video", "link"];
+  const { nodes } = await call("Accessibility.getFullAXTree");
+  const mute = nodes.filter((node) => !node.ignored && spoken.includes(node.role?.value) && !node.name?.value);
+  seen.mute.push(...mute.map((node) => `${place}: ${node.role.value}`));
+  seen.spoken += nodes.filter((node) => spoken.includes(node.role?.value)).length;
+  const page = "document.documentElement";
+  if (await evaluate(`${page}.scrollWidth > ${page}.clientWidth`)) seen.wide.push(place);
 }
 
 async function screenshot(name) {
@@ -45,18 +66,21 @@ const lastBlob = `lastBlob.arrayBuffer().then((buffer) => {
   return btoa(Array.from(new Uint8Array(buffer), (byte) => String.fromCharCode(byte)).join(""));
 })`;
 
-const seen = {};
+const seen = { mute: [], spoken: 0, wide: [] };
 try {
+  const phone = { width: 360, height: 640, deviceScaleFactor: 2, mobile: false };
+  await call("Emulation.setDeviceMetricsOverride", phone);
   await call("Emulation.setFocusEmulationEnabled", { enabled: true });
   await call("Page.navigate", { url: given.url });
 
   // By keyboard alone: the name has the focus when the page is there.
   await until("the sign-in form", `${visible("sign-in")} && document.activeElement.id === "user"`);
   await screenshot("1-sign-in");
+  await judge("sign-in");
   await type(given.user);
-  await key("Tab", 9);
+  await tabTo("password");
   await type(given.password);
-  await key("Enter", 13);
+  await enter();
   await until("the list of rooms", visible("rooms"));
   seen.cookieInScripts = await evaluate("document.cookie");
   await evaluate(
@@ -65,26 +89,39 @@ try {
   );
   await until("the room", visible("room"));
 
-  await press("to-camera");
+  // A photo is taken, told of and sent without a pointer.
+  await judge("room");
+  await tabTo("to-camera");
+  await enter();
   await until("the camera", `document.getElementById("live").videoWidth > 0`);
   await screenshot("2-camera");
-  await press("shoot");
+  await judge("camera");
+  await until("the button", `document.activeElement.id === "shoot"`);
+  await enter();
+  await until("the still picture", visible("still"));
+  await judge("still");
   seen.sendsWithoutConsent = await evaluate(
     `document.getElementById("send-form").checkValidity()`,
   );
-  await evaluate(`document.getElementById("reference").value = "MRN-7"`);
-  await press("consent");
-  await press("send");
+  await tabTo("reference");
+  await type("MRN-7");
+  await tabTo("consent");
+  await key(" ", 32);
+  await tabTo("send");
+  await enter();
   await until("the photo in the room", `${visible("room")} && document.querySelector("#photo-list li")`);
   seen.said = await evaluate(`document.getElementById("said").textContent`);
   seen.entry = await evaluate(`document.querySelector("#photo-list li").textContent`);
 
-  await evaluate(`document.querySelector("#photo-list button").click()`);
-  await until("the page of the photo", visible("photo"));
+  await tabTo("to-camera");
+  await key("Tab", 9);
+  await enter();
+  await until("the page of the photo", `${visible("photo")} && document.activeElement.id === "look"`);
   seen.shownBeforeLook = await evaluate(visible("frame"));
   await evaluate(watchBlobs);
-  await press("look");
+  await enter();
   await until("the photo", `document.getElementById("picture").naturalWidth > 0`);
+  await judge("photo");
   await screenshot("3-photo");
   seen.size = await evaluate(
     `[document.getElementById("picture").naturalWidth, document.getElementById("picture").naturalHeight]`,

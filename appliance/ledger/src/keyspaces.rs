@@ -224,6 +224,8 @@ keyspaces! {
     PUSHERS 0x94 (UserNid, Digest) => PusherRow;
     /// Whose pushers have an app and key.
     PUSHER_OWNERS 0x95 (Digest, UserNid) => ();
+    /// Pushers of sessions that were ended, which are rung once more; `set_ms` is when they were.
+    FAREWELLS 0x97 (UserNid, Digest) => PusherRow;
     /// Up to where push has followed the log of all events.
     PUSH_CURSOR 0x96 () => u64;
     /// Rooms in the directories of other networks, by digest of the network's name.

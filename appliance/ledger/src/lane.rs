@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use appliance_engine::{Batch, Engine, EngineError, Write};
-use appliance_model::{Clock, Error, Kind, Position};
+use appliance_model::{Error, Kind, Position};
 use appliance_rules::{Audit, Permit};
 use aws_lc_rs::digest;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -15,8 +15,9 @@ use crate::acked::{Acked, SYNC_WITHIN};
 use crate::codec::{KeyPart, Row};
 use crate::keyspaces::{AUDIT, Keyspace, STORE};
 use crate::number::Numbers;
-use crate::rows::{AuditFact, AuditRow, StoreRow};
+use crate::rows::{AuditFact, AuditRow, Floor, StoreRow};
 use crate::seal::Vault;
+use crate::time::Time;
 use crate::touched::{Observer, Touched};
 use crate::view::store_error;
 
@@ -136,7 +137,7 @@ impl LaneDoor {
 pub struct Lane {
     engine: Arc<dyn Engine>,
     vault: Arc<Vault>,
-    clock: Arc<dyn Clock>,
+    time: Arc<Time>,
     numbers: Arc<Numbers>,
     observer: Arc<dyn Observer>,
     acked: Option<Acked>,
@@ -148,7 +149,7 @@ pub struct Lane {
 pub(crate) struct LaneParts {
     pub engine: Arc<dyn Engine>,
     pub vault: Arc<Vault>,
-    pub clock: Arc<dyn Clock>,
+    pub time: Arc<Time>,
     pub numbers: Arc<Numbers>,
     pub observer: Arc<dyn Observer>,
     pub acked: Option<Acked>,
@@ -172,8 +173,8 @@ impl Lane {
     pub(crate) fn new(parts: LaneParts) -> (LaneDoor, watch::Receiver<Position>, Self) {
         let (queue_in, queue) = mpsc::channel(QUEUE_COMMITS_MAX);
         let (published, positions) = watch::channel(Position(parts.store.position));
-        let LaneParts { engine, vault, clock, numbers, observer, acked, store } = parts;
-        let lane = Self { engine, vault, clock, numbers, observer, acked, store, published, queue };
+        let LaneParts { engine, vault, time, numbers, observer, acked, store } = parts;
+        let lane = Self { engine, vault, time, numbers, observer, acked, store, published, queue };
         (LaneDoor { queue: queue_in }, positions, lane)
     }
 
@@ -222,12 +223,14 @@ impl Lane {
         &mut self,
         group: VecDeque<(Commit, oneshot::Sender<Result<Position, Error>>)>,
     ) -> Result<(), LaneStopped> {
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.time.now_ms();
         let mut store = self.store.clone();
+        let mut set_back = self.time.enter(&mut store).into_iter().map(clock_set_back);
         let mut writes = Vec::new();
         let mut waiting = Vec::with_capacity(group.len());
         for (commit, answer) in group {
             let Commit { mut rows, stamps, positions, places_below, audit, touched, held } = commit;
+            let audit: Vec<_> = set_back.by_ref().chain(audit).collect();
             let first = Position(store.position + 1 + places_below);
             store.position += places_below + positions.max(1);
             for (offset, stamp) in (0..).zip(stamps) {
@@ -273,6 +276,7 @@ impl Lane {
         if let Some(acked) = &mut self.acked {
             acked.record(position).map_err(|error| LaneStopped(error.to_string()))?;
         }
+        self.time.kept(&store);
         self.store = store;
         for one in &waiting {
             self.observer.changing(&one.touched, one.positions.1);
@@ -286,6 +290,12 @@ impl Lane {
         }
         Ok(())
     }
+}
+
+/// That the clock went back is a fact too: the times of the entries that follow are not those of before.
+fn clock_set_back(floor: Floor) -> Audit {
+    let object = format!("from {} ms", floor.ms);
+    Audit { verb: "clock.set_back", who: "clock".to_owned(), object }
 }
 
 /// Makes the next audit row and moves the chain's link on.

@@ -18,6 +18,7 @@ use crate::number::Numbers;
 use crate::rows::{StateNode, StoreRow};
 use crate::seal::Vault;
 use crate::sealed_folder::SealedFolder;
+use crate::time::Time;
 use crate::view::{ReadFrom, View, damaged, store_error};
 
 /// Events kept in memory: enough for the state of the busy rooms; about 1.5 KB each.
@@ -34,6 +35,7 @@ struct Inner {
     engine: Arc<dyn Engine>,
     vault: Arc<Vault>,
     numbers: Arc<Numbers>,
+    time: Arc<Time>,
     names: Names,
     events: Cache<u64, Arc<Event>>,
     nodes: Cache<u64, Arc<StateNode>>,
@@ -44,9 +46,8 @@ struct Inner {
 
 impl Ledger {
     pub(crate) fn new(
-        engine: Arc<dyn Engine>,
-        vault: Arc<Vault>,
-        numbers: Arc<Numbers>,
+        (engine, vault): (Arc<dyn Engine>, Arc<Vault>),
+        (numbers, time): (Arc<Numbers>, Arc<Time>),
         lane: LaneDoor,
         published: watch::Receiver<Position>,
     ) -> Self {
@@ -60,6 +61,7 @@ impl Ledger {
             engine,
             vault,
             numbers,
+            time,
             names: Names::default(),
             events: Cache::new(EVENTS_CACHED_MAX),
             nodes: Cache::new(NODES_CACHED_MAX),
@@ -160,6 +162,10 @@ impl Ledger {
     ) -> std::io::Result<SealedFolder> {
         let vault = &self.0.vault;
         SealedFolder::open(path, vault.key_for(purpose), vault.dice())
+    }
+
+    pub(crate) fn time(&self) -> &Time {
+        &self.0.time
     }
 
     pub(crate) fn names(&self) -> &Names {

@@ -31,6 +31,7 @@ mod seal;
 mod sealed_folder;
 pub mod state;
 mod survey;
+mod time;
 mod touched;
 mod view;
 

@@ -15,6 +15,7 @@ use crate::ledger::Ledger;
 use crate::number::Numbers;
 use crate::rows::StoreRow;
 use crate::seal::{SecretKey, Vault};
+use crate::time::Time;
 use crate::touched::Observer;
 
 /// Why a store was not opened. Each says what to do next.
@@ -123,17 +124,18 @@ pub async fn open(
         None => None,
     };
     let numbers = Arc::new(Numbers::starting_at(store.next_number));
+    let time = Arc::new(Time::new(clock, numbers.clone(), &store));
     let parts = LaneParts {
         engine: engine.clone(),
         vault: vault.clone(),
-        clock,
+        time: time.clone(),
         numbers: numbers.clone(),
         observer,
         acked,
         store,
     };
     let (door, published, lane) = Lane::new(parts);
-    Ok((Ledger::new(engine, vault, numbers, door, published), lane))
+    Ok((Ledger::new((engine, vault), (numbers, time), door, published), lane))
 }
 
 fn read_store(vault: &Vault, sealed: &[u8]) -> Result<StoreRow, OpenError> {

@@ -35,6 +35,23 @@ pub struct StoreRow {
     /// The server this store belongs to.
     #[n(4)]
     pub server_name: String,
+    /// The latest time that the clock has shown: milliseconds since the Unix epoch.
+    #[n(5)]
+    pub latest_ms: Option<u64>,
+    /// Times that were reached before the clock was set back, and that it has not come up to again.
+    #[n(6)]
+    pub floors: Option<Vec<Floor>>,
+}
+
+/// The clock was set back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Floor {
+    /// All numbers given out before are below this.
+    #[n(0)]
+    pub below: u64,
+    /// The time that was reached: milliseconds since the Unix epoch.
+    #[n(1)]
+    pub ms: u64,
 }
 
 /// Facts of one commit, chained to all before.

@@ -170,8 +170,14 @@ pub enum Order {
         user: Option<OwnedUserId>,
         /// Uploaded since: milliseconds since the Unix epoch.
         since_ms: Option<u64>,
+        /// Uploaded before: milliseconds since the Unix epoch.
+        #[serde(default)]
+        until_ms: Option<u64>,
         /// Shown by this event.
         event: Option<OwnedEventId>,
+        /// Sent from the photo page with this patient's reference.
+        #[serde(default)]
+        reference: Option<String>,
     },
     /// What a user may have here, and has.
     MediaQuota {
@@ -308,8 +314,9 @@ impl Admin {
                 self.enrol(&class, user_id.as_deref(), valid_ms, by).await
             }
             Order::WhereIsMedia { uri } => self.where_is_media(&uri).await,
-            Order::EraseMedia { room, user, since_ms, event } => {
-                self.erase_media(Which { room, user, since_ms, event }, by).await
+            Order::EraseMedia { room, user, since_ms, until_ms, event, reference } => {
+                let which = Which { room, user, since_ms, until_ms, event, reference };
+                self.erase_media(which, by).await
             }
             Order::MediaQuota { user_id, quota } => self.media_quota(&user_id, quota, by).await,
             Order::PurgingMedia => self.purging_media().await,
@@ -329,12 +336,19 @@ impl Admin {
 
     async fn status(&self) -> Value {
         let not_ready = self.house.ready().await.err();
+        let services = &self.house.services;
+        let purging = services.media.purging().await.ok().map(|(files, _)| files.len());
+        let unconfirmed = services.media.unconfirmed().await.ok().map(|(servers, _)| servers.len());
+        let floor_ms = Some(services.house.ledger.floor_ms()).filter(|floor_ms| *floor_ms > 0);
         json!({
-            "server_name": self.house.services.house.server_name,
+            "server_name": services.house.server_name,
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
             "ready": not_ready.is_none(),
             "not_ready_because": not_ready,
+            "files_being_erased": purging,
+            "erasures_unconfirmed": unconfirmed,
+            "clock_set_back_from_ms": floor_ms,
         })
     }
 }

@@ -125,8 +125,13 @@ fn in_step(tasks: &Tasks, services: &Arc<Services>) {
     let memory = repeat(stop, "memory", beat(5), services, async |services| {
         services.house.ledger.engine().trim().await.map_err(Error::internal)
     });
+    let farewells = repeat(stop, "farewells", beat(5), services, async |services| {
+        services.push.say_farewell().await.map(drop)
+    });
     tasks.spawn_vital("in_step", async move {
-        tokio::join!(presence, told, typing, delayed, orders, media, retention, list, memory);
+        tokio::join!(
+            presence, told, typing, delayed, orders, media, retention, list, memory, farewells
+        );
     });
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use appliance_engine::Memory;
 use appliance_ledger::keyspaces::{ACCOUNTS, AUDIT, DEVICES};
-use appliance_ledger::rows::TimelineRow;
+use appliance_ledger::rows::{AuditFact, TimelineRow};
 use appliance_ledger::{Blobs, Direction, Event, Openers, SecretKey};
 use appliance_model::ruma::api::client::message::send_message_event;
 use appliance_model::ruma::api::client::room::create_room;
@@ -329,14 +329,20 @@ impl Ward {
         (room, stretch.events)
     }
 
-    /// What the audit trail says, oldest first.
+    /// Who did what, by the audit trail, oldest first.
     pub async fn audit(&self) -> Vec<String> {
+        self.trail(|fact| format!("{} {}", fact.verb, fact.who)).await
+    }
+
+    /// What was done to what, by the audit trail, oldest first.
+    pub async fn audit_objects(&self) -> Vec<String> {
+        self.trail(|fact| format!("{} {}", fact.verb, fact.object)).await
+    }
+
+    async fn trail(&self, line: impl Fn(AuditFact) -> String) -> Vec<String> {
         let view = self.services.house.ledger.view().await.unwrap();
         let (rows, _) = view.scan(&AUDIT, &(), Direction::Forward, 10_000).await.unwrap();
-        rows.into_iter()
-            .flat_map(|(_, row)| row.facts)
-            .map(|fact| format!("{} {}", fact.verb, fact.who))
-            .collect()
+        rows.into_iter().flat_map(|(_, row)| row.facts).map(line).collect()
     }
 }
 

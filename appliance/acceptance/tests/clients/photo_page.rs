@@ -1,5 +1,6 @@
-//! The photo page in a real browser: signed in by keyboard, a photo taken with the camera, sent,
-//! looked at, covered and closed. Then every file that the browser left behind is searched for it.
+//! The photo page in a real browser, on a screen of a phone's size: signed in, a photo taken with the camera,
+//! sent and looked at, all by keyboard, then covered and closed. Then every file that the browser left
+//! behind is searched for it.
 
 use appliance_acceptance::server::tools;
 use http::Method;
@@ -40,6 +41,9 @@ async fn a_photo_is_taken_and_seen_in_a_browser_that_keeps_none_of_it() {
 
     assert_eq!(seen["cookieInScripts"], "", "no script can read the session");
     assert_eq!(seen["sendsWithoutConsent"], false);
+    assert_eq!(seen["mute"], json!([]), "a screen reader has a name for everything");
+    assert!(seen["spoken"].as_u64().unwrap() > 10, "{seen}");
+    assert_eq!(seen["wide"], json!([]), "it fits on a phone's screen");
     assert_eq!(seen["said"], "The photo is in the room.");
     assert!(seen["entry"].as_str().unwrap().contains("patient MRN-7"), "{seen}");
     assert_eq!(seen["shownBeforeLook"], false, "a page is inert");

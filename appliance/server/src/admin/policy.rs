@@ -1,7 +1,7 @@
 //! Orders about the clinical policy: what holds, who may what, which device has what.
 
 use appliance_model::SessionClass;
-use appliance_model::ruma::{MxcUri, OwnedRoomId, OwnedUserId, UserId};
+use appliance_model::ruma::{MxcUri, OwnedMxcUri, OwnedRoomId, OwnedUserId, UserId};
 use appliance_services::media::copies::Copy;
 use appliance_services::media::erase::Which;
 use appliance_services::policy::Question;
@@ -23,6 +23,8 @@ pub struct PolicyQuestion {
     pub class: Option<String>,
     /// The room.
     pub room_id: Option<OwnedRoomId>,
+    /// A file: `mxc://server/id`.
+    pub uri: Option<OwnedMxcUri>,
 }
 
 impl Admin {
@@ -41,6 +43,7 @@ impl Admin {
         pack: Option<&Value>,
     ) -> Result<Value, Refusal> {
         let class = question.class.as_deref().map(class_of).transpose()?;
+        let uri = question.uri.as_deref();
         let question = Question {
             user_id: question.user_id.as_deref(),
             device_id: question.device_id.as_deref(),
@@ -48,10 +51,30 @@ impl Admin {
             room_id: question.room_id.as_deref(),
         };
         let desk = &self.house.services.policy;
-        Ok(match pack {
+        let mut answer = match pack {
             Some(pack) => desk.simulate(pack, &question).await?,
             None => desk.explain(&question).await?,
-        })
+        };
+        if let Some(uri) = uri {
+            // What would hold for it under another policy is not known before its rooms are asked again.
+            if pack.is_some() {
+                return Err(refused("a file can be explained, and not simulated"));
+            }
+            let said = answer["session_class"].as_str().unwrap_or_default();
+            let whom = (question.user_id, class_of(said)?);
+            let media = &self.house.services.media;
+            answer["photo"] = media.explain(self.own_media(uri)?, whom).await?;
+        }
+        Ok(answer)
+    }
+
+    /// The ID of a file of this server.
+    fn own_media<'a>(&self, uri: &'a MxcUri) -> Result<&'a str, Refusal> {
+        let parts = uri.parts().map_err(|_| refused("this is no mxc:// URI"))?;
+        match parts.0.as_str() == self.house.services.house.server_name.as_str() {
+            true => Ok(parts.1),
+            false => Err(refused("this file is another server's")),
+        }
     }
 
     pub(super) async fn enrol(
@@ -68,11 +91,7 @@ impl Admin {
 
     pub(super) async fn where_is_media(&self, uri: &str) -> Result<Value, Refusal> {
         let services = &self.house.services;
-        let parts = <&MxcUri>::from(uri).parts().map_err(|_| refused("this is no mxc:// URI"))?;
-        if parts.0.as_str() != services.house.server_name.as_str() {
-            return Err(refused("this file is another server's"));
-        }
-        let found = services.media.whereabouts(parts.1).await?;
+        let found = services.media.whereabouts(self.own_media(uri.into())?).await?;
         let erasure = found.erasure.map(|erasure| {
             json!({
                 "reason": erasure.reason,

@@ -6,7 +6,7 @@ use appliance_model::ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::{Common, order};
+use super::{Common, exit, order, out, password};
 use crate::admin::{self, Order};
 
 /// Find out who was given a file, and erase files.
@@ -35,13 +35,12 @@ struct Where {
     common: Common,
 }
 
-/// Erase files as one act, with a receipt. All that is said must hold; one of room, user and event is
-/// needed.
+/// Erase files as one act, with a receipt. All that is said must hold; one of room, user, event and
+/// patient is needed.
 #[derive(Args)]
-#[command(
-    after_help = "Example, the photo of the wrong patient:\n  wardstone media erase --event \
-                        '$event-id'"
-)]
+#[command(after_help = "Examples, the photo of the wrong patient, and all of one patient:\n  \
+                        wardstone media erase --event '$event-id'\n  \
+                        wardstone media erase --patient-from-stdin <<< MRN-7")]
 struct Erase {
     /// Those shown in this room.
     #[arg(long)]
@@ -52,9 +51,16 @@ struct Erase {
     /// Those uploaded since: milliseconds since the Unix epoch.
     #[arg(long, value_name = "MS")]
     since: Option<u64>,
+    /// Those uploaded before: milliseconds since the Unix epoch.
+    #[arg(long, value_name = "MS")]
+    until: Option<u64>,
     /// Those that this event shows.
     #[arg(long)]
     event: Option<OwnedEventId>,
+    /// Those that the photo page sent with this patient's reference, which is read from standard input: it
+    /// is nobody's business who lists this machine's processes.
+    #[arg(long)]
+    patient_from_stdin: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -126,8 +132,17 @@ impl Media {
             MediaCommand::Where(Where { uri, common }) => {
                 order::give(common, Order::WhereIsMedia { uri }, None, whereabouts)
             }
-            MediaCommand::Erase(Erase { room, user, since, event, common }) => {
-                let order = Order::EraseMedia { room, user, since_ms: since, event };
+            MediaCommand::Erase(erase) => {
+                let Erase { room, user, since, until, event, patient_from_stdin, common } = erase;
+                let reference = match patient_from_stdin.then(password::read_line).transpose() {
+                    Ok(reference) => reference,
+                    Err(error) => {
+                        out::trouble(&error);
+                        return exit::FAILED.into();
+                    }
+                };
+                let (since_ms, until_ms) = (since, until);
+                let order = Order::EraseMedia { room, user, since_ms, until_ms, event, reference };
                 order::give(common, order, None, |answer| {
                     format!(
                         "Nobody gets these {} files any more. Receipt: {}.",

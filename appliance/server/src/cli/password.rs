@@ -40,13 +40,18 @@ fn ask_once(prompt: &str) -> Result<String, String> {
     line
 }
 
-fn read_line() -> Result<String, String> {
+/// The first line of standard input: what must not stand in the list of processes.
+///
+/// # Errors
+///
+/// A sentence.
+pub fn read_line() -> Result<String, String> {
     let mut line = String::new();
     io::stdin()
         .lock()
         .take(LINE_BYTES_MAX)
         .read_line(&mut line)
-        .map_err(|error| format!("cannot read the password: {error}"))?;
+        .map_err(|error| format!("cannot read standard input: {error}"))?;
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use appliance_model::ruma::{OwnedRoomId, OwnedUserId};
+use appliance_model::ruma::{OwnedMxcUri, OwnedRoomId, OwnedUserId};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
@@ -53,11 +53,16 @@ struct Set {
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  wardstone policy explain --user @amara:hospital.example --device \
-                        ABCDEFGHIJ --room '!ward:hospital.example'"
+                        ABCDEFGHIJ --room '!ward:hospital.example' --photo \
+                        mxc://hospital.example/AbCdEf"
 )]
 struct Explain {
     #[command(flatten)]
     about: About,
+    /// A file of this server, with its deadline, how often it was opened, and the rules of all rooms that show
+    /// it: `mxc://server/id`.
+    #[arg(long, value_name = "MXC")]
+    photo: Option<OwnedMxcUri>,
     #[command(flatten)]
     common: Common,
 }
@@ -96,7 +101,7 @@ struct About {
 impl About {
     fn question(self) -> PolicyQuestion {
         let Self { user, device, class, room } = self;
-        PolicyQuestion { user_id: user, device_id: device, class, room_id: room }
+        PolicyQuestion { user_id: user, device_id: device, class, room_id: room, uri: None }
     }
 }
 
@@ -112,8 +117,9 @@ impl Policy {
                     format!("The policy is set: {}.", answer["name"])
                 })
             }),
-            Command::Explain(Explain { about, common }) => {
-                let order = Order::ExplainPolicy { question: about.question(), pack: None };
+            Command::Explain(Explain { about, photo, common }) => {
+                let question = PolicyQuestion { uri: photo, ..about.question() };
+                let order = Order::ExplainPolicy { question, pack: None };
                 Ok(order::give(common, order, None, in_words))
             }
             Command::Simulate(Simulate { pack, about, common }) => read(&pack).map(|pack| {
@@ -147,13 +153,7 @@ fn in_words(answer: &Value) -> String {
         text("room_class"),
         text("mode")
     )];
-    for (rule, said) in answer["rules"].as_object().into_iter().flatten() {
-        let by = said["by"].as_str().unwrap_or_default();
-        lines.push(format!("  {rule:<36} {:<20} {by}", said["value"].to_string()));
-    }
-    for (what, verdict) in answer["verdicts"].as_object().into_iter().flatten() {
-        lines.push(format!("  {what:<36} {}", verdict.as_str().unwrap_or_default()));
-    }
+    lines.extend(rules_and_verdicts(answer));
     let ignored: Vec<_> = answer["ignored_of_room"]
         .as_array()
         .into_iter()
@@ -163,7 +163,30 @@ fn in_words(answer: &Value) -> String {
     if !ignored.is_empty() {
         lines.push(format!("  The room asks for more than it gets: {}", ignored.join(", ")));
     }
+    let photo = &answer["photo"];
+    if photo.is_object() {
+        let whose = if photo["is_uploader"] == true { "their own" } else { "somebody's" };
+        lines.push(format!(
+            "{}, {whose}: opened {} times, {} of them by this user; it ends at {} (ms since 1970).",
+            photo["uri"].as_str().unwrap_or_default(),
+            photo["opens"],
+            photo["opens_of_user"],
+            photo["deadline_ms"]
+        ));
+        lines.extend(rules_and_verdicts(photo));
+    }
     lines.join("\n")
+}
+
+fn rules_and_verdicts(said: &Value) -> Vec<String> {
+    let pairs = |key: &str| said[key].as_object().into_iter().flatten();
+    let rules = pairs("rules").map(|(rule, said)| {
+        let by = said["by"].as_str().unwrap_or_default();
+        format!("  {rule:<36} {:<20} {by}", said["value"].to_string())
+    });
+    let verdicts = pairs("verdicts")
+        .map(|(what, verdict)| format!("  {what:<36} {}", verdict.as_str().unwrap_or_default()));
+    rules.chain(verdicts).collect()
 }
 
 /// Reads a pack.

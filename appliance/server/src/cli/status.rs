@@ -24,12 +24,28 @@ impl Status {
                 None => "ready".to_owned(),
                 Some(reason) => format!("NOT ready: {reason}"),
             };
-            format!(
+            let mut lines = vec![format!(
                 "{} (wardstone {}, process {}) is {state}.",
                 text("server_name"),
                 text("version"),
                 answer["pid"]
-            )
+            )];
+            let number = |key: &str| answer[key].as_u64().filter(|number| *number > 0);
+            if let Some(files) = number("files_being_erased") {
+                lines.push(format!("{files} files are being erased: `wardstone media purging`."));
+            }
+            if let Some(servers) = number("erasures_unconfirmed") {
+                lines.push(format!(
+                    "{servers} erasures are not confirmed by other servers: `wardstone media unconfirmed`."
+                ));
+            }
+            if let Some(reached_ms) = number("clock_set_back_from_ms") {
+                lines.push(format!(
+                    "The clock was set back: what was here is judged by {reached_ms} (ms since 1970). Look \
+                     after the clock of this machine."
+                ));
+            }
+            lines.join("\n")
         })
     }
 }

@@ -22,7 +22,7 @@ impl Accounts {
         let Some(device) = ledger.get(&DEVICES, &key).await? else { return Ok(()) };
         let permit = Permit::own("session.ended", &caller.user_id, &caller.device_id);
         let mut commit = ledger.begin(permit);
-        self.end_device(key, device, &mut commit).await?;
+        self.end_own_device(key, device, &mut commit).await?;
         commit.hold(inside);
         ledger.commit(commit).await.map(drop)
     }

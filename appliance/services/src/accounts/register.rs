@@ -11,6 +11,7 @@ use appliance_rules::Permit;
 use super::{Accounts, Attempt, Flows, NewSession, Proof, Session, Stage};
 use crate::house::Registration;
 use crate::limits::{Limit, Whose};
+use crate::personal::begin_without_previews;
 
 /// What is known of a new account.
 #[derive(Clone, Default)]
@@ -178,6 +179,8 @@ impl Accounts {
         permit: Permit,
     ) -> Result<(OwnedUserId, Option<Session>), Error> {
         let ledger = &self.house.ledger;
+        // Those whom an application service makes have none.
+        let has_apps = new.password.is_some() || session.is_some();
         let password_hash = match new.password {
             Some(password) => Some(self.hash_password(password).await?),
             None => None,
@@ -196,6 +199,10 @@ impl Accounts {
             ..AccountRow::default()
         };
         commit.put(&ACCOUNTS, &user, &account);
+        // A conformance suite counts what a new user is told.
+        if has_apps && !self.house.options.policy.is_off {
+            begin_without_previews(user, &mut commit);
+        }
         if let Some(token) = token {
             self.use_registration_token(&token, &mut commit).await?;
         }

@@ -9,7 +9,7 @@ use appliance_model::ruma::{OwnedDeviceId, OwnedUserId};
 use appliance_model::{DeviceNid, Error, SessionClass, UserNid};
 
 use super::Accounts;
-use crate::push::forget_of_device as forget_pushers;
+use crate::push::{forget_of_device as forget_pushers, owe_farewell};
 
 /// A device ID of ours: ten letters and digits.
 const DEVICE_ID_LENGTH: usize = 10;
@@ -221,6 +221,23 @@ impl Accounts {
     ///
     /// If the store fails.
     pub(super) async fn end_device(
+        &self,
+        (user, device_id): (UserNid, String),
+        device: DeviceRow,
+        commit: &mut Commit,
+    ) -> Result<(), Error> {
+        let number = DeviceNid(device.device);
+        let now_ms = self.house.clock.now_ms();
+        owe_farewell(&self.house.ledger, (user, number), now_ms, commit).await?;
+        self.end_own_device((user, device_id), device, commit).await
+    }
+
+    /// The same for the device that asks for it: nobody needs to ring there.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub(super) async fn end_own_device(
         &self,
         (user, device_id): (UserNid, String),
         mut device: DeviceRow,

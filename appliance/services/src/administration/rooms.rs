@@ -125,7 +125,7 @@ impl Administration {
         self.account(user_id).await?;
         let view = self.room(room_id).await?;
         let none = || Error::forbidden("Nobody of this server has the power to do that there.");
-        let mighty = self.rooms.mightiest_of_ours(room_id).await?.ok_or_else(none)?;
+        let mighty = self.rooms.who_may_share_power(room_id).await?.ok_or_else(none)?;
         let owner = self.stand_in(&mighty).await?;
         self.rooms.share_power(&owner, room_id, user_id).await?;
         if !view.members.iter().any(|member| member == user_id) {

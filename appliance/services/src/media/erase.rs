@@ -1,12 +1,13 @@
-//! Erasing many files as one act: the photos of a room, of a person, of a time, or of the one message
-//! that showed the wrong patient. One commit condemns all of them, with a receipt in the audit trail.
+//! Erasing many files as one act: the photos of a room, of a person, of a time, of a patient, or of the one
+//! message that showed the wrong patient. One commit condemns all of them, with a receipt in the audit trail.
 
-use appliance_ledger::Direction;
 use appliance_ledger::keyspaces::{MEDIA, ROOM_MEDIA};
 use appliance_ledger::rows::media::{LINK_KEPT, MediaRow, RoomMediaRow, Stage};
+use appliance_ledger::{Direction, Event};
 use appliance_model::ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use appliance_model::{Error, EventNid, MediaNid, RoomNid, UserNid};
 use appliance_rules::Permit;
+use serde::Deserialize;
 
 use super::Media;
 use super::purge::condemn;
@@ -18,7 +19,7 @@ const RECEIPT_LETTERS: usize = 12;
 /// The reason in the records.
 const REASON: &str = "purged";
 
-/// Which files. At least one of room, user and event is named; all that is said must hold.
+/// Which files. At least one of room, user, event and reference is named; all that is said must hold.
 #[derive(Clone, Debug, Default)]
 pub struct Which {
     /// Shown in this room.
@@ -27,9 +28,18 @@ pub struct Which {
     pub user: Option<OwnedUserId>,
     /// Uploaded at or after this time: milliseconds since the Unix epoch.
     pub since_ms: Option<u64>,
+    /// Uploaded before this time: milliseconds since the Unix epoch.
+    pub until_ms: Option<u64>,
     /// Shown by this event.
     pub event: Option<OwnedEventId>,
+    /// Sent from the photo page with this patient's reference, in whatever letters.
+    pub reference: Option<String>,
 }
+
+/// Which event shows which file.
+type Shown = (EventNid, MediaNid);
+/// The same with its room, as the index has it.
+type Place = (RoomNid, EventNid, MediaNid);
 
 /// What was done.
 #[derive(Clone, Debug)]
@@ -48,21 +58,34 @@ impl Media {
     ///
     /// # Errors
     ///
-    /// [`appliance_model::Kind::InvalidParam`] if nothing is named,
+    /// [`appliance_model::Kind::InvalidParam`] if nothing is named, or a reference without a letter,
     /// [`appliance_model::Kind::NotFound`] for what is not known here,
     /// [`appliance_model::Kind::TooLarge`] beyond 10,000 files: narrow it down by time.
     pub async fn erase(&self, which: &Which, by: &str) -> Result<Receipt, Error> {
+        if which.reference.as_deref().is_some_and(|reference| plain(reference).is_empty()) {
+            return Err(Error::invalid_param(
+                "The patient's reference has no letter and no digit.",
+            ));
+        }
         let files = self.chosen(which).await?;
         let at_ms = self.now_ms();
         let receipt = self.0.house.dice.letters(RECEIPT_LETTERS);
         let said = |text: Option<&str>| text.unwrap_or("-").to_owned();
+        let time = |ms: Option<u64>| ms.map_or("-".to_owned(), |ms| ms.to_string());
+        // Who is asked about later can be held against it; the reference itself is no matter of the trail.
+        let reference = which.reference.as_deref().map(|reference| {
+            let digest = self.ledger().digest(&[b"reference", plain(reference).as_bytes()]);
+            format!("{:032x}", u128::from_be_bytes(digest))
+        });
         let object = format!(
-            "receipt={receipt} files={} room={} user={} since={} event={}",
+            "receipt={receipt} files={} room={} user={} since={} until={} event={} reference={}",
             files.len(),
             said(which.room.as_ref().map(|room| room.as_str())),
             said(which.user.as_ref().map(|user| user.as_str())),
-            which.since_ms.unwrap_or_default(),
+            time(which.since_ms),
+            time(which.until_ms),
             said(which.event.as_ref().map(|event| event.as_str())),
+            said(reference.as_deref()),
         );
         let permit = Permit::administration("media.erased_in_bulk", by, object);
         let mut commit = self.ledger().begin(permit);
@@ -84,22 +107,31 @@ impl Media {
             }
             None => None,
         };
+        let reference = which.reference.as_deref();
         let numbers = match (&which.event, &which.room, user) {
-            (Some(event), room, _) => self.shown_by(event, room.as_ref()).await?,
+            (Some(event), room, _) => self.shown_by(event, room.as_ref(), reference).await?,
             (None, Some(room), _) => {
-                let room = ledger.room(room).await?;
-                self.shown_in(room.ok_or_else(no_room)?, None).await?
+                let room = ledger.room(room).await?.ok_or_else(no_room)?;
+                self.shown_between(of_room(room), reference).await?
             }
-            (None, None, Some(user)) => return self.of_user(user, which.since_ms).await,
-            (None, None, None) => {
-                return Err(Error::invalid_param("Say which: a room, a user or an event."));
+            (None, None, Some(user)) if reference.is_none() => {
+                return self.of_user(user, which).await;
+            }
+            (None, None, _) if reference.is_some() => {
+                let all = (of_room(RoomNid(0)).0, of_room(RoomNid(u64::MAX)).0);
+                self.shown_between(all, reference).await?
+            }
+            (None, None, _) => {
+                return Err(Error::invalid_param(
+                    "Say which: a room, a user, an event or a patient.",
+                ));
             }
         };
         let mut chosen = Vec::new();
         for numbers in numbers.chunks(PAGE) {
             let rows = ledger.newest().get_many(&MEDIA, numbers).await?;
             for (number, row) in numbers.iter().zip(rows) {
-                if let Some(row) = row.filter(|row| is_chosen(row, user, which.since_ms)) {
+                if let Some(row) = row.filter(|row| is_chosen(row, user, which)) {
                     chosen.push((*number, row.media_id));
                 }
             }
@@ -111,6 +143,7 @@ impl Media {
         &self,
         event_id: &OwnedEventId,
         room_id: Option<&OwnedRoomId>,
+        reference: Option<&str>,
     ) -> Result<Vec<MediaNid>, Error> {
         let no_event = || Error::not_found("This server has no such event.");
         let number = self.ledger().event_number(event_id).await?.ok_or_else(no_event)?;
@@ -120,32 +153,31 @@ impl Media {
         {
             return Err(no_event());
         }
-        self.shown_in(room, Some(number)).await
+        let (from, to) = ((room, number, MediaNid(0)), (room, EventNid(number.0 + 1), MediaNid(0)));
+        self.shown_between((from, to), reference).await
     }
 
-    async fn shown_in(
+    /// What events show, of all rooms or one, of all patients or one.
+    async fn shown_between(
         &self,
-        room: RoomNid,
-        event: Option<EventNid>,
+        (mut from, end): (Place, Place),
+        reference: Option<&str>,
     ) -> Result<Vec<MediaNid>, Error> {
-        type Shown = ((RoomNid, EventNid, MediaNid), RoomMediaRow);
-        let mut from = (room, event.unwrap_or(EventNid(0)), MediaNid(0));
-        let end = match event {
-            Some(event) => (room, EventNid(event.0 + 1), MediaNid(0)),
-            None => (RoomNid(room.0 + 1), EventNid(0), MediaNid(0)),
-        };
         let mut numbers = Vec::new();
         loop {
             let view = self.ledger().newest();
-            let (rows, more): (Vec<Shown>, _) =
+            let (rows, more): (Vec<(Place, RoomMediaRow)>, _) =
                 view.scan_between(&ROOM_MEDIA, (&from, &end), Direction::Forward, PAGE).await?;
-            for (key, row) in rows {
-                from = (key.0, key.1, MediaNid(key.2.0 + 1));
-                // Avatars are no photos of patients.
-                if row.class != LINK_KEPT {
-                    numbers.push(key.2);
-                }
+            if let Some((last, _)) = rows.last() {
+                from = (last.0, last.1, MediaNid(last.2.0 + 1));
             }
+            // Avatars are no photos of patients.
+            let shown = rows.into_iter().filter(|(_, row)| row.class != LINK_KEPT);
+            let shown: Vec<Shown> = shown.map(|((_, event, media), _)| (event, media)).collect();
+            numbers.extend(match reference {
+                Some(reference) => self.of_patient(&shown, reference).await?,
+                None => shown.into_iter().map(|(_, media)| media).collect(),
+            });
             if !more {
                 break;
             }
@@ -155,10 +187,23 @@ impl Media {
         Ok(numbers)
     }
 
+    /// Those that events with this reference show.
+    async fn of_patient(&self, shown: &[Shown], reference: &str) -> Result<Vec<MediaNid>, Error> {
+        let wanted = plain(reference);
+        let events: Vec<_> = shown.iter().map(|(event, _)| *event).collect();
+        let events = self.ledger().events(&events).await?;
+        let is_theirs = |event: &Event| {
+            let said = reference_in(event.content());
+            said.is_some_and(|said| plain(&said) == wanted)
+        };
+        let theirs = shown.iter().zip(events).filter(|(_, event)| is_theirs(event));
+        Ok(theirs.map(|((_, media), _)| *media).collect())
+    }
+
     async fn of_user(
         &self,
         user: UserNid,
-        since_ms: Option<u64>,
+        which: &Which,
     ) -> Result<Vec<(MediaNid, String)>, Error> {
         let (mut from, mut chosen) = (MediaNid(0), Vec::new());
         loop {
@@ -168,7 +213,7 @@ impl Media {
                 view.scan_between(&MEDIA, (&from, &end), Direction::Forward, PAGE).await?;
             for (number, row) in rows {
                 from = MediaNid(number.0 + 1);
-                if is_chosen(&row, Some(user), since_ms) {
+                if is_chosen(&row, Some(user), which) {
                     chosen.push((number, row.media_id));
                 }
             }
@@ -179,10 +224,44 @@ impl Media {
     }
 }
 
-fn is_chosen(row: &MediaRow, user: Option<UserNid>, since_ms: Option<u64>) -> bool {
+fn is_chosen(row: &MediaRow, user: Option<UserNid>, which: &Which) -> bool {
     row.stage == Stage::Present
         && user.is_none_or(|user| row.uploader == user.0)
-        && since_ms.is_none_or(|since_ms| row.at_ms >= since_ms)
+        && which.since_ms.is_none_or(|since_ms| row.at_ms >= since_ms)
+        && which.until_ms.is_none_or(|until_ms| row.at_ms < until_ms)
+}
+
+/// All places of a room.
+fn of_room(room: RoomNid) -> (Place, Place) {
+    let first = |room| (room, EventNid(0), MediaNid(0));
+    (first(room), first(RoomNid(room.0.saturating_add(1))))
+}
+
+/// The patient's reference of a photo that the photo page sent.
+fn reference_in(content: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Content {
+        #[serde(rename = "io.wardstone.capture")]
+        capture: Capture,
+    }
+    #[derive(Deserialize)]
+    struct Capture {
+        patient_reference: String,
+    }
+    // Most events have none, and are not parsed.
+    if !content.contains("patient_reference") {
+        return None;
+    }
+    Some(serde_json::from_str::<Content>(content).ok()?.capture.patient_reference)
+}
+
+/// People write "mrn 7", "MRN-7" and "MRN7" for the same patient: too much is erased rather than too little.
+fn plain(reference: &str) -> String {
+    reference
+        .chars()
+        .filter(|letter| letter.is_alphanumeric())
+        .flat_map(char::to_lowercase)
+        .collect()
 }
 
 fn bounded(chosen: Vec<(MediaNid, String)>) -> Result<Vec<(MediaNid, String)>, Error> {

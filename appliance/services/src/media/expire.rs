@@ -54,9 +54,13 @@ impl Media {
     pub async fn activate(&self) -> Result<Report, Error> {
         let now_ms = self.now_ms();
         let mut report = Report::default();
-        if self.overdue().is_empty() && !self.0.rest.is_due(self.ledger(), now_ms) {
+        let floor_ms = self.ledger().floor_ms();
+        let is_set_back = floor_ms != self.0.met_floor_ms.load(Ordering::Relaxed);
+        if !is_set_back && !self.0.rest.is_due(self.ledger(), now_ms) {
             return Ok(report);
         }
+        // What was here when the clock was set back is looked through once, by the time that was reached.
+        let upto_ms = if is_set_back { now_ms.max(floor_ms) } else { now_ms };
         let at = self.ledger().position();
         if !self.0.swept.swap(true, Ordering::Relaxed)
             && let Err(error) = self.sweep().await
@@ -66,7 +70,7 @@ impl Media {
         }
         // A step that fails, or one file in it, must not keep the others.
         let steps = [
-            self.meet_deadlines(now_ms, &mut report).await,
+            self.meet_deadlines(upto_ms, &mut report).await,
             self.finish_purges(&mut report).await,
             self.redact_shown(&mut report).await,
             self.end_days(now_ms, &report).await,
@@ -74,6 +78,7 @@ impl Media {
         metrics::gauge!("wardstone_media_stuck")
             .set(u32::try_from(report.stuck).unwrap_or(u32::MAX));
         steps.into_iter().collect::<Result<(), Error>>()?;
+        self.0.met_floor_ms.store(floor_ms, Ordering::Relaxed);
         if report == Report::default() {
             self.0.rest.until(at, Some(self.next_look_ms(now_ms).await?));
         }
@@ -119,14 +124,10 @@ impl Media {
         Ok(())
     }
 
-    async fn meet_deadlines(&self, now_ms: u64, report: &mut Report) -> Result<(), Error> {
-        let overdue: Vec<_> = self.overdue().iter().copied().collect();
-        let mut met = Ok(());
-        for number in overdue {
-            met = self.meet(number, now_ms, report).await.and(met);
-        }
+    async fn meet_deadlines(&self, upto_ms: u64, report: &mut Report) -> Result<(), Error> {
         type Due = ((u64, MediaNid), ());
-        let (mut from, end) = ((0, MediaNid(0)), (now_ms.saturating_add(1), MediaNid(0)));
+        let mut met = Ok(());
+        let (mut from, end) = ((0, MediaNid(0)), (upto_ms.saturating_add(1), MediaNid(0)));
         loop {
             let view = self.ledger().newest();
             let (due, more): (Vec<Due>, _) =
@@ -135,6 +136,11 @@ impl Media {
             let mut are_done = 0;
             for (key, ()) in due {
                 from = (key.0, MediaNid(key.1.0 + 1));
+                let now_ms = self.time_ms_for(key.1);
+                if now_ms < key.0 {
+                    // It came after the clock was set back.
+                    continue;
+                }
                 match self.meet(key.1, now_ms, report).await {
                     Ok(()) => {
                         commit.delete(&MEDIA_DUE, &key);
@@ -207,7 +213,6 @@ impl Media {
 
     /// An event that was sent while its file was being purged.
     async fn meet_links_of_nothing(&self, number: MediaNid) -> Result<(), Error> {
-        self.overdue().remove(&number);
         let mut commit = self.ledger().begin(Permit::housekeeping());
         let shown = forget_links(&self.0.house, number, &mut commit).await?;
         for (room, event) in shown {

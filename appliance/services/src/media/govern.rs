@@ -27,7 +27,7 @@ use crate::peers::MediaMode;
 use crate::policy::of_room;
 
 /// Under this user the openings of all are counted.
-pub(super) const EVERYONE: UserNid = UserNid(0);
+const EVERYONE: UserNid = UserNid(0);
 /// References asked for their room's policy. A file has one or two.
 const LINKS_MAX: usize = 256;
 
@@ -86,39 +86,27 @@ impl Media {
             true => Some(self.0.opening.enter(living.number.0).await),
             false => None,
         };
-        let (opens, own) = match is_counted {
-            true => self.opens(living.number, caller.user).await?,
-            false => Default::default(),
+        let opens = match is_counted {
+            true => self.opens(living.number, Some(caller.user)).await?,
+            false => Opens::default(),
         };
         let uri = self.uri(&living.row.media_id);
-        let object = Object {
-            uri: &uri,
-            content: content_of(living),
-            is_captured: living.row.is_captured.unwrap_or_default(),
-            may_tell_place: may_tell_place(&living.row),
-            deadline_ms: living.deadline_ms,
-            opens: opens.opens,
-            opens_of_user: own.opens,
-            open_until_ms: own.open_until_ms,
-        };
+        let object = object_of(&uri, (&living.row, living.deadline_ms), &opens);
         let subject = Subject {
             user_id: caller.user_id.as_str(),
             device_id: caller.device_id.as_str(),
             class: caller.class,
             is_uploader: living.row.uploader == caller.user.0,
         };
-        let now_ms = self.now_ms();
+        let now_ms = self.time_ms_for(living.number);
         match decide(&policy, &subject, action, &object, now_ms) {
             Ok(permitted) => {
                 let obligations = permitted.obligations;
-                self.record(caller, living, permitted, (opens, own), now_ms).await?;
+                self.record(caller, living, permitted, (&opens, now_ms)).await?;
                 drop(door);
                 Ok(obligations)
             }
-            Err(Refused::Gone) => {
-                self.overdue().insert(living.number);
-                Err(no_such_media())
-            }
+            Err(Refused::Gone) => Err(self.is_over(living).await),
             Err(Refused::Denied(denial)) => self.refuse(caller, living, denial).await,
         }
     }
@@ -140,19 +128,11 @@ impl Media {
         }
         let policy = self.policy_of(None, living).await?;
         let uri = self.uri(&living.row.media_id);
-        let object = Object {
-            uri: &uri,
-            content: content_of(living),
-            is_captured: false,
-            may_tell_place: may_tell_place(&living.row),
-            deadline_ms: living.deadline_ms,
-            opens: 0,
-            opens_of_user: 0,
-            open_until_ms: 0,
-        };
+        // Looks of people elsewhere are counted where files are lent.
+        let object = object_of(&uri, (&living.row, living.deadline_ms), &Opens::default());
         let (user_id, class) = (server.as_str(), SessionClass::PeerUser);
         let subject = Subject { user_id, device_id: "", class, is_uploader: false };
-        match decide(&policy, &subject, action, &object, self.now_ms()) {
+        match decide(&policy, &subject, action, &object, self.time_ms_for(living.number)) {
             // Avatars are outside the policy: everyone's client fetches everyone's.
             Ok(permitted) if living.deadline_ms.is_none() => Ok(permitted.obligations),
             Ok(Permitted { permit, mut obligations }) => {
@@ -164,10 +144,7 @@ impl Media {
                 self.ledger().commit(commit).await?;
                 Ok(obligations)
             }
-            Err(Refused::Gone) => {
-                self.overdue().insert(living.number);
-                Err(no_such_media())
-            }
+            Err(Refused::Gone) => Err(self.is_over(living).await),
             Err(Refused::Denied(denial)) => Err(self.ledger().refuse(denial).await),
         }
     }
@@ -233,14 +210,16 @@ impl Media {
         Ok(policy.unwrap_or_else(|| house.policy_in(role, None)))
     }
 
+    /// How often a file was opened, and by somebody; nobody, if this server does not know them.
     pub(super) async fn opens(
         &self,
         number: MediaNid,
-        user: UserNid,
-    ) -> Result<(OpensRow, OpensRow), Error> {
-        let all = self.ledger().get(&OPENS, &(number, EVERYONE)).await?;
-        let own = self.ledger().get(&OPENS, &(number, user)).await?;
-        Ok((all.unwrap_or_default(), own.unwrap_or_default()))
+        user: Option<UserNid>,
+    ) -> Result<Opens, Error> {
+        let Some(user) = user else { return Ok(Opens::default()) };
+        let all = self.ledger().get(&OPENS, &(number, EVERYONE)).await?.unwrap_or_default();
+        let own = self.ledger().get(&OPENS, &(number, user)).await?.unwrap_or_default();
+        Ok(Opens { all, own })
     }
 
     /// What was counted of a file goes with it.
@@ -263,8 +242,7 @@ impl Media {
         caller: &Caller,
         living: &Living,
         permitted: Permitted,
-        (opens, own): (OpensRow, OpensRow),
-        now_ms: u64,
+        (opens, now_ms): (&Opens, u64),
     ) -> Result<(), Error> {
         let Permitted { permit, obligations } = permitted;
         let code = form_code(obligations.form);
@@ -278,27 +256,65 @@ impl Media {
         let copy = CopyRow { user, device_id, at_ms: now_ms };
         commit.put(&COPIES, &delivery, &copy);
         commit.put(&DEVICE_COPIES, &(caller.device, living.number, code), &());
-        if let Some(window_ms) = obligations.counts_for_ms {
-            let open_until_ms = now_ms.saturating_add(window_ms);
-            let is_first = opens.opens == 0;
-            let all = OpensRow { opens: opens.opens + 1, open_until_ms };
-            commit.put(&OPENS, &(living.number, EVERYONE), &all);
-            let own = OpensRow { opens: own.opens + 1, open_until_ms };
-            commit.put(&OPENS, &(living.number, caller.user), &own);
-            if let Some(ends_in_ms) = obligations.ends_in_ms.filter(|_| is_first) {
-                end_after_open(living.number, now_ms.saturating_add(ends_in_ms), &mut commit);
-            }
-        }
+        opens.count((living.number, caller.user), &obligations, now_ms, &mut commit);
         self.ledger().commit(commit).await?;
         self.0.delivered.insert(delivery, ());
         Ok(())
     }
 }
 
+/// How often a file was opened.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Opens {
+    /// By all people together.
+    all: OpensRow,
+    /// By the one who asks.
+    own: OpensRow,
+}
+
+impl Opens {
+    /// Counts one more look, if it counts, of somebody; the first may start the clock.
+    pub fn count(
+        &self,
+        (number, user): (MediaNid, UserNid),
+        obligations: &Obligations,
+        now_ms: u64,
+        commit: &mut Commit,
+    ) {
+        let Some(window_ms) = obligations.counts_for_ms else { return };
+        let open_until_ms = now_ms.saturating_add(window_ms);
+        for (who, row) in [(EVERYONE, &self.all), (user, &self.own)] {
+            let row = OpensRow { opens: row.opens + 1, open_until_ms };
+            commit.put(&OPENS, &(number, who), &row);
+        }
+        if let Some(ends_in_ms) = obligations.ends_in_ms.filter(|_| self.all.opens == 0) {
+            end_after_open(number, now_ms.saturating_add(ends_in_ms), commit);
+        }
+    }
+}
+
+/// A file as the policy sees it.
+pub(super) fn object_of<'a>(
+    uri: &'a str,
+    (row, deadline_ms): (&MediaRow, Option<u64>),
+    opens: &Opens,
+) -> Object<'a> {
+    Object {
+        uri,
+        content: content_of(row),
+        is_captured: row.is_captured.unwrap_or_default(),
+        may_tell_place: may_tell_place(row),
+        deadline_ms,
+        opens: opens.all.opens,
+        opens_of_user: opens.own.opens,
+        open_until_ms: opens.own.open_until_ms,
+    }
+}
+
 /// What this server knows about the bytes: what it is called. What a picture's bytes say is judged when
 /// it is rendered.
-pub(super) fn content_of(living: &Living) -> Content {
-    let content_type = living.row.content_type.as_deref().unwrap_or(OCTET_STREAM);
+fn content_of(row: &MediaRow) -> Content {
+    let content_type = row.content_type.as_deref().unwrap_or(OCTET_STREAM);
     if content_type == OCTET_STREAM {
         return Content::Opaque;
     }
@@ -310,7 +326,7 @@ pub(super) fn content_of(living: &Living) -> Content {
 }
 
 /// The first look starts the clock.
-pub(super) fn end_after_open(number: MediaNid, deadline_ms: u64, commit: &mut Commit) {
+fn end_after_open(number: MediaNid, deadline_ms: u64, commit: &mut Commit) {
     let link = LinkRow { room: None, redacted: None, hint: None };
     commit.put(&MEDIA_LINKS, &(number, LINK_OPENED, deadline_ms, 0), &link);
     commit.put(&MEDIA_DUE, &(deadline_ms, number), &());
@@ -325,7 +341,7 @@ fn meet(policy: &mut Option<Effective>, held: Effective) {
 
 /// Whether it is a picture from which nobody took what its camera wrote beside it, or a film, from which
 /// nobody can.
-pub(super) fn may_tell_place(row: &MediaRow) -> bool {
+fn may_tell_place(row: &MediaRow) -> bool {
     let is_picture = row.sniffed.as_deref().is_some_and(|kind| kind.starts_with("image/"));
     (is_picture && !row.is_clean.unwrap_or_default()) || is_film(row)
 }
@@ -374,16 +390,9 @@ pub(super) async fn may_show(
     let device_id = session.map(|row| row.device_id).unwrap_or_default();
     let user_id = user_id.as_str();
     let subject = Subject { user_id, device_id: &device_id, class, is_uploader: true };
-    let object = Object {
-        uri,
-        content: if is_film(row) { Content::Other } else { Content::Picture },
-        is_captured: row.is_captured.unwrap_or_default(),
-        may_tell_place: may_tell_place(row),
-        deadline_ms: None,
-        opens: 0,
-        opens_of_user: 0,
-        open_until_ms: 0,
-    };
+    // What is shown is judged by its bytes, too: whatever is no film counts as a picture.
+    let content = if is_film(row) { Content::Other } else { Content::Picture };
+    let object = Object { content, ..object_of(uri, (row, None), &Opens::default()) };
     match decide(policy, &subject, Action::Show, &object, 0) {
         Ok(_) => Ok(()),
         Err(Refused::Gone) => Err(no_such_media()),

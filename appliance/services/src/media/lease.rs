@@ -5,18 +5,17 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use appliance_ledger::keyspaces::{MEDIA_LINKS, MEMBERS, OPENS};
+use appliance_ledger::keyspaces::{MEDIA_LINKS, MEMBERS};
 use appliance_ledger::rows::media::{LINK_GUESSED, LINK_OTHER, LINK_OWN, LinkRow};
-use appliance_ledger::rows::policy::OpensRow;
 use appliance_ledger::{Direction, membership};
 use appliance_model::ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 use appliance_model::{Error, Kind, MediaNid, RoomNid, SessionClass, UserNid};
 use appliance_rules::policy::{
-    Action, Field, Form, Mode, Object, Obligations, Permitted, Refused, Subject, lend,
+    Action, Field, Form, Mode, Obligations, Permitted, Refused, Subject, lend,
 };
 use serde::Deserialize;
 
-use super::govern::{EVERYONE, content_of, end_after_open, may_tell_place};
+use super::govern::object_of;
 use super::notice::note_given;
 use super::serve::{Found, Opened, Reader};
 use super::thumbnail::Wanted;
@@ -180,24 +179,12 @@ impl Media {
         let policy = self.policy_of(None, living).await?;
         // Looks of one file come one after the other through this door.
         let _door = self.0.opening.enter(living.number.0).await;
-        let (opens, own) = match reader {
-            Some(user) => self.opens(living.number, user).await?,
-            None => Default::default(),
-        };
+        let opens = self.opens(living.number, reader).await?;
         let uri = self.uri(&living.row.media_id);
-        let object = Object {
-            uri: &uri,
-            content: content_of(living),
-            is_captured: living.row.is_captured.unwrap_or_default(),
-            may_tell_place: may_tell_place(&living.row),
-            deadline_ms: living.deadline_ms,
-            opens: opens.opens,
-            opens_of_user: own.opens,
-            open_until_ms: own.open_until_ms,
-        };
+        let object = object_of(&uri, (&living.row, living.deadline_ms), &opens);
         let user_id = user_id.as_str();
         let subject = Subject { user_id, device_id: "", class, is_uploader: false };
-        let now_ms = self.now_ms();
+        let now_ms = self.time_ms_for(living.number);
         match lend(&policy, &subject, mode, (action, &object), now_ms) {
             // Avatars are outside the policy: everyone's client fetches everyone's.
             Ok(permitted) if living.deadline_ms.is_none() => Ok(permitted.obligations),
@@ -206,24 +193,13 @@ impl Media {
                 if obligations.form != Form::Placeholder {
                     note_given(&self.0.house, server, living.number, &mut commit);
                 }
-                if let (Some(window_ms), Some(user)) = (obligations.counts_for_ms, reader) {
-                    let open_until_ms = now_ms.saturating_add(window_ms);
-                    let count = |row: &OpensRow| OpensRow { opens: row.opens + 1, open_until_ms };
-                    commit.put(&OPENS, &(living.number, EVERYONE), &count(&opens));
-                    commit.put(&OPENS, &(living.number, user), &count(&own));
-                    let ends_in_ms = obligations.ends_in_ms.filter(|_| opens.opens == 0);
-                    if let Some(ends_in_ms) = ends_in_ms {
-                        let ends_ms = now_ms.saturating_add(ends_in_ms);
-                        end_after_open(living.number, ends_ms, &mut commit);
-                    }
+                if let Some(user) = reader {
+                    opens.count((living.number, user), &obligations, now_ms, &mut commit);
                 }
                 self.ledger().commit(commit).await?;
                 Ok(obligations)
             }
-            Err(Refused::Gone) => {
-                self.overdue().insert(living.number);
-                Err(no_such_media())
-            }
+            Err(Refused::Gone) => Err(self.is_over(living).await),
             Err(Refused::Denied(denial)) => Err(self.ledger().refuse(denial).await),
         }
     }

@@ -18,6 +18,7 @@ pub mod create;
 pub mod elsewhere;
 pub mod erase;
 pub mod expire;
+pub mod explain;
 mod govern;
 pub mod kind;
 pub mod lease;
@@ -34,9 +35,8 @@ mod stamp;
 pub mod thumbnail;
 pub mod upload;
 
-use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use appliance_ledger::Direction;
 use appliance_ledger::blobs::{BlobName, KEPT};
@@ -135,9 +135,9 @@ struct Inner {
     total_counted: tokio::sync::Mutex<Option<()>>,
     /// Which file was given to which device in which form.
     delivered: Cache<(MediaNid, DeviceNid, u8), ()>,
-    /// Files whose deadline was seen to pass and whose purge is not committed yet: should the clock go
-    /// back now, they stay gone.
-    overdue: Mutex<HashSet<MediaNid>>,
+    /// Up to this time the deadlines are met of what was here when the clock was set back last; zero if it
+    /// was not.
+    met_floor_ms: AtomicU64,
     rest: Rest,
     /// What an earlier run left behind was swept.
     swept: AtomicBool,
@@ -179,7 +179,7 @@ impl Media {
             total_bytes: AtomicU64::new(0),
             total_counted: tokio::sync::Mutex::new(None),
             delivered: Cache::new(DELIVERIES_CACHED_MAX),
-            overdue: Mutex::default(),
+            met_floor_ms: AtomicU64::new(0),
             rest: Rest::default(),
             swept: AtomicBool::new(false),
             days_ended: AtomicU64::new(0),
@@ -233,12 +233,14 @@ impl Media {
     /// A file that may be given out now. Sees what is committed: ask again before each chunk.
     pub(crate) async fn living(&self, number: MediaNid) -> Result<Option<Living>, Error> {
         let Some(row) = self.ledger().get(&MEDIA, &number).await? else { return Ok(None) };
-        if row.stage != Stage::Present || self.is_overdue(number) {
+        if row.stage != Stage::Present {
             return Ok(None);
         }
         let deadline_ms = self.life(number, &row).await?;
-        if deadline_ms.is_some_and(|deadline_ms| self.now_ms() >= deadline_ms) {
-            self.overdue().insert(number);
+        if let Some(deadline_ms) = deadline_ms
+            && self.time_ms_for(number) >= deadline_ms
+        {
+            self.keep_in_mind(number, deadline_ms).await;
             return Ok(None);
         }
         // An administrator's word is judged here, too: before every chunk.
@@ -298,12 +300,26 @@ impl Media {
         Ok(key.map(|key| (blob, key)))
     }
 
-    fn is_overdue(&self, number: MediaNid) -> bool {
-        self.overdue().contains(&number)
+    /// The time by which a file is judged: should the clock be set back, what was over stays over.
+    fn time_ms_for(&self, number: MediaNid) -> u64 {
+        self.ledger().time_ms_for(number.0)
     }
 
-    fn overdue(&self) -> std::sync::MutexGuard<'_, HashSet<MediaNid>> {
-        self.0.overdue.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A deadline was seen to pass: a power cut and a wrong clock must not make that unseen.
+    async fn keep_in_mind(&self, number: MediaNid, deadline_ms: u64) {
+        if let Err(error) = self.ledger().keep_time(number.0, deadline_ms).await {
+            // A full disk, say. It is refused all the same.
+            tracing::debug!(kind = "media.time_not_kept", media.number = number.0, %error,
+                "that a file's time is over could not be written down yet");
+        }
+    }
+
+    /// What is heard of a file whose time came while it was judged.
+    async fn is_over(&self, living: &Living) -> Error {
+        if let Some(deadline_ms) = living.deadline_ms {
+            self.keep_in_mind(living.number, deadline_ms).await;
+        }
+        no_such_media()
     }
 }
 

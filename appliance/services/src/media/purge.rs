@@ -120,7 +120,6 @@ impl Media {
             self.make_room(number, reason).await;
             return Err(error);
         }
-        self.overdue().remove(&number);
         let Some(row) = self.ledger().get(&MEDIA, &number).await? else { return Ok(true) };
         let Some(blob) = blob_of(&row) else { return self.forget(number, &row).await };
         self.0.renderings.forget(&blob, &thumbnail::labels());

@@ -17,6 +17,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::OwnedMutexGuard;
 
 use super::clean::{clean, unreadable};
+use super::govern::may_show;
 use super::{Media, kind, media_digest, no_such_media};
 use crate::policy::of_room;
 
@@ -302,6 +303,10 @@ impl Media {
             is_clean: is_clean.then_some(true),
         };
         let uri = self.uri(&row.media_id);
+        if let Err(error) = self.may_bring(caller, (&uri, &row)).await {
+            self.discard(kept).await;
+            return Err(error);
+        }
         let mut commit = self.ledger().begin(policy::may_upload(&caller.user_id, &uri));
         commit.put(&MEDIA_IDS, &media_digest(self.ledger(), &row.media_id), &number.0);
         commit.put(&MEDIA, &number, &row);
@@ -328,6 +333,22 @@ impl Media {
             return Err(error);
         }
         Ok(())
+    }
+
+    /// Where the house itself takes no pictures and films in clear from such devices, there is no room for
+    /// which they could come.
+    async fn may_bring(&self, caller: &Caller, (uri, row): (&str, &MediaRow)) -> Result<(), Error> {
+        let is_one = |kind: Option<&str>| {
+            kind.is_some_and(|kind| kind.starts_with("image/") || kind.starts_with("video/"))
+        };
+        let announced = row.content_type.as_deref();
+        let may_be_encrypted = announced == Some(OCTET_STREAM);
+        if may_be_encrypted || !(is_one(announced) || is_one(row.sniffed.as_deref())) {
+            return Ok(());
+        }
+        let house = &self.0.house;
+        let who = (&*caller.user_id, Some(caller.device));
+        may_show(house, &house.policy_for(caller.role), who, (uri, row)).await
     }
 
     async fn discard(&self, kept: Kept) {

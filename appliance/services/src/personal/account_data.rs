@@ -183,7 +183,8 @@ impl Personal {
     }
 }
 
-fn write(
+/// Writes a value, or that there is none any more, in place of the old one.
+pub(super) fn write(
     commit: &mut Commit,
     key: (UserNid, RoomNid, String),
     old: Option<AccountDataRow>,

@@ -3,6 +3,7 @@
 mod account_data;
 mod filters;
 mod moved;
+mod previews;
 mod profile;
 mod profile_fields;
 mod push_rules;
@@ -11,6 +12,7 @@ mod thread_subscriptions;
 use std::sync::Arc;
 
 pub use account_data::AccountDatum;
+pub(crate) use previews::begin_without_previews;
 pub use profile::ProfileChange;
 pub use thread_subscriptions::{Cause, SubscriptionPage};
 

@@ -8,7 +8,8 @@ use appliance_model::ruma::{RoomId, UserId};
 use appliance_model::{DeviceNid, Error, Role, SessionClass, UserNid};
 use appliance_rules::Permit;
 use appliance_rules::policy::{
-    Action, Content, Effective, Field, HousePolicy, Mode, Object, Refused, Subject, decide,
+    Action, Content, Effective, Field, HousePolicy, Mode, Object, Permitted, Refused, Subject,
+    decide,
 };
 use serde_json::{Value, json};
 
@@ -145,17 +146,19 @@ fn verdicts(policy: &Effective, class: SessionClass) -> Value {
                 opens_of_user: 0,
                 open_until_ms: 0,
             };
-            let verdict = match decide(policy, &subject, action, &object, 0) {
-                Ok(permitted) if action == Action::Show => {
-                    drop(permitted);
-                    "allowed".to_owned()
-                }
-                Ok(permitted) => permitted.obligations.form.as_str().to_owned(),
-                Err(Refused::Gone) => "gone".to_owned(),
-                Err(Refused::Denied(denial)) => format!("refused: {}", denial.why),
-            };
+            let verdict = verdict(decide(policy, &subject, action, &object, 0), action);
             said.insert(format!("{action:?} {content:?}").to_lowercase(), verdict.into());
         }
     }
     said.into()
+}
+
+/// A judgement in words.
+pub(crate) fn verdict(judged: Result<Permitted, Refused>, action: Action) -> String {
+    match judged {
+        Ok(_) if action == Action::Show => "allowed".to_owned(),
+        Ok(permitted) => permitted.obligations.form.as_str().to_owned(),
+        Err(Refused::Gone) => "gone".to_owned(),
+        Err(Refused::Denied(denial)) => format!("refused: {}", denial.why),
+    }
 }

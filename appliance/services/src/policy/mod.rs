@@ -5,6 +5,7 @@ mod desk;
 mod held;
 mod prepare;
 
+pub(crate) use desk::verdict;
 pub use desk::{PolicyDesk, Question};
 pub use held::{Held, PolicyOptions};
 pub(crate) use held::{of_room, room_policy};

@@ -2,11 +2,13 @@
 //!
 //! * [`pushers`]: where to ring. * [`follow`] walks the log of all events and finds for whom one
 //!   rings; nothing of it happens while somebody sends. * [`deliver`] tells the gateways, each in
-//!   its own time. * [`notifications`]: what rang, as a list.
+//!   its own time. * [`notifications`]: what rang, as a list. * [`farewell`]: the last ring of a session
+//!   that was ended.
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#push-notifications
 
 mod deliver;
+mod farewell;
 mod follow;
 mod notifications;
 mod notify;
@@ -19,6 +21,7 @@ use std::sync::{Arc, Mutex};
 
 use appliance_ledger::Digest;
 use appliance_model::{RoomNid, UserNid};
+pub(crate) use farewell::owe_farewell;
 pub use notifications::NotificationsPage;
 pub(crate) use pushers::forget_of_device;
 pub use pushers::{NewPusher, Pusher};
@@ -47,6 +50,7 @@ pub struct Push {
     members: Cache<RoomNid, Arc<Vec<UserNid>>>,
     badges: Mutex<HashMap<UserNid, HashMap<RoomNid, u64>>>,
     queues: Mutex<deliver::Queues>,
+    farewell: farewell::Farewell,
 }
 
 /// A pusher, by owner and digest of app and key.
@@ -74,6 +78,7 @@ impl Push {
             members: Cache::new(MEMBERS_CACHED_MAX),
             badges: Mutex::default(),
             queues: Mutex::default(),
+            farewell: farewell::Farewell::default(),
         }
     }
 }

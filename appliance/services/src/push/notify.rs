@@ -139,7 +139,8 @@ impl Push {
         Ok(())
     }
 
-    async fn send(
+    /// Rings.
+    pub(super) async fn send(
         &self,
         row: &PusherRow,
         settings: &Value,
@@ -234,6 +235,7 @@ impl Push {
     }
 }
 
-fn settings(row: &PusherRow) -> Value {
+/// What the client said of a pusher.
+pub(super) fn settings(row: &PusherRow) -> Value {
     serde_json::from_str(&row.json).unwrap_or_default()
 }

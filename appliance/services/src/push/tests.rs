@@ -111,6 +111,60 @@ async fn governed_rooms_send_nothing_but_ids() {
     assert!(!all.contains("bed 4") && !all.contains("Ward 4") && !all.contains("nurse"), "{all}");
 }
 
+/// "Wake and wipe": an app that is closed comes, is told that its session is over, and removes what it keeps.
+#[tokio::test]
+async fn a_session_that_was_ended_is_rung_once_more_with_nothing_but_ids() {
+    let gateway = Answering::with(|_| Ok((200, json!({ "rejected": [] }))));
+    let (ward, nurse, doctor, room) = scene(gateway.clone()).await;
+    let push = &ward.services.push;
+    push.set_pusher(&doctor, pusher("doctor", None)).await.unwrap();
+    push.set_pusher(&nurse, pusher("nurse", None)).await.unwrap();
+    let said = ward.say(&nurse, &room, "bed 4").await;
+    assert_eq!(push.say_farewell().await.unwrap(), 0, "nobody has left");
+    ward.services.accounts.logout(&nurse).await.unwrap();
+    assert_eq!(push.say_farewell().await.unwrap(), 0, "who signs out knows that");
+
+    let device_id = doctor.device_id.as_str();
+    ward.services.accounts.device_lost(&doctor.user_id, device_id, "root").await.unwrap();
+    assert!(push.pushers(&doctor).await.unwrap().is_empty());
+    let ward = ward.power_cut_and_restart().await;
+    let push = &ward.services.push;
+    assert_eq!(push.say_farewell().await.unwrap(), 1);
+    assert_eq!(push.say_farewell().await.unwrap(), 0, "once");
+    let heard = gateway.until(|heard| !heard.is_empty()).await;
+    assert_eq!(heard.len(), 1);
+    let told = &heard[0].json["notification"];
+    let mut names: Vec<_> = told.as_object().unwrap().keys().collect();
+    names.sort();
+    assert_eq!(names, ["devices", "event_id", "prio", "room_id"]);
+    assert_eq!(
+        (&told["event_id"], &told["devices"][0]["pushkey"]),
+        (&json!(said), &json!("doctor"))
+    );
+}
+
+#[tokio::test]
+async fn a_last_ring_that_nobody_takes_is_tried_each_minute_for_an_hour() {
+    let gateway = Answering::with(|_| Ok((503, json!({}))));
+    let (ward, nurse, doctor, _) = scene(gateway.clone()).await;
+    let push = &ward.services.push;
+    push.set_pusher(&doctor, pusher("doctor", None)).await.unwrap();
+    let device_id = doctor.device_id.as_str();
+    ward.services.accounts.device_lost(&doctor.user_id, device_id, "root").await.unwrap();
+    for second in 0..3 * 3_600 {
+        if second % 100 == 0 {
+            // A server at work commits all the time.
+            let permit = appliance_rules::Permit::own("test", &nurse.user_id, second);
+            let ledger = &ward.services.house.ledger;
+            ledger.commit(ledger.begin(permit)).await.unwrap();
+        }
+        assert_eq!(push.say_farewell().await.unwrap(), 0);
+        ward.clock.pass_ms(1_000);
+    }
+    let asked = gateway.until(|heard| !heard.is_empty()).await.len();
+    assert!((30..=61).contains(&asked), "{asked}");
+}
+
 #[tokio::test]
 async fn mentions_are_urgent_and_invitations_ring() {
     let gateway = Answering::with(|_| Ok((200, json!({}))));

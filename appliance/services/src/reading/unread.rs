@@ -164,7 +164,7 @@ impl Reading {
             true => Horizon::default(),
             false => self.rooms.horizon(room).await?,
         };
-        Ok(count(&tally, &marks, (place(upto), horizon)))
+        Ok(count(&tally, &marks, (place(upto), &horizon)))
     }
 
     /// Adds to a tally what rang since.
@@ -260,10 +260,10 @@ impl Reading {
     }
 }
 
-fn count(tally: &Tally, marks: &Marks, (upto, horizon): (i64, Horizon)) -> UnreadRoom {
+fn count(tally: &Tally, marks: &Marks, (upto, horizon): (i64, &Horizon)) -> UnreadRoom {
     let mut unread = UnreadRoom::default();
     for rang in tally.rang.iter().filter(|rang| rang.place <= upto) {
-        let is_over = rang.said_ms.is_some_and(|said_ms| horizon.is_past(said_ms));
+        let is_over = rang.said_ms.is_some_and(|said_ms| horizon.is_past(rang.event, said_ms));
         if is_over || rang.place <= marks.read_upto(rang.thread.as_deref()) {
             continue;
         }

@@ -2,6 +2,7 @@
 
 use appliance_ledger::keyspaces::{ALIASES, BLOCKED_ROOMS, PUBLISHED, ROOM_ALIASES, USER_ROOMS};
 use appliance_ledger::{Direction, membership};
+use appliance_model::ruma::events::room::power_levels::RoomPowerLevels;
 use appliance_model::ruma::events::{StateEventType, TimelineEventType};
 use appliance_model::ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedUserId, RoomId, ServerName, UserId,
@@ -91,20 +92,15 @@ impl Rooms {
         }
     }
 
-    /// The joined user of this server who has the most power in a room, if that is enough to change
-    /// the powers of others.
-    pub(crate) async fn mightiest_of_ours(
+    /// The joined user of this server who may change the powers of others; of several, the mightiest.
+    pub(crate) async fn who_may_share_power(
         &self,
         room_id: &RoomId,
     ) -> Result<Option<OwnedUserId>, Error> {
-        let (room, _) = self.known(room_id).await?;
-        let levels = self.power_levels(room).await?;
-        let ours = self.house.members_of(room, membership::JOIN).await?;
-        let ours = ours.into_iter().filter(|user_id| self.house.is_ours(user_id));
-        let may = |user_id: &OwnedUserId| {
+        let may = |levels: &RoomPowerLevels, user_id: &UserId| {
             levels.user_can_send_state(user_id, StateEventType::RoomPowerLevels)
         };
-        Ok(ours.filter(may).max_by_key(|user_id| levels.for_user(user_id)))
+        self.mightiest_of_ours(room_id, may).await
     }
 
     /// The joined user of this server who may take somebody out of a room; of several, the mightiest.
@@ -113,12 +109,23 @@ impl Rooms {
         room_id: &RoomId,
         target: &UserId,
     ) -> Result<Option<OwnedUserId>, Error> {
+        let may =
+            |levels: &RoomPowerLevels, user_id: &UserId| levels.user_can_kick_user(user_id, target);
+        self.mightiest_of_ours(room_id, may).await
+    }
+
+    /// Of the joined users of this server who may do something in a room, the mightiest.
+    async fn mightiest_of_ours(
+        &self,
+        room_id: &RoomId,
+        may: impl Fn(&RoomPowerLevels, &UserId) -> bool + Send,
+    ) -> Result<Option<OwnedUserId>, Error> {
         let (room, _) = self.known(room_id).await?;
         let levels = self.power_levels(room).await?;
         let ours = self.house.members_of(room, membership::JOIN).await?;
         let ours = ours.into_iter().filter(|user_id| self.house.is_ours(user_id));
-        let may = |user_id: &OwnedUserId| levels.user_can_kick_user(user_id, target);
-        Ok(ours.filter(may).max_by_key(|user_id| levels.for_user(user_id)))
+        let able = ours.filter(|user_id| may(&levels, user_id));
+        Ok(able.max_by_key(|user_id| levels.for_user(user_id)))
     }
 
     /// Gives `target` the power that `owner` has.

@@ -277,22 +277,45 @@ async fn a_deadline_outlives_the_event_that_set_it() {
 async fn a_clock_that_goes_back_brings_nothing_back() {
     let (ward, [nurse]) = Ward::with_members(["nurse"]).await;
     let (seen, unseen) = (ward.upload(&nurse, b"one").await, ward.upload(&nurse, b"two").await);
-    ward.clock.pass_ms(7 * DAY_MS);
-    assert!(!ward.is_there(&seen).await);
-    ward.clock.go_back_ms(DAY_MS);
-    assert!(!ward.is_there(&seen).await, "once gone, gone");
-    assert_eq!(ward.look().await.erased, 1);
-    assert!(ward.is_there(&unseen).await, "nobody has seen its deadline pass");
-    let day_key = files_below(&ward.folder.path().join("media-keys"));
-    assert_eq!(day_key, 1, "its key is needed still");
     ward.clock.pass_ms(DAY_MS);
+    let later = ward.upload(&nurse, b"later").await;
+    ward.clock.pass_ms(6 * DAY_MS);
+    assert!(!ward.is_there(&seen).await);
+    ward.clock.go_back_ms(2 * DAY_MS);
+    assert!(!ward.is_there(&seen).await, "once gone, gone");
+    assert!(!ward.is_there(&unseen).await, "the time was there, whoever looked");
+    assert!(ward.is_there(&later).await);
+    let new = ward.upload(&nurse, b"three").await;
+    assert_eq!(ward.download(&nurse, &new).await.unwrap(), b"three", "goes by the clock");
+    assert_eq!(ward.look().await.erased, 2, "though the clock says that it is too early");
+    assert_eq!(ward.look().await, Report::default());
+    ward.clock.pass_ms(3 * DAY_MS);
     assert_eq!(ward.look().await.erased, 1);
     ward.clock.go_back_ms(30 * DAY_MS);
     let ward = ward.power_cut_and_restart().await;
     ward.look().await;
-    assert!(!ward.is_there(&unseen).await);
-    let new = ward.upload(&nurse, b"three").await;
-    assert_eq!(ward.download(&nurse, &new).await.unwrap(), b"three");
+    for uri in [&seen, &unseen, &later] {
+        assert!(!ward.is_there(uri).await);
+    }
+    let new = ward.upload(&nurse, b"four").await;
+    assert_eq!(ward.download(&nurse, &new).await.unwrap(), b"four");
+    let audit = ward.audit().await;
+    let set_back = audit.iter().filter(|line| line.starts_with("clock.set_back")).count();
+    assert_eq!(set_back, 2, "on record: {audit:?}");
+}
+
+/// Somebody was refused, the power went before the job looked, and the machine's clock has no battery.
+#[tokio::test]
+async fn what_was_refused_once_stays_so_after_a_power_cut_on_a_clock_that_is_behind() {
+    let (ward, [nurse]) = Ward::with_members(["nurse"]).await;
+    let uri = ward.upload(&nurse, b"photo").await;
+    ward.clock.pass_ms(7 * DAY_MS);
+    assert!(!ward.is_there(&uri).await);
+    ward.clock.go_back_ms(6 * DAY_MS);
+    let ward = ward.power_cut_and_restart().await;
+    assert!(!ward.is_there(&uri).await);
+    assert_eq!(ward.look().await.erased, 1);
+    assert_eq!(files_below(&ward.folder.path().join("media")), 0);
 }
 
 #[tokio::test]

@@ -1,12 +1,14 @@
 //! Scenes in which a device does not get everything.
 
 use appliance_model::SessionClass;
+use appliance_model::ruma::events::room::member::MembershipState;
 use appliance_model::ruma::{OwnedRoomId, RoomId};
 use appliance_rules::policy::POLICY_TYPE;
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::media::capture::Capture;
 use crate::media::copies::Left;
 use crate::media::erase::Which;
 use crate::media::serve::Opened;
@@ -241,6 +243,36 @@ async fn a_room_may_take_photos_from_managed_devices_only() {
     ward.services.rooms.send_event(&nurse, &request).await.unwrap();
 }
 
+/// The strict pack: what lies in a private gallery does not even come in, for whatever room.
+#[tokio::test]
+async fn a_house_that_takes_pictures_from_its_camera_page_only_does_so_at_the_door() {
+    let (ward, [nurse]) = Ward::with_members(["nurse"]).await;
+    let room = ward.room_of(&[&nurse]).await;
+    let pack = json!({ "server": { "device": { "upload_from_unmanaged": "capture-page-only" } } });
+    ward.services.policy.set(&pack, "root").await.unwrap();
+    let media = &ward.services.media;
+    let upload =
+        async |kind: &str, bytes: &[u8]| media.upload(&nurse, of_type(kind), body(bytes)).await;
+    let refused = upload("image/png", &leg()).await.unwrap_err();
+    assert_eq!(refused.kind, Kind::Forbidden);
+    assert!(refused.message.contains("camera page"), "{refused}");
+    assert_eq!(kind(upload("text/plain", &leg()).await), Kind::Forbidden, "whatever it is called");
+    assert_eq!(files_below(&ward.folder.path().join("media")), 0, "nothing of it stays");
+    upload("text/plain", b"Bed 4").await.unwrap();
+    let sealed = upload(OCTET_STREAM, &leg()).await.unwrap();
+    let content = json!({ "msgtype": "m.image", "body": "leg", "url": sealed });
+    let request = crate::scenario::event(&room, ("m.room.message", "t1"), content);
+    assert_eq!(kind(ward.services.rooms.send_event(&nurse, &request).await), Kind::Forbidden);
+    let taken = Capture {
+        room_id: room.clone(),
+        txn_id: "t2".to_owned(),
+        has_consent: true,
+        reference: None,
+        picture: leg().into(),
+    };
+    media.capture(&nurse, taken).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_policy_is_kept_as_written_and_what_it_asks_in_vain_is_on_record() {
     let (ward, [nurse]) = Ward::with_members(["nurse"]).await;
@@ -343,20 +375,112 @@ async fn many_files_are_erased_as_one_act_with_a_receipt() {
 }
 
 #[tokio::test]
-async fn the_steward_redacts_where_the_author_has_left() {
-    let (ward, [nurse, doctor, steward]) = Ward::with_members(["nurse", "doctor", "policy"]).await;
+async fn what_somebody_would_get_of_one_photo_is_explained_and_not_counted() {
+    let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+    let policy = json!({ "class": "clinical-photo", "media": { "max_opens_per_user": 1 } });
+    let room = room_with(&ward, &[&nurse, &doctor], policy).await;
+    let uri = ward.photo(&nurse, &room, &leg()).await;
+    let media = &ward.services.media;
+    let explain = async |who: &Caller, class| {
+        media.explain(id(&uri), (Some(&who.user_id), class)).await.unwrap()
+    };
+    let managed = explain(&doctor, SessionClass::Managed).await;
+    assert_eq!(managed["verdicts"]["download"], "original", "{managed}");
+    let private = explain(&doctor, SessionClass::Unmanaged).await;
+    assert_eq!(private["verdicts"]["thumbnail"], "placeholder", "{private}");
+    assert_eq!(private["rules"]["media.max_opens_per_user"]["by"], "room", "{private}");
+    assert_eq!((&managed["opens"], &managed["is_uploader"]), (&json!(0), &json!(false)));
+
+    ward.opened(&on(&doctor, SessionClass::Managed), &uri).await.unwrap();
+    ward.clock.pass_ms(2 * MINUTE_MS);
+    let used_up = explain(&doctor, SessionClass::Managed).await;
+    let verdict = used_up["verdicts"]["download"].as_str().unwrap();
+    assert!(verdict.contains("as often as its room allows"), "{used_up}");
+    assert_eq!(used_up["opens_of_user"], 1);
+    assert_eq!(explain(&nurse, SessionClass::Managed).await["verdicts"]["download"], "original");
+    ward.clock.pass_ms(7 * DAY_MS);
+    assert_eq!(kind(media.explain(id(&uri), (None, SessionClass::Bot)).await), Kind::NotFound);
+}
+
+#[tokio::test]
+async fn the_photos_of_one_patient_are_erased_wherever_they_were_sent() {
+    let (ward, [nurse]) = Ward::with_members(["nurse"]).await;
+    let (one, two) = (ward.room_of(&[&nurse]).await, ward.room_of(&[&nurse]).await);
+    let media = &ward.services.media;
+    for (room, txn_id, reference) in
+        [(&one, "t1", "MRN-7"), (&two, "t2", "mrn 7"), (&two, "t3", "MRN-71")]
+    {
+        let taken = Capture {
+            room_id: room.clone(),
+            txn_id: txn_id.to_owned(),
+            has_consent: true,
+            reference: Some(reference.to_owned()),
+            picture: leg().into(),
+        };
+        media.capture(&nurse, taken).await.unwrap();
+    }
+    let by_hand = ward.photo(&nurse, &two, &leg()).await;
+    let of = |reference: &str| Which { reference: Some(reference.to_owned()), ..Which::default() };
+    assert_eq!(kind(media.erase(&of(" - "), "root").await), Kind::InvalidParam);
+    assert_eq!(media.erase(&of("MRN-8"), "root").await.unwrap().uris.len(), 0);
+    let in_one = Which { room: Some(one), ..of("MRN-7") };
+    assert_eq!(media.erase(&in_one, "root").await.unwrap().uris.len(), 1);
+    let now_ms = ward.services.house.clock.now_ms();
+    let before = Which { until_ms: Some(now_ms), ..of("MRN-7") };
+    assert_eq!(media.erase(&before, "root").await.unwrap().uris.len(), 0, "all came later");
+    let all = of("mrn7");
+    assert_eq!(media.erase(&all, "root").await.unwrap().uris.len(), 1, "in whatever letters");
+    assert!(ward.find(&by_hand).await.is_ok());
+    let audit = ward.audit_objects().await;
+    let trail: Vec<_> = audit.iter().filter(|line| line.contains("reference=")).collect();
+    assert_eq!(trail.len(), 4, "{audit:?}");
+    assert!(!trail.iter().any(|line| line.to_lowercase().contains("mrn")), "{trail:?}");
+}
+
+/// How an author loses the right to take back what they said.
+#[derive(Clone, Copy, Debug)]
+enum Lost {
+    Left,
+    Banned,
+    /// Only the mighty may redact there any more.
+    Raised,
+}
+
+#[tokio::test]
+async fn the_steward_redacts_where_the_author_may_not_any_more() {
+    use appliance_model::ruma::RoomVersionId as V;
+    for version in [V::V6, V::V9, V::V10, V::V11, V::V12] {
+        for lost in [Lost::Left, Lost::Banned, Lost::Raised] {
+            let ward = Ward::of_version(version.clone()).await;
+            steward_redacts(&ward, lost).await;
+        }
+    }
+}
+
+async fn steward_redacts(ward: &Ward, lost: Lost) {
+    let [nurse, doctor, steward] = ward.members(["nurse", "doctor", "policy"]).await;
     let policy = json!({ "media": { "ttl_ms": MINUTE_MS } });
-    let room = room_with(&ward, &[&nurse, &doctor, &steward], policy).await;
-    let users = json!({ nurse.user_id.as_str(): 100, steward.user_id.as_str(): 50 });
-    ward.state(&nurse, &room, ("m.room.power_levels", ""), json!({ "users": users })).await;
+    let room = room_with(ward, &[&nurse, &doctor, &steward], policy).await;
+    // The creators of version 12 stand above all levels and are not listed.
+    let now = ward.current(&room, ("m.room.power_levels", "")).await;
+    let mut users = now["users"].clone();
+    users[steward.user_id.as_str()] = 50.into();
+    let levels =
+        |redactions: u8| json!({ "users": users, "events": { "m.room.redaction": redactions } });
+    ward.state(&nurse, &room, ("m.room.power_levels", ""), levels(0)).await;
     let uri = ward.upload(&doctor, b"leg").await;
     let event = ward.show(&doctor, &room, &uri).await;
-    let leave = appliance_model::ruma::events::room::member::MembershipState::Leave;
-    ward.set(&doctor, &room, &doctor.user_id, leave).await;
+    match lost {
+        Lost::Left => ward.set(&doctor, &room, &doctor.user_id, MembershipState::Leave).await,
+        Lost::Banned => ward.set(&nurse, &room, &doctor.user_id, MembershipState::Ban).await,
+        Lost::Raised => {
+            ward.state(&nurse, &room, ("m.room.power_levels", ""), levels(50)).await;
+        }
+    }
     ward.clock.pass_ms(MINUTE_MS);
     let report = ward.look().await;
-    assert_eq!((report.erased, report.redacted), (1, 1));
+    assert_eq!((report.erased, report.redacted), (1, 1), "{lost:?}");
     let now = ward.services.house.ledger.event(event.number).await.unwrap();
     let by = ward.services.house.ledger.event(now.redacted_by.unwrap()).await.unwrap();
-    assert_eq!(by.part(by.spans.sender).trim_matches('"'), steward.user_id.as_str());
+    assert_eq!(by.part(by.spans.sender).trim_matches('"'), steward.user_id.as_str(), "{lost:?}");
 }

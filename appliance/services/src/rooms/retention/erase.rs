@@ -13,7 +13,7 @@ use appliance_model::{Error, EventNid, RoomNid};
 use appliance_rules::policy::{HousePolicy, must_erase_events};
 use serde::Deserialize;
 
-use super::Rooms;
+use super::{Horizon, Rooms, said_ms};
 use crate::media::link::unlink;
 use crate::rooms::OpenRoom;
 use crate::rooms::redact_event::Reparsed;
@@ -121,7 +121,9 @@ impl Rooms {
         mut commits_max: usize,
     ) -> Result<(), Error> {
         let horizon = self.horizon(room).await?;
-        let Some(upto_ms) = horizon.0 else { return Ok(()) };
+        if horizon == Horizon::default() {
+            return Ok(());
+        }
         let mut at = self.done_to().get(&room).copied().unwrap_or(i64::MIN);
         let (mut living, mut done_to) = (0, at);
         loop {
@@ -141,6 +143,8 @@ impl Rooms {
                     done_to = at;
                 }
             }
+            // No further than what was said: on a clock that is ahead, a room would be silent for as long.
+            let upto_ms = over.iter().filter_map(|event| said_ms(event)).max().unwrap_or_default();
             for some in over.chunks(ERASED_AT_ONCE_MAX) {
                 if commits_max == 0 {
                     return Ok(());
@@ -166,7 +170,8 @@ impl Rooms {
         let mut open = self.enter(&room_id).await?;
         let permit = must_erase_events(self.house.server_name.as_str(), &room_id, events.len());
         let mut commit = open.begin(permit);
-        commit.put(&RETENTION, &room, &upto_ms);
+        let before_ms = self.house.ledger.get(&RETENTION, &room).await?.unwrap_or_default();
+        commit.put(&RETENTION, &room, &upto_ms.max(before_ms));
         for event in events {
             // Under the lock of the room: it may have been taken back meanwhile.
             let event = self.house.ledger.event(event.number).await?;

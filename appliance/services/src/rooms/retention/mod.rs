@@ -14,13 +14,12 @@ mod purge;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use appliance_ledger::keyspaces::RETENTION;
 use appliance_ledger::{Event, Root};
 use appliance_model::ruma::events::StateEventType;
-use appliance_model::{Error, RoomNid};
+use appliance_model::{Error, EventNid, RoomNid};
 use appliance_rules::policy::{Effective, Field, HousePolicy, RETENTION_TYPES, lifetime_ms};
 use quick_cache::sync::Cache;
 
@@ -36,8 +35,6 @@ const ROOMS_CACHED_MAX: usize = 20_000;
 /// What is remembered of rooms and their time.
 pub(super) struct Retention {
     lifetimes: Cache<RoomNid, Lifetime>,
-    /// The latest time that was seen: what was over stays over, should the clock be set back.
-    latest_ms: AtomicU64,
     /// Up to which place in the timeline the job is done, in each room whose events live for a time.
     done_to: Mutex<HashMap<RoomNid, i64>>,
     /// When the job last looked through all rooms, and under which policy.
@@ -51,23 +48,29 @@ struct Lifetime {
     policy: Arc<HousePolicy>,
     /// None: as long as the room.
     ms: Option<u64>,
-    /// Everything up to this time was erased, or was about to be: milliseconds since the Unix epoch.
+    /// What was said up to this time was erased, or was about to be: milliseconds since the Unix epoch.
     erased_to_ms: u64,
 }
 
 /// From when on the events of a room are shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Horizon(Option<u64>);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Horizon {
+    /// What was said up to then is over: milliseconds since the Unix epoch; none: nothing is.
+    upto_ms: Option<u64>,
+    /// The same for events with numbers below some, which were here before the clock was set back.
+    earlier: Vec<(u64, u64)>,
+}
 
 impl Horizon {
     /// Whether an event's time is over.
-    pub fn hides(self, event: &Event) -> bool {
-        event.erased || said_ms(event).is_some_and(|said_ms| self.is_past(said_ms))
+    pub fn hides(&self, event: &Event) -> bool {
+        event.erased || said_ms(event).is_some_and(|said_ms| self.is_past(event.number, said_ms))
     }
 
     /// Whether something that was said then is over: milliseconds since the Unix epoch.
-    pub fn is_past(self, said_ms: u64) -> bool {
-        self.0.is_some_and(|upto_ms| said_ms <= upto_ms)
+    pub fn is_past(&self, event: EventNid, said_ms: u64) -> bool {
+        let is_over = |(below, upto_ms): &(u64, u64)| event.0 < *below && said_ms <= *upto_ms;
+        self.upto_ms.is_some_and(|upto_ms| said_ms <= upto_ms) || self.earlier.iter().any(is_over)
     }
 }
 
@@ -85,7 +88,6 @@ impl Default for Retention {
     fn default() -> Self {
         Self {
             lifetimes: Cache::new(ROOMS_CACHED_MAX),
-            latest_ms: AtomicU64::new(0),
             done_to: Mutex::default(),
             looked_through: Mutex::default(),
         }
@@ -100,15 +102,13 @@ impl Rooms {
     /// If the store fails.
     pub(crate) async fn horizon(&self, room: RoomNid) -> Result<Horizon, Error> {
         let lifetime = self.lifetime(room).await?;
-        let upto = lifetime.ms.map(|ms| self.latest_ms().saturating_sub(ms));
         let erased = Some(lifetime.erased_to_ms).filter(|upto| *upto > 0);
-        Ok(Horizon(upto.max(erased)))
-    }
-
-    /// The time, which does not go back here.
-    fn latest_ms(&self) -> u64 {
-        let now_ms = self.house.clock.now_ms();
-        self.retention.latest_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms)
+        let Some(ms) = lifetime.ms else { return Ok(Horizon { upto_ms: erased, earlier: vec![] }) };
+        let ledger = &self.house.ledger;
+        let upto_ms = Some(ledger.now_ms().saturating_sub(ms)).max(erased);
+        let earlier = ledger.floors().into_iter();
+        let earlier = earlier.map(|floor| (floor.below, floor.ms.saturating_sub(ms))).collect();
+        Ok(Horizon { upto_ms, earlier })
     }
 
     async fn lifetime(&self, room: RoomNid) -> Result<Lifetime, Error> {

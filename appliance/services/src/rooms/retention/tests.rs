@@ -172,6 +172,31 @@ async fn no_crash_and_no_clock_brings_back_what_was_over() {
     assert!(rounds >= 3, "{rounds}");
 }
 
+/// A clock that was ahead for a moment takes what was said with it, but does not silence the room.
+#[tokio::test]
+async fn a_clock_that_was_ahead_and_is_put_right_brings_nothing_back_and_silences_nobody() {
+    let (ward, [nurse, doctor], room) = forgetful().await;
+    let early = ward.say(&nurse, &room, MARKER).await;
+    ward.clock.pass_ms(1_000 * MINUTE_MS);
+    assert_eq!(ward.services.forget_what_is_over().await.unwrap(), 1);
+    let ahead = ward.say(&nurse, &room, MARKER).await;
+    ward.clock.pass_ms(MINUTE_MS);
+    assert!(reads(&ward, &doctor, &room, &ahead).await.is_empty());
+    // Some commit comes, as one does each second of the day.
+    ward.say(&doctor, &ward.room(&doctor).await, "elsewhere").await;
+    ward.clock.go_back_ms(1_000 * MINUTE_MS);
+    let ward = ward.power_cut_and_restart().await;
+    for event_id in [&early, &ahead] {
+        assert!(reads(&ward, &doctor, &room, event_id).await.is_empty());
+    }
+    let right = ward.say(&nurse, &room, MARKER).await;
+    assert!(!reads(&ward, &doctor, &room, &right).await.is_empty(), "as if nothing had been");
+    ward.services.forget_what_is_over().await.unwrap();
+    assert_eq!(ward.rows_with_marker().await, 1, "that of the one who speaks now");
+    ward.clock.pass_ms(MINUTE_MS);
+    assert!(reads(&ward, &doctor, &room, &right).await.is_empty(), "for a minute");
+}
+
 #[tokio::test]
 async fn a_room_says_it_for_itself_and_the_house_is_stricter() {
     let (ward, [nurse]) = Ward::with_members(["nurse"]).await;
