@@ -15,6 +15,7 @@ import {
     ClientEvent,
     EventType,
     HttpApiEvent,
+    IndexedDBStore,
     MsgType,
     RelationType,
     RoomEvent,
@@ -33,6 +34,42 @@ const LOOK_AGAIN_MS = 100;
 const POLL_MS = 10_000;
 // Events of a room in one answer to /sync, as Element Web asks.
 const SYNC_LIMIT = 20;
+
+// Forgets by itself what is over: with a store to forget it from, and a clock that can be moved.
+const FORGETS = process.env.DRIVER_FORGETS === "yes";
+if (FORGETS) await import("fake-indexeddb/auto");
+
+async function storeOnDisk() {
+    if (!FORGETS) return null;
+    const store = new IndexedDBStore({ indexedDB, dbName: "app" });
+    await store.startup();
+    return store;
+}
+
+// Waits of minutes end when the clock has been moved so far; shorter ones go on as they are.
+const letPass = FORGETS ? movableClock() : () => fail("this clock goes by itself");
+
+function movableClock() {
+    const MOVED_MS_MIN = 60_000;
+    const [now, wait, cancel] = [Date.now, setTimeout, clearTimeout];
+    const waiting = new Set();
+    let ahead = 0;
+    Date.now = () => now() + ahead;
+    globalThis.setTimeout = (work, ms, ...given) => {
+        if (!(ms >= MOVED_MS_MIN)) return wait(work, ms, ...given);
+        const waits = { at: Date.now() + ms, work: () => work(...given) };
+        waiting.add(waits);
+        return waits;
+    };
+    globalThis.clearTimeout = (waits) => void (waiting.delete(waits) || cancel(waits));
+    return (ms) => {
+        ahead += ms;
+        for (const waits of [...waiting].filter((each) => each.at <= Date.now())) {
+            waiting.delete(waits);
+            waits.work();
+        }
+    };
+}
 
 class Driver {
     client = null;
@@ -79,13 +116,15 @@ class Driver {
 
     async #enter(baseUrl, { user_id, device_id, access_token }, password) {
         this.password = password;
+        const store = await storeOnDisk();
         this.client = createClient({
+            ...(store && { store }),
             baseUrl,
             userId: user_id,
             deviceId: device_id,
             accessToken: access_token,
             fetchFn: (input, init) => this.#fetchNoted(input, init),
-            unstableMSC1763Retention: process.env.DRIVER_FORGETS === "yes",
+            unstableMSC1763Retention: FORGETS,
             cryptoCallbacks: {
                 getSecretStorageKey: async ({ keys }) =>
                     this.recoveryKey && [Object.keys(keys)[0], this.recoveryKey],
@@ -217,6 +256,21 @@ class Driver {
         const event = this.client.getRoom(room_id).findEventById(event_id);
         await until(() => event.isRedacted() && !event.getContent().body, "the words to be forgotten");
         return {};
+    }
+
+    async let_pass({ ms }) {
+        letPass(ms);
+        return {};
+    }
+
+    // What another start of the app would read, as the first look also has it written down.
+    async stores({ body }) {
+        const holds = async () => {
+            const saved = await (await storeOnDisk()).getSavedSync();
+            return JSON.stringify(saved).includes(body);
+        };
+        if (this.client.clientRunning && !(await holds())) await this.client.store.save(true);
+        return { stored: await holds() };
     }
 
     // Threads and relations

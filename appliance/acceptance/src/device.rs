@@ -52,7 +52,8 @@ impl Process {
         Self::spawn(command.arg(source("py/bridge.py")))
     }
 
-    /// matrix-js-sdk that forgets by itself what is over (MSC1763), as a lab of Element Web does.
+    /// matrix-js-sdk that forgets by itself what is over (MSC1763), as a lab of Element Web does, with its store
+    /// in an IndexedDB and a clock that can be moved.
     pub fn js_that_forgets() -> Self {
         Self::spawn(js_command().env("DRIVER_FORGETS", "yes"))
     }
@@ -229,12 +230,6 @@ impl Device {
         (status, answer["errcode"].as_str().map(str::to_owned))
     }
 
-    /// The photo from what the client keeps itself; returns its SHA-256.
-    pub async fn kept_photo(&mut self, room_id: &str, photo: &Photo) -> String {
-        let given = json!({ "room_id": room_id, "event_id": photo.event_id });
-        self.text("kept_photo", given, "sha256").await
-    }
-
     /// Waits until somebody else has ended the session: the errcode, and whether softly.
     pub async fn wait_ended(&mut self) -> (String, bool) {
         let how = self.command("wait_ended", json!({})).await;
@@ -246,6 +241,17 @@ impl Device {
     pub async fn wait_forgotten(&mut self, room_id: &str, event_id: &str) {
         let given = json!({ "room_id": room_id, "event_id": event_id });
         self.command("wait_forgotten", given).await;
+    }
+
+    /// Lets the client's clock go on by so much (matrix-js-sdk that forgets).
+    pub async fn let_pass(&mut self, ms: u64) {
+        self.command("let_pass", json!({ "ms": ms })).await;
+    }
+
+    /// Whether the client's store holds some words (matrix-js-sdk that forgets).
+    pub async fn stores(&mut self, words: &str) -> bool {
+        let answer = self.command("stores", json!({ "body": words })).await;
+        answer["stored"].as_bool().expect("yes or no")
     }
 
     /// Takes an event back.

@@ -93,7 +93,6 @@ impl Sdk for RustSdk {
             "wait_redacted" => self.wait_redacted(&given).await,
             "send_photo" => self.send_photo(&given).await,
             "wait_photo" => self.wait_photo(&given).await,
-            "kept_photo" => self.kept_photo(&given).await,
             "wait_ended" => self.wait_ended().await,
             "download" => self.download(&given).await,
             "verify_start" => self.verify_start(&given).await,
@@ -278,16 +277,6 @@ impl RustSdk {
         let request = MediaRequestParameters { source, format: MediaFormat::File };
         let photo = self.client()?.media().get_media_content(&request, false).await?;
         Ok(json!({ "sha256": sha256(&photo), "mxc": mxc, "encrypted": encrypted }))
-    }
-
-    /// The photo from what the client keeps itself; without it, from the server.
-    async fn kept_photo(&mut self, given: &Value) -> Outcome {
-        let event_id = text(given, "event_id")?;
-        let message = self.message("the photo's event", |m| m.event_id == event_id).await?;
-        let (source, _) = source_of(&message.content)?;
-        let request = MediaRequestParameters { source, format: MediaFormat::File };
-        let photo = self.client()?.media().get_media_content(&request, true).await?;
-        Ok(json!({ "sha256": sha256(&photo) }))
     }
 
     async fn download(&mut self, given: &Value) -> Outcome {
