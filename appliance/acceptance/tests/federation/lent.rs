@@ -82,7 +82,7 @@ impl Names {
     }
 
     /// Those that are new since the last time.
-    fn new(&self) -> Vec<String> {
+    fn appeared(&self) -> Vec<String> {
         let mut buffer = [MaybeUninit::uninit(); 4_096];
         let mut reader = inotify::Reader::new(&self.0, &mut buffer);
         let mut names = Vec::new();
@@ -153,7 +153,7 @@ async fn killed_while_it_passes_through(home: &Resident, guest: &Resident, room:
     let _ = line.read_to_end(&mut rest).await;
     assert!(seen.len() + rest.len() < FILM_BYTES, "it was killed in the middle");
 
-    assert_eq!(names.new(), Vec::<String>::new());
+    assert_eq!(names.appeared(), Vec::<String>::new());
     assert_eq!(files_below(&data), before);
     for file in &before {
         let bytes = std::fs::read(file).expect("a file");
@@ -201,12 +201,12 @@ async fn a_lent_photo_is_written_down_nowhere_and_its_end_is_confirmed() {
     let path = uri.replacen("mxc://", "/v1/media/thumbnail/", 1) + "?width=32&height=32";
     assert_eq!(doctor.call(Method::GET, &path, None).await.status, 200);
     assert_eq!(watch.made(), Vec::<String>::new(), "nothing was made");
-    assert_eq!(names.new(), Vec::<String>::new(), "nor is there a new name");
+    assert_eq!(names.appeared(), Vec::<String>::new(), "nor is there a new name");
     assert_eq!(files_below(&data), before);
     assert_eq!(files_below(&data.join("media")), Vec::<PathBuf>::new());
     doctor.upload("image/png", a_photo()).await;
     assert_ne!(watch.made().len(), 0, "what is written down is seen");
-    assert_ne!(names.new().len(), 0, "by both");
+    assert_ne!(names.appeared().len(), 0, "by both");
     drop(watch);
     killed_while_it_passes_through(&nurse, &doctor, &room).await;
 
