@@ -131,6 +131,7 @@ def main() -> None:
     arguments.add_argument(
         "--tls", type=pathlib.Path, help="folder of server.pem, server.key and ca.pem, for other servers"
     )
+    arguments.add_argument("--presence", action="store_true", help="tell others who is online")
     given = arguments.parse_args()
 
     secret = os.environ.pop("SYNAPSE_SHARED_SECRET", "")
@@ -141,6 +142,7 @@ def main() -> None:
 
     config_file = home / "homeserver.yaml"
     settings = configuration(home, given.name, given.port, secret)
+    settings["presence"]["enabled"] = given.presence
     logging = LOGGING
     if given.federation_port:
         settings.update(federation(given.tls.resolve()))

@@ -18,8 +18,8 @@ use crate::rows::media::{
     LinkRow, MediaRow, PurgeRow, RedactionRow, RoomMediaRow, UnboundRow, UsageRow,
 };
 use crate::rows::peers::{
-    AwayRow, DestinationRow, EduRow, ListRow, OfferRow, OwedRow, PeerKeysRow, PeerRow,
-    RemoteKeysRow,
+    AwayRow, DestinationRow, EduRow, JoinInDoubtRow, ListRow, OfferRow, OwedRow, PeerKeysRow,
+    PeerRow, RemoteKeysRow,
 };
 use crate::rows::policy::{
     CopyRow, EnrolmentRow, EraseNoticeRow, ErasureRow, HousePolicyRow, OpensRow, PeerCopyRow,
@@ -279,6 +279,9 @@ keyspaces! {
     INBOUND_TXN_TIMES 0xC4 (u64, Digest) => ();
     /// Redactions that came before what they redact, by digest of the target's event ID.
     WAITING_REDACTIONS 0xC5 Digest => u64;
+    /// Joins that another server was asked to take, until it is known what became of them, by digest of room,
+    /// user and server.
+    JOINS_IN_DOUBT 0xC6 Digest => JoinInDoubtRow;
 
     /// The policy of the house.
     HOUSE_POLICY 0xE0 () => HousePolicyRow;

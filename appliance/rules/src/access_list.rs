@@ -50,11 +50,7 @@ impl Hosts {
                 continue;
             }
             let named = host_of(pattern).filter(|host| self.all.contains(host));
-            allow.insert(named.ok_or_else(|| {
-                format!(
-                    "{pattern} is not on this server's list of peers: rooms here cannot let it in."
-                )
-            })?);
+            allow.insert(named.ok_or_else(|| stranger(pattern))?);
         }
         names_in(asked, "deny")?;
         let mut content = asked.clone();
@@ -66,11 +62,7 @@ impl Hosts {
         }
         match admits(&content, &self.own) {
             true => Ok(content),
-            false => {
-                Err("This list would keep your own server out of the room: name it in `allow`, \
-                          not in `deny`."
-                    .to_owned())
-            }
+            false => Err(LOCKED_OUT.to_owned()),
         }
     }
 
@@ -111,6 +103,39 @@ impl Hosts {
         content.insert("allow_ip_literals".to_owned(), allowed);
     }
 }
+
+/// Looks at the names in a list that somebody of ours sets, where those that may be named cannot be counted up:
+/// patterns stay as they are.
+///
+/// # Errors
+///
+/// A sentence: it names a server that is no peer, it is no list, or it keeps out this server.
+pub fn check_names(
+    asked: &CanonicalJsonObject,
+    own: &ServerName,
+    is_peer: impl Fn(&ServerName) -> bool,
+) -> Result<(), String> {
+    for name in names_in(asked, "allow")?.into_iter().filter(|name| !is_pattern(name)) {
+        let host = host_of(name);
+        let is_own = host.as_ref().is_some_and(|host| host.as_str() == own.host());
+        if !is_own && !host.is_some_and(|host| is_peer(&host)) {
+            return Err(stranger(name));
+        }
+    }
+    names_in(asked, "deny")?;
+    match admits(asked, own) {
+        true => Ok(()),
+        false => Err(LOCKED_OUT.to_owned()),
+    }
+}
+
+fn stranger(name: &str) -> String {
+    format!("{name} is not on this server's list of peers: rooms here cannot let it in.")
+}
+
+/// Whoever sets such a list would be in the room alone, and not for long.
+const LOCKED_OUT: &str =
+    "This list would keep your own server out of the room: name it in `allow`, not in `deny`.";
 
 fn put_names(content: &mut CanonicalJsonObject, allow: &BTreeSet<OwnedServerName>) {
     let names = allow.iter().map(|host| CanonicalJsonValue::String(host.to_string())).collect();

@@ -140,6 +140,8 @@ impl Services {
         let appservices = Arc::new(appservices::Appservices::new(house.clone(), parts));
         let peers = Arc::new(peers::Peers::new(house.clone()));
         rooms.line.connect(peers.clone());
+        let moves = Arc::new(stir::Moves::default());
+        waiters.also_tell(moves.clone());
         let administration = administration::Administration::new(
             house.clone(),
             accounts.clone(),
@@ -147,6 +149,7 @@ impl Services {
             personal.clone(),
             keys.clone(),
             peers.clone(),
+            moves,
         );
         let parts = sync::Parts {
             keys: keys.clone(),

@@ -5,6 +5,7 @@
 //! in memory: after a restart the worker looks for itself where it matters.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use appliance_ledger::{Observer, Touched};
@@ -84,6 +85,27 @@ impl Observer for Stir {
     }
 }
 
+/// Counts how often somebody may have come into a room or left one, here or elsewhere: who looks at all rooms
+/// for that looks again when the count is another.
+#[derive(Debug, Default)]
+pub struct Moves(AtomicU64);
+
+impl Moves {
+    /// The count. Whatever moves after this was read raises it.
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Observer for Moves {
+    fn committed(&self, touched: &Touched, _: Position) {
+        // Whose people come and go in a room, their device lists are news there.
+        if !touched.memberships.is_empty() || !touched.device_lists.is_empty() {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
 fn note<T: Ord + Copy>(noted: &mut BTreeSet<T>, more: &[T]) {
     if noted.len() < NOTED_MAX {
         noted.extend(more);
@@ -95,6 +117,20 @@ mod tests {
     use appliance_model::RoomNid;
 
     use super::*;
+
+    #[test]
+    fn moves_are_counted_and_words_are_not() {
+        let moves = Moves::default();
+        let words = Touched { timelines: vec![RoomNid(7)], ..Touched::default() };
+        moves.committed(&words, Position(5));
+        assert_eq!(moves.count(), 0);
+        let ours = Touched { memberships: vec![(UserNid(1), RoomNid(7), true)], ..words.clone() };
+        let theirs = Touched { device_lists: vec![UserNid(2)], ..words };
+        for (count, touched) in [(1, ours), (2, theirs)] {
+            moves.committed(&touched, Position(6));
+            assert_eq!(moves.count(), count);
+        }
+    }
 
     /// A bridge missed a receipt whose position it had passed before it heard of it.
     #[test]

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use appliance_acceptance::device::{Device, verify_by_emoji};
 use appliance_acceptance::person::{Person, sha256};
 use appliance_acceptance::wait::until;
+use serde_json::json;
 
-use crate::resident::a_photo;
+use crate::resident::{Resident, a_photo};
 use crate::rust_sdk::RustSdk;
 use crate::town::{Hospital, Kind, Town};
 
@@ -67,7 +68,8 @@ async fn a_day(ours: Arc<Hospital>, theirs: Arc<Hospital>) {
     assert!(nurse.trusts(&doctor.user_id, &doctor.device_id).await.verified);
     assert!(doctor.trusts(&nurse.user_id, &nurse.device_id).await.verified);
 
-    // A device that comes later is told what is said from then on.
+    // A device that comes later is told what is said from then on; one that goes is known to be gone.
+    let watchers = [ours.hire("watcher").await, theirs.hire("watcher").await];
     let users = [nurse.user_id.clone(), doctor.user_id.clone()];
     for (at, room) in [(&ours, &first), (&theirs, &second)] {
         let (owner, speaker) = match Arc::ptr_eq(at, &ours) {
@@ -81,7 +83,21 @@ async fn a_day(ours: Arc<Hospital>, theirs: Arc<Hospital>) {
         speaker.send(room, "for all devices").await;
         let by = speaker.user_id.clone();
         assert!(tablet.hear(room, "for all devices", &by).await, "encrypted on the way");
+        let watcher = &watchers[usize::from(Arc::ptr_eq(at, &ours))];
+        assert!(is_known(watcher, &tablet).await, "the other hospital has its keys");
+        tablet.log_out().await;
+        until("a device that went to be forgotten", async || {
+            (!is_known(watcher, &tablet).await).then_some(())
+        })
+        .await;
     }
+}
+
+/// Whether the keys of a device are found from where somebody works.
+async fn is_known(watcher: &Resident, device: &Device) -> bool {
+    let body = json!({ "device_keys": { (device.user_id.clone()): [] } });
+    let found = watcher.post("/v3/keys/query", body).await;
+    found["device_keys"][&device.user_id].get(&device.device_id).is_some()
 }
 
 async fn meet(host: &mut Device, guest: &mut Device) -> String {

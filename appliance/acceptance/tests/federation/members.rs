@@ -6,9 +6,9 @@ use serde_json::json;
 use crate::rooms::{Host, Pair};
 
 /// Turns an invite down; the host sees it, and may invite again.
-pub async fn refused_invite(pair: Pair, at: Host) {
+pub async fn refused_invite(pair: Pair, at: Host, version: &'static str) {
     let (host, guest) = pair.host_and_guest(at);
-    let room_id = host.create_room("11", json!({})).await;
+    let room_id = host.create_room(version, json!({})).await;
     host.act("invite", &room_id, &guest).await;
     guest.wait_membership("invite", &room_id).await;
     guest.leave(&room_id).await;
@@ -34,9 +34,9 @@ pub async fn invite_taken_back(pair: Pair, at: Host) {
 }
 
 /// Leaves, comes back by invite, leaves with the room to the host.
-pub async fn leave_and_return(pair: Pair, at: Host) {
+pub async fn leave_and_return(pair: Pair, at: Host, version: &'static str) {
     let (host, guest) = pair.host_and_guest(at);
-    let room_id = pair.room(at, "11").await;
+    let room_id = pair.room(at, version).await;
     guest.leave(&room_id).await;
     host.wait_is(&room_id, &guest, "leave").await;
     let away = host.say(&room_id, "while you were away").await;
@@ -50,9 +50,9 @@ pub async fn leave_and_return(pair: Pair, at: Host) {
 }
 
 /// Kick, ban, a join that the ban forbids, the end of the ban, a return.
-pub async fn kick_and_ban(pair: Pair, at: Host) {
+pub async fn kick_and_ban(pair: Pair, at: Host, version: &'static str) {
     let (host, guest) = pair.host_and_guest(at);
-    let room_id = pair.room(at, "11").await;
+    let room_id = pair.room(at, version).await;
     host.act("kick", &room_id, &guest).await;
     guest.wait_membership("leave", &room_id).await;
     host.act("invite", &room_id, &guest).await;
@@ -129,12 +129,12 @@ pub async fn restricted(pair: Pair, at: Host, version: &'static str) {
 }
 
 /// Knocks; is turned down; knocks again, and is let in.
-pub async fn knock(pair: Pair, at: Host) {
+pub async fn knock(pair: Pair, at: Host, version: &'static str) {
     let (host, guest) = pair.host_and_guest(at);
     let rule = json!({ "join_rule": "knock" });
     let state = json!([{ "type": "m.room.join_rules", "state_key": "", "content": rule }]);
     let more = json!({ "initial_state": state, "name": "Theatre 2" });
-    let room_id = host.create_room("11", more).await;
+    let room_id = host.create_room(version, more).await;
     let there = &host.hospital.name;
     let path = format!("/v3/knock/{room_id}?via={there}&server_name={there}");
     guest.post(&path, json!({ "reason": "on call" })).await;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// The longest scene: longer than any single wait in it.
-const SCENE_MAX: Duration = Duration::from_secs(240);
+const SCENE_MAX: Duration = Duration::from_secs(480);
 
 /// What was played, and what went wrong.
 #[derive(Debug, Default)]

@@ -1,7 +1,10 @@
 //! What is said and shown in shared rooms: redactions, typing, receipts, media, profiles, spaces,
 //! upgrades, a long history.
 
+use std::collections::BTreeSet;
+
 use appliance_acceptance::wait::until;
+use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -174,26 +177,34 @@ pub async fn upgrade(pair: Pair, at: Host) {
     host.wait_event(&new, &hello).await;
 }
 
-/// What was said before the guest came is read to its beginning.
+/// People of a hospital speak at the same time: so many messages are under way at once.
+const AT_ONCE: usize = 20;
+
+/// What was said before the guest came is read to its beginning, all of it and nothing twice.
 pub async fn long_history(pair: Pair, at: Host, count: usize) {
     let (host, guest) = pair.host_and_guest(at);
     let room_id = host.create_room("11", json!({})).await;
-    let mut said = Vec::with_capacity(count);
-    for number in 0..count {
-        said.push(host.say(&room_id, &format!("line {number}")).await);
+    let mut wanted = BTreeSet::new();
+    for first in (0..count).step_by(AT_ONCE) {
+        let lines = (first..count.min(first + AT_ONCE)).map(|number| format!("line {number}"));
+        let saying = lines.map(|line| {
+            let (host, room_id) = (&host, &room_id);
+            async move { host.say(room_id, &line).await }
+        });
+        wanted.extend(join_all(saying).await);
     }
+    assert_eq!(wanted.len(), count);
     host.act("invite", &room_id, &guest).await;
     guest.accept(&room_id).await;
-    let mut wanted = said.iter().rev().peekable();
-    let (mut from, mut empty) = (String::new(), 0);
-    while wanted.peek().is_some() {
+    let (mut from, mut empty, mut shown) = (String::new(), 0, BTreeSet::new());
+    while !wanted.is_empty() {
         let path = format!("/v3/rooms/{room_id}/messages?dir=b&limit=100{from}");
         let page = guest.get(&path).await;
         let before = wanted.len();
         for event in page["chunk"].as_array().expect("a list") {
-            if wanted.peek().is_some_and(|id| event["event_id"] == json!(id)) {
-                wanted.next();
-            }
+            let id = event["event_id"].as_str().expect("an ID");
+            assert!(shown.insert(id.to_owned()), "{id} is shown twice");
+            wanted.remove(id);
         }
         // A page that brings nothing may be followed by one that does, but not for ever.
         empty = if wanted.len() == before { empty + 1 } else { 0 };

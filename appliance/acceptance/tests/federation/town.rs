@@ -230,7 +230,7 @@ fn launch(kind: Kind, folder: &Path, tls: &Path, name: &str, address: &str) -> C
             command
                 .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("py/synapse.py"))
                 .args(["--name", name, "--port", &port(address)])
-                .args(["--federation-port", &port(name), "--tls"])
+                .args(["--federation-port", &port(name), "--presence", "--tls"])
                 .arg(tls)
                 .arg("--dir")
                 .arg(folder.join("synapse"))

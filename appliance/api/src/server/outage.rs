@@ -76,6 +76,13 @@ async fn people_are_told_of_an_outage_once_and_of_its_end_once() {
     scene.say("3").await;
     scene.pass_ms(60 * MINUTE_MS);
     assert_eq!(scene.look().await, 0, "still the same outage");
+    // Who comes to the room meanwhile shares it from now on.
+    let porter = scene.town.desk(0).sign_up("porter").await;
+    assert_eq!(scene.look().await, 0);
+    let path = format!("/v3/join/{}", scene.room);
+    scene.town.desk(0).post(&path, &porter, json!({})).await.ok();
+    assert_eq!(scene.look().await, 1, "somebody who came later");
+    assert_eq!(scene.look().await, 0);
     let notices = scene.notices().await;
     assert_eq!(notices.len(), 1, "{notices:?}");
     let first = &notices[0];
@@ -90,7 +97,7 @@ async fn people_are_told_of_an_outage_once_and_of_its_end_once() {
 
     scene.town.line.set_up("b.example", true);
     scene.deliver().await;
-    assert_eq!(scene.look().await, 1);
+    assert_eq!(scene.look().await, 2);
     assert_eq!(scene.look().await, 0);
     let notices = scene.notices().await;
     assert_eq!(notices.len(), 2, "{notices:?}");
@@ -102,7 +109,7 @@ async fn people_are_told_of_an_outage_once_and_of_its_end_once() {
     scene.pass_ms(11 * MINUTE_MS);
     assert_eq!(scene.look().await, 0, "it was back for a moment only");
     scene.pass_ms(20 * MINUTE_MS);
-    assert_eq!(scene.look().await, 1);
+    assert_eq!(scene.look().await, 2);
     let row = scene.town.desk(0).services.peers.report(server_name!("b.example")).await.unwrap();
     assert!(row.queue.failing_since_ms.is_some());
 }

@@ -241,3 +241,23 @@ pub struct DestinationRow {
     #[n(7)]
     pub last_ms: u64,
 }
+
+/// A join that another server was asked to take.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct JoinInDoubtRow {
+    /// The room.
+    #[n(0)]
+    pub room_id: String,
+    /// Our user.
+    #[n(1)]
+    pub user_id: String,
+    /// The other server.
+    #[n(2)]
+    pub server_name: String,
+    /// The join's `origin_server_ts`, in milliseconds since the Unix epoch.
+    #[n(3)]
+    pub dated_ms: u64,
+    /// When it was sent, in milliseconds since the Unix epoch.
+    #[n(4)]
+    pub at_ms: u64,
+}

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use appliance_ledger::rows::peers::{DestinationRow, PeerKeysRow};
 use appliance_model::Error;
 use appliance_model::ruma::{OwnedServerName, ServerName};
-use appliance_services::peers::{MediaMode, PeerChange, PeerReport, Terms};
+use appliance_services::peers::{MediaMode, PeerChange, PeerReport, Terms, Uncounted};
+use appliance_services::rooms::ACCESS_LIST_PEERS_MAX;
 use serde_json::{Value, json};
 
 use super::{Admin, Refusal};
@@ -122,7 +123,16 @@ impl Admin {
         });
         let peers: Vec<_> = reports.iter().map(in_json).collect();
         let beyond = self.house.services.rooms.rooms_beyond_power();
-        Ok(json!({ "peers": peers, "federation_list": list, "rooms_beyond_power": beyond }))
+        let halted = self.house.services.rooms.access_lists_halted().map(|why| match why {
+            Uncounted::TooMany => format!("there are more than {ACCESS_LIST_PEERS_MAX} peers"),
+            _ => "the signed list has digests instead of names".to_owned(),
+        });
+        Ok(json!({
+            "peers": peers,
+            "federation_list": list,
+            "rooms_beyond_power": beyond,
+            "access_lists_halted": halted,
+        }))
     }
 
     pub(super) async fn show_peer(&self, server_name: &ServerName) -> Result<Value, Refusal> {

@@ -251,6 +251,7 @@ impl Peers {
                     let lines =
                         peers.iter().map(line).chain(signed_list(&answer["federation_list"]));
                     let lines = lines.chain(beyond(&answer["rooms_beyond_power"]));
+                    let lines = lines.chain(halted(&answer["access_lists_halted"]));
                     match lines.collect::<Vec<_>>() {
                         lines if lines.is_empty() => "This server talks with nobody.".to_owned(),
                         lines => lines.join("\n"),
@@ -479,6 +480,15 @@ fn beyond(rooms: &Value) -> Option<String> {
     Some(format!(
         "Nobody of this server may write any more which servers take part in these rooms of its own: {}",
         rooms.join(" ")
+    ))
+}
+
+fn halted(why: &Value) -> Option<String> {
+    let why = why.as_str()?;
+    Some(format!(
+        "Rooms are not told which servers may take part (m.room.server_acl), because {why}: new rooms go \
+         without such a list, and whoever is a peer since then cannot come into those that have one. Nothing \
+         goes to a server off the list all the same."
     ))
 }
 

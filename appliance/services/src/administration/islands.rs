@@ -5,6 +5,7 @@
 //! Who was told is in the store: a restart in the middle of an outage tells nobody twice.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use appliance_ledger::keyspaces::{ACCOUNTS, AWAY, AWAY_TOLD, Digest, HEADS, ROOMS};
 use appliance_ledger::rows::peers::AwayRow;
@@ -32,6 +33,21 @@ const NAMED_MAX: usize = 5;
 
 /// Who wrote the notices, for the audit trail.
 const BY: &str = "federation";
+
+/// The outages of which nobody is left to be told, as long as nobody comes into a room or leaves one: all
+/// rooms and all who are in them are not read each half minute of a long night. In memory: the first look
+/// after a start reads them.
+#[derive(Default)]
+pub(super) struct Told(Mutex<Option<(Outages, u64)>>);
+
+/// Servers that are away, and since when.
+type Outages = Vec<(Digest, u64)>;
+
+impl Told {
+    fn lock(&self) -> MutexGuard<'_, Option<(Outages, u64)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// A server and how it is away.
 type Away = (Digest, AwayRow);
@@ -114,6 +130,12 @@ impl Administration {
 
     /// Tells those who do not know it yet, at most `limit`: each gets one notice about all that are away.
     async fn tell_of_absence(&self, away: &[Away], limit: usize) -> Result<usize, Error> {
+        let outages: Outages = away.iter().map(|(digest, row)| (*digest, row.since_ms)).collect();
+        // Counted before the rooms are read.
+        let told_of = (outages, self.moves.count());
+        if self.outages.lock().as_ref() == Some(&told_of) {
+            return Ok(0);
+        }
         let rows: BTreeMap<_, _> = away.iter().cloned().collect();
         let mut told = 0;
         for (user, mut shared) in self.sharing_with(away).await? {
@@ -127,7 +149,7 @@ impl Administration {
                 continue;
             }
             if told == limit {
-                break;
+                return Ok(told);
             }
             let mut lines = Vec::new();
             for (digest, rooms) in &shared {
@@ -139,13 +161,14 @@ impl Administration {
             );
             let txn_id = txn_of("away", shared.keys(), &rows);
             if !self.tell(user, lines.join("\n"), &txn_id).await? {
-                break;
+                return Ok(told);
             }
             let mut commit = self.house.ledger.begin(Permit::housekeeping());
             shared.keys().for_each(|digest| commit.put(&AWAY_TOLD, &(*digest, user), &()));
             self.house.ledger.commit(commit).await?;
             told += 1;
         }
+        *self.outages.lock() = Some(told_of);
         Ok(told)
     }
 

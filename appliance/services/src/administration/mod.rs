@@ -21,7 +21,7 @@ pub use accounts::{AccountChange, AccountView};
 pub use closing::Closing;
 pub use expel::Expelled;
 pub use notices::Notice;
-pub use parting::Parted;
+pub use parting::{Parted, Parting};
 pub use rooms::RoomView;
 pub use tasks::{Task, TaskState};
 
@@ -30,8 +30,8 @@ use crate::house::House;
 use crate::keys::Keys;
 use crate::peers::Peers;
 use crate::personal::Personal;
-use crate::rest::Rest;
 use crate::rooms::Rooms;
+use crate::stir::Moves;
 
 /// The administrators' desk.
 pub struct Administration {
@@ -40,8 +40,10 @@ pub struct Administration {
     rooms: Arc<Rooms>,
     personal: Arc<Personal>,
     keys: Arc<Keys>,
-    orders_rest: Rest,
     peers: Arc<Peers>,
+    orders: tasks::Orders,
+    moves: Arc<Moves>,
+    outages: islands::Told,
 }
 
 impl Administration {
@@ -52,8 +54,10 @@ impl Administration {
         personal: Arc<Personal>,
         keys: Arc<Keys>,
         peers: Arc<Peers>,
+        moves: Arc<Moves>,
     ) -> Self {
-        Self { house, accounts, rooms, personal, keys, peers, orders_rest: Rest::default() }
+        let (orders, outages) = (tasks::Orders::default(), islands::Told::default());
+        Self { house, accounts, rooms, personal, keys, peers, orders, moves, outages }
     }
 
     /// Lets an administrator in and writes down what for.

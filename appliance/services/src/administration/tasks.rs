@@ -1,16 +1,21 @@
 //! What administrators order that takes long. An order is a row; a job carries it out, and takes it up
 //! again after a restart: each can be done twice without harm.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use appliance_ledger::Direction;
 use appliance_ledger::keyspaces::TASKS;
 use appliance_ledger::rows::extras::TaskRow;
 pub use appliance_ledger::rows::extras::TaskState;
 use appliance_model::ruma::{OwnedRoomId, OwnedUserId};
-use appliance_model::{Caller, Error};
+use appliance_model::{Caller, Error, Kind};
 use appliance_rules::Permit;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::parting::Parting;
 use super::{Administration, Closing};
 
 /// Orders remembered; the oldest that are done are forgotten.
@@ -38,6 +43,8 @@ pub enum Task {
     },
     /// Take out of a room what was said up to a time: milliseconds since the Unix epoch.
     PurgeHistory(OwnedRoomId, u64),
+    /// Part with a peer.
+    Part(Parting),
 }
 
 impl Task {
@@ -46,6 +53,7 @@ impl Task {
             Self::CloseRoom(..) => "room.delete",
             Self::Redact { .. } => "user.redact",
             Self::PurgeHistory(..) => "history.purge",
+            Self::Part(_) => "peer.part",
         }
     }
 
@@ -53,7 +61,47 @@ impl Task {
         match self {
             Self::CloseRoom(room_id, _) | Self::PurgeHistory(room_id, _) => room_id.to_string(),
             Self::Redact { user_id, .. } => user_id.to_string(),
+            Self::Part(parting) => parting.server_name.to_string(),
         }
+    }
+}
+
+/// What is known of orders without asking the store.
+pub(super) struct Orders {
+    /// There may be some to carry out: after a start there may be.
+    waiting: AtomicBool,
+    /// Orders that whoever gave them carries out, and waits for.
+    taken_on: Mutex<BTreeSet<u64>>,
+}
+
+impl Default for Orders {
+    fn default() -> Self {
+        Self { waiting: AtomicBool::new(true), taken_on: Mutex::default() }
+    }
+}
+
+impl Orders {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.taken_on.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait(&self) {
+        self.waiting.store(true, Ordering::SeqCst);
+    }
+}
+
+/// An order that is carried out where it was given. Let go before its end, it is the job's to bring to an
+/// end: whoever waited has hung up.
+pub(super) struct TakenOn<'a> {
+    orders: &'a Orders,
+    number: u64,
+    row: TaskRow,
+}
+
+impl Drop for TakenOn<'_> {
+    fn drop(&mut self) {
+        self.orders.lock().remove(&self.number);
+        self.orders.wait();
     }
 }
 
@@ -64,31 +112,94 @@ impl Administration {
     ///
     /// If the store fails.
     pub async fn order(&self, by: &Caller, task: &Task) -> Result<String, Error> {
-        let ledger = &self.house.ledger;
-        let task_id = self.house.dice.letters(TASK_ID_LENGTH);
+        let (number, row) = self.order_row(by.user_id.as_str(), task)?;
+        self.write_order(number, &row).await?;
+        self.orders.wait();
+        Ok(row.task_id)
+    }
+
+    /// Orders something that is carried out at once by whoever calls this: it is in the store before
+    /// anything is done, so that a power cut in the middle does not end it half done.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub(super) async fn take_on(&self, by: &str, task: &Task) -> Result<TakenOn<'_>, Error> {
+        let (number, row) = self.order_row(by, task)?;
+        // The job must not see it first.
+        self.orders.lock().insert(number);
+        let taken_on = TakenOn { orders: &self.orders, number, row };
+        self.write_order(number, &taken_on.row).await?;
+        Ok(taken_on)
+    }
+
+    /// Writes down how an order that was taken on ended. One that the disk did not take is left to the job.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub(super) async fn ended(
+        &self,
+        mut order: TakenOn<'_>,
+        outcome: Result<Value, &Error>,
+    ) -> Result<(), Error> {
+        if outcome.as_ref().is_err_and(|error| error.kind == Kind::Unavailable) {
+            return Ok(());
+        }
+        let (number, row) = (order.number, &mut order.row);
+        self.write_end(number, row, outcome.map_err(|error| error.message.to_string())).await
+    }
+
+    fn order_row(&self, by: &str, task: &Task) -> Result<(u64, TaskRow), Error> {
         let row = TaskRow {
-            task_id: task_id.clone(),
+            task_id: self.house.dice.letters(TASK_ID_LENGTH),
             kind: task.kind().to_owned(),
             object: task.object(),
             params: serde_json::to_string(task).map_err(Error::internal)?,
-            by: by.user_id.to_string(),
+            by: by.to_owned(),
             at_ms: self.house.clock.now_ms(),
             state: TaskState::Active,
             result: None,
             error: None,
             ended_ms: None,
         };
-        let permit = Permit::administration("task.ordered", &by.user_id, task.object());
+        Ok((self.house.ledger.next_number(), row))
+    }
+
+    async fn write_order(&self, number: u64, row: &TaskRow) -> Result<(), Error> {
+        let ledger = &self.house.ledger;
+        let permit = Permit::administration("task.ordered", &row.by, &row.object);
         let mut commit = ledger.begin(permit);
-        commit.put(&TASKS, &ledger.next_number(), &row);
+        commit.put(&TASKS, &number, row);
         let all = self.task_rows().await?;
         let surplus = (all.len() + 1).saturating_sub(KEPT_MAX);
         let done = all.iter().filter(|(_, row)| row.state != TaskState::Active);
         for (number, _) in done.take(surplus) {
             commit.delete(&TASKS, number);
         }
-        ledger.commit(commit).await?;
-        Ok(task_id)
+        ledger.commit(commit).await.map(drop)
+    }
+
+    async fn write_end(
+        &self,
+        number: u64,
+        row: &mut TaskRow,
+        outcome: Result<Value, String>,
+    ) -> Result<(), Error> {
+        match outcome {
+            Ok(result) => {
+                row.state = TaskState::Complete;
+                row.result = Some(result.to_string());
+            }
+            Err(why) => {
+                row.state = TaskState::Failed;
+                row.error = Some(why);
+            }
+        }
+        row.ended_ms = Some(self.house.clock.now_ms());
+        let mut commit = self.house.ledger.begin(Permit::housekeeping());
+        commit.put(&TASKS, &number, row);
+        self.house.ledger.commit(commit).await.map(drop)
     }
 
     /// The orders of a kind, oldest first.
@@ -105,39 +216,34 @@ impl Administration {
         Ok(view.scan(&TASKS, &(), Direction::Forward, 2 * KEPT_MAX).await?.0)
     }
 
-    /// Carries out what is ordered; a reconciler, to be called every second. Returns how many orders
-    /// ended.
+    /// Carries out what is ordered; a reconciler, to be called every second. Asks the store only after a
+    /// start and when something was ordered. Returns how many orders ended.
     ///
     /// # Errors
     ///
-    /// If the store fails; calling again goes on where it stopped.
+    /// If the store fails, or takes nothing now; calling again goes on where it stopped.
     pub async fn carry_out(&self) -> Result<usize, Error> {
-        let ledger = &self.house.ledger;
-        if !self.orders_rest.is_due(ledger, self.house.clock.now_ms()) {
+        if !self.orders.waiting.swap(false, Ordering::SeqCst) {
             return Ok(0);
         }
-        let at = ledger.position();
-        let mut orders = self.task_rows().await?;
-        orders.retain(|(_, row)| row.state == TaskState::Active);
-        if orders.is_empty() {
-            self.orders_rest.until(at, None);
+        let ended = self.carry_out_all().await;
+        if ended.is_err() {
+            self.orders.wait();
         }
+        ended
+    }
+
+    async fn carry_out_all(&self) -> Result<usize, Error> {
         let mut ended = 0;
-        for (number, mut row) in orders {
-            match self.carry_out_one(&row).await {
-                Ok(result) => {
-                    row.state = TaskState::Complete;
-                    row.result = Some(result.to_string());
-                }
-                Err(error) => {
-                    row.state = TaskState::Failed;
-                    row.error = Some(error.message.into_owned());
-                }
+        for (number, mut row) in self.task_rows().await? {
+            if row.state != TaskState::Active || self.orders.lock().contains(&number) {
+                continue;
             }
-            row.ended_ms = Some(self.house.clock.now_ms());
-            let mut commit = self.house.ledger.begin(Permit::housekeeping());
-            commit.put(&TASKS, &number, &row);
-            self.house.ledger.commit(commit).await?;
+            let outcome = match self.carry_out_one(&row).await {
+                Err(error) if error.kind == Kind::Unavailable => return Err(error),
+                outcome => outcome.map_err(|error| error.message.into_owned()),
+            };
+            self.write_end(number, &mut row, outcome).await?;
             ended += 1;
         }
         Ok(ended)
@@ -171,6 +277,12 @@ impl Administration {
                     }
                 }
                 Ok(Value::Object(failed))
+            }
+            Task::Part(parting) => {
+                let parted = self.part(&parting, &row.by).await?;
+                tracing::warn!(kind = "peers.parted", server = %parting.server_name, by = row.by,
+                    "parting with a peer had been interrupted, and is brought to its end");
+                Ok(parted.in_json())
             }
         }
     }

@@ -74,6 +74,8 @@ pub(crate) struct Errand {
     unanswered: AtomicUsize,
     /// Events that could not be checked, because their servers' keys cannot be had now.
     unchecked: AtomicUsize,
+    /// Leaves among those that could not be checked: not missed in a state, only where others rest on them.
+    unchecked_leaves: Mutex<HashSet<OwnedEventId>>,
     /// Events that came, and that are not taken because of whom they are from.
     unwelcome: Mutex<HashSet<OwnedEventId>>,
     until_ms: u64,
@@ -86,6 +88,7 @@ impl Errand {
             asked: AtomicUsize::new(0),
             unanswered: AtomicUsize::new(0),
             unchecked: AtomicUsize::new(0),
+            unchecked_leaves: Mutex::default(),
             unwelcome: Mutex::default(),
             until_ms: house.clock.now_ms().saturating_add(ERRAND_MS_MAX),
         }
@@ -94,6 +97,22 @@ impl Errand {
     /// How many events could not be checked so far that would be missed in a state.
     pub fn unchecked(&self) -> usize {
         self.unchecked.load(Ordering::Relaxed)
+    }
+
+    /// Whether one of these events names as allowing it one that could not be checked. It would be dropped for
+    /// want of it: who left and came back, say, would not be in the room here, and be rejected ever after.
+    pub fn rests_on_unchecked(&self, events: &Fetched) -> bool {
+        let leaves = self.unchecked_leaves.lock().unwrap_or_else(PoisonError::into_inner);
+        let rests = |pdu: &Pdu| pdu.auth_events.iter().any(|id| leaves.contains(id));
+        !leaves.is_empty() && events.values().any(rests)
+    }
+
+    fn leave_unchecked(&self, raw: &RawValue, rules: &RoomVersionRules) {
+        let Ok(formed) = formed(raw, rules) else { return };
+        let mut leaves = self.unchecked_leaves.lock().unwrap_or_else(PoisonError::into_inner);
+        if leaves.len() < STATE_MAX {
+            leaves.insert(formed.event_id);
+        }
     }
 
     fn turn_away(&self, event_id: OwnedEventId) {
@@ -193,8 +212,11 @@ impl Rooms {
                 // Somebody's keys cannot be had now: only their events are missing.
                 Err(error) if error.kind == Kind::RemoteUnavailable => {
                     tracing::debug!(server = %source.server, %error, "an event cannot be checked");
-                    if !is_leave(&raw) {
-                        source.errand.unchecked.fetch_add(1, Ordering::Relaxed);
+                    match is_leave(&raw) {
+                        true => source.errand.leave_unchecked(&raw, source.rules),
+                        false => {
+                            source.errand.unchecked.fetch_add(1, Ordering::Relaxed);
+                        }
                     }
                 }
                 Err(error) => return Err(error),
@@ -358,7 +380,8 @@ impl Rooms {
         lost.retain(|id| !source.errand.turned_away(id));
         // A state that is mostly names would have everything rejected for good that is judged by it.
         let lacking = ids.pdu_ids.iter().filter(|id| lost.contains(*id)).count();
-        let is_unsure = source.errand.unchecked() > unchecked;
+        let is_unsure =
+            source.errand.unchecked() > unchecked || source.errand.rests_on_unchecked(&events);
         if is_unsure || lacking * LACKING_PART > ids.pdu_ids.len() {
             let names = "The state before an event cannot be had.";
             return Err(Error::new(Kind::RemoteUnavailable, names));

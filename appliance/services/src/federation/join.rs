@@ -34,6 +34,9 @@ use crate::rooms::{OpenRoom, ROOM_VERSIONS, Rooms, rules_of};
 /// Servers that are asked in turn: each may take as long as the line lets it.
 const SERVERS_ASKED_MAX: usize = 8;
 
+/// "auth_events … Must contain less than or equal to 10 events" of a member event's template.
+const AUTH_EVENTS_MAX: usize = 10;
+
 /// What another server says a member event should look like.
 #[derive(Deserialize)]
 struct Template {
@@ -191,9 +194,8 @@ impl Rooms {
         server: &ServerName,
         room_id: &RoomId,
     ) -> Result<(), Error> {
-        if self.house.ledger.room(room_id).await?.is_none()
-            || self.line.servers()?.settle(server).await?
-        {
+        let Some(room) = self.house.ledger.room(room_id).await? else { return Ok(()) };
+        if self.line.servers()?.settle(server, room).await? {
             return Ok(());
         }
         let why =
@@ -207,6 +209,7 @@ impl Rooms {
         server: &ServerName,
         (user_id, room_id): (&UserId, &RoomId),
         mut content: RoomMemberEventContent,
+        after_ms: u64,
     ) -> Result<Made, Error> {
         if content.membership != MembershipState::Leave {
             self.settle_before_return(server, room_id).await?;
@@ -236,6 +239,8 @@ impl Rooms {
         }
         let kind = TimelineEventType::RoomMember;
         let draft = Draft::state(user_id.clone(), kind, user_id.as_str(), content_from(&content)?);
+        let draft = draft.after_ms(after_ms, &self.house);
+        let draft = self.dated_after_known(draft, &auth_events, &rules).await?;
         let place = Place {
             room_id: Some(&room_id),
             prev_events: &prev_events,
@@ -245,6 +250,24 @@ impl Rooms {
         Ok(Made { pdu: draft.sign(&self.house, &rules, &place)?, version, rules })
     }
 
+    /// A member event comes after the one that it replaces, if this server has that: a leave of its own, say.
+    async fn dated_after_known(
+        &self,
+        draft: Draft,
+        auth_events: &[OwnedEventId],
+        rules: &RoomVersionRules,
+    ) -> Result<Draft, Error> {
+        let member = draft.state_key.clone().map(|key| (StateEventType::RoomMember, key));
+        for id in auth_events.iter().take(AUTH_EVENTS_MAX) {
+            let Some(number) = self.house.ledger.event_number(id).await? else { continue };
+            let known = self.pdu(number, rules).await?;
+            if member.is_some() && known.state_pair() == member {
+                return Ok(draft.after(&known, &self.house));
+            }
+        }
+        Ok(draft)
+    }
+
     async fn join_through(
         &self,
         server: &ServerName,
@@ -252,27 +275,61 @@ impl Rooms {
         room_id: &RoomId,
         content: RoomMemberEventContent,
     ) -> Result<(), Error> {
-        let made = self.made_by(server, (&caller.user_id, room_id), content).await?;
+        let made = self.made_by(server, (&caller.user_id, room_id), content, 0).await?;
+        let doubt = self.doubt(server, (&caller.user_id, room_id), &made.pdu).await?;
+        let dated_ms = made.pdu.origin_server_ts.0.into();
         let event = String::from_utf8_lossy(&made.pdu.json).into_owned();
         let (asked, event_id) = (room_id.to_owned(), made.pdu.event_id.clone());
-        let ask = Ask::SendJoin { room_id: asked, event_id, event };
-        let joined: Joined = self.ask(server, ask).await?;
+        let joined: Joined =
+            match self.ask(server, Ask::SendJoin { room_id: asked, event_id, event }).await {
+                Ok(joined) => joined,
+                Err(error) => {
+                    // A refusal says what became of it; silence does not.
+                    if error.kind != Kind::RemoteUnavailable {
+                        self.no_doubt(&doubt).await?;
+                    }
+                    return Err(error);
+                }
+            };
+        let inside = self.move_in_through(server, caller, room_id, (made, joined)).await;
+        let mut is_known = inside.is_ok();
+        // To the others we are in. From what is forbidden here: out again before anything else. What cannot be
+        // had now may be had at the next attempt, which needs no second invite; else it is taken back later.
+        if let Err(error) = inside.as_ref()
+            && error.kind == Kind::Forbidden
+        {
+            let out = self.leave_through(server, &caller.user_id, room_id, (None, dated_ms)).await;
+            is_known = out.is_ok();
+            tracing::warn!(kind = "federation.left_at_once", room.id = %room_id, %server, %error,
+                left = is_known, "a room was left at once");
+        }
+        if is_known {
+            self.no_doubt(&doubt).await?;
+        }
+        inside
+    }
+
+    /// Takes in a room as another server tells it, which has let one of our users in.
+    ///
+    /// # Errors
+    ///
+    /// Why this server will have nothing to do with it.
+    async fn move_in_through(
+        &self,
+        server: &ServerName,
+        caller: &Caller,
+        room_id: &RoomId,
+        (made, joined): (Made, Joined),
+    ) -> Result<(), Error> {
         if let Some(stranger) = self.stranger_among(&joined) {
-            // We are in: out again before anything else.
-            let left = self.leave_through(server, &caller.user_id, room_id, None).await;
             tracing::warn!(kind = "federation.stranger", room.id = %room_id, %stranger,
-                left = left.is_ok(), "a room was left at once: a server off the list is in it");
+                "a server off the list is in a room that was joined");
             return Err(Error::forbidden(format!(
                 "{stranger} is in that room, and this server has nothing to do with it."
             )));
         }
         let shown = joined.state.iter().map(|raw| &**raw);
-        if let Err(refused) = self.check_shared_elsewhere(server, shown) {
-            let left = self.leave_through(server, &caller.user_id, room_id, None).await;
-            tracing::warn!(kind = "federation.kind", room.id = %room_id, %server, left = left.is_ok(),
-                "a room was left at once: it is of a class that is not shared with this peer");
-            return Err(refused);
-        }
+        self.check_shared_elsewhere(server, shown)?;
         let errand = Errand::begin(&self.house);
         let source = Source::new(server, room_id, &made.rules, &errand);
         if let Some(room) = self.house.ledger.room(room_id).await?
@@ -284,12 +341,12 @@ impl Rooms {
         }
         let state = self.checked_all(source, joined.state).await?;
         let mut events = self.checked_all(source, joined.auth_chain).await?;
-        if errand.unchecked() > 0 {
+        let is_unsure = [&state, &events].into_iter().any(|all| errand.rests_on_unchecked(all));
+        if errand.unchecked() > 0 || is_unsure {
             // A member of a server whose keys cannot be had would be missing here for good, and all that
             // they say be rejected.
-            let left = self.leave_through(server, &caller.user_id, room_id, None).await;
             tracing::warn!(kind = "federation.keys_missing", room.id = %room_id, %server,
-                left = left.is_ok(), "a room was left at once: a server in it cannot be asked for its keys");
+                "a server in a room that was joined cannot be asked for its keys");
             let why = "A server in that room cannot be reached for its keys now. Try again later.";
             return Err(Error::new(Kind::RemoteUnavailable, why));
         }

@@ -53,7 +53,7 @@ impl Rooms {
             #[serde(default)]
             knock_room_state: Vec<Box<RawValue>>,
         }
-        let made = self.made_by(server, (&caller.user_id, room_id), content).await?;
+        let made = self.made_by(server, (&caller.user_id, room_id), content, 0).await?;
         let event = String::from_utf8_lossy(&made.pdu.json).into_owned();
         let (asked, event_id) = (room_id.to_owned(), made.pdu.event_id.clone());
         let taken: Taken =

@@ -40,7 +40,10 @@ impl Rooms {
         let mut told = None;
         if let Ok(ways) = self.ways_in(caller, room_id, &[]).await {
             for server in ways {
-                match self.leave_through(&server, &caller.user_id, room_id, reason.clone()).await {
+                match self
+                    .leave_through(&server, &caller.user_id, room_id, (reason.clone(), 0))
+                    .await
+                {
                     Ok(pdu) => {
                         told = Some(pdu);
                         break;
@@ -64,17 +67,17 @@ impl Rooms {
         Ok(())
     }
 
-    /// Has another server take a leave.
+    /// Has another server take a leave, dated later than `after_ms` (milliseconds since the Unix epoch).
     pub(super) async fn leave_through(
         &self,
         server: &ServerName,
         user_id: &UserId,
         room_id: &RoomId,
-        reason: Option<String>,
+        (reason, after_ms): (Option<String>, u64),
     ) -> Result<Pdu, Error> {
         let mut content = RoomMemberEventContent::new(MembershipState::Leave);
         content.reason = reason;
-        let Made { pdu, .. } = self.made_by(server, (user_id, room_id), content).await?;
+        let Made { pdu, .. } = self.made_by(server, (user_id, room_id), content, after_ms).await?;
         let event = String::from_utf8_lossy(&pdu.json).into_owned();
         let (room_id, event_id) = (room_id.to_owned(), pdu.event_id.clone());
         let _: serde_json::Value =

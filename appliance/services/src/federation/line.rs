@@ -7,7 +7,7 @@ use appliance_model::ruma::signatures::PublicKeySet;
 use appliance_model::ruma::{
     OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomVersionId, ServerName,
 };
-use appliance_model::{Error, Kind};
+use appliance_model::{Error, Kind, RoomNid};
 use async_trait::async_trait;
 use serde_json::value::RawValue;
 
@@ -25,12 +25,13 @@ pub trait OtherServers: Send + Sync + 'static {
     /// [`Kind::RemoteUnavailable`] if it said nothing that can be understood.
     async fn ask(&self, server: &ServerName, ask: Ask) -> Result<Box<RawValue>, Error>;
 
-    /// Sends what a server is owed now, rather than in its turn. Returns whether it has all events then.
+    /// Sends what a server is owed now, rather than in its turn. Returns whether it has all events of that
+    /// room then which were owed when this began.
     ///
     /// # Errors
     ///
     /// If the store fails.
-    async fn settle(&self, server: &ServerName) -> Result<bool, Error>;
+    async fn settle(&self, server: &ServerName, room: RoomNid) -> Result<bool, Error>;
 
     /// Those of a server's keys, by ID, with which it could sign at `at_ms` (milliseconds since the Unix
     /// epoch). Keys it does not have are not there.

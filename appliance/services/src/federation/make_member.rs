@@ -58,6 +58,7 @@ impl Rooms {
         let kind = StateEventType::RoomMember.to_string();
         let draft =
             Draft::state(user_id.to_owned(), kind, user_id.as_str(), content_from(&content)?);
+        let draft = open.dated(draft).await?;
         let (named, prev_events, auth_events) = open.references(&draft).await?;
         let place = open.place(&prev_events, &auth_events);
         let template = draft.clone().object(&self.house, &open.rules, &place)?;

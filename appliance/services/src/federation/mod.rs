@@ -14,6 +14,7 @@
 
 mod auth_graph;
 mod check;
+mod doubt;
 mod farewell;
 mod fetch;
 mod history;

@@ -77,6 +77,29 @@ impl Rooms {
         Ok(open)
     }
 
+    /// The same for what a server can tell that is no longer in the room: what came before it left. Its last word
+    /// there, a leave, is of no use to whoever has not what it builds on and can ask nobody else for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rooms::enter_for_member`].
+    pub(super) async fn enter_for_reader(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+    ) -> Result<OpenRoom<'_>, Error> {
+        let open = self.enter(room_id).await?;
+        // Who was in the room when our people left it is so for this server ever after.
+        if open.is_resident() || !open.has_server(origin) {
+            drop(open);
+            return self.enter_for_member(origin, room_id).await;
+        }
+        match open.admits(origin).await? {
+            true => Ok(open),
+            false => Err(Error::forbidden("The room's access list keeps this server out.")),
+        }
+    }
+
     /// A room this server knows: number, ID and rules.
     pub(super) async fn known_room(
         &self,

@@ -59,7 +59,7 @@ impl Rooms {
     ) -> Result<String, Error> {
         let event = self.house.ledger.event_by_id(event_id).await?.ok_or_else(no_event)?;
         let room_id = self.house.ledger.room_id(event.room).await?;
-        let open = self.enter_for_member(origin, &room_id).await?;
+        let open = self.enter_for_reader(origin, &room_id).await?;
         if event.rejected {
             return Err(no_event());
         }
@@ -111,7 +111,7 @@ impl Rooms {
         room_id: &RoomId,
         event_id: &EventId,
     ) -> Result<String, Error> {
-        let open = self.enter_for_member(origin, room_id).await?;
+        let open = self.enter_for_reader(origin, room_id).await?;
         let event = self.event_of(&open, event_id).await?;
         let chain = self.chain_of(&open, &event).await?;
         Ok(format!(r#"{{"auth_chain":{}}}"#, self.pdus_json(&chain).await?))
@@ -129,7 +129,7 @@ impl Rooms {
         from: &[OwnedEventId],
         limit: usize,
     ) -> Result<String, Error> {
-        let open = self.enter_for_member(origin, room_id).await?;
+        let open = self.enter_for_reader(origin, room_id).await?;
         let starts = from.iter().take(STARTS_MAX).cloned().collect();
         let found = self.walk_back(&open, starts, (&HashSet::new(), 0), limit).await?;
         let pdus = self.served(&open, origin, found).await?.join(",");
@@ -148,7 +148,7 @@ impl Rooms {
         room_id: &RoomId,
         query: &MissingQuery,
     ) -> Result<String, Error> {
-        let open = self.enter_for_member(origin, room_id).await?;
+        let open = self.enter_for_reader(origin, room_id).await?;
         let has = query.earliest_events.iter().take(STARTS_MAX).cloned();
         // "latest_events: The event IDs to retrieve the previous events for", not they themselves.
         let mut has: HashSet<_> = has.collect();
@@ -201,7 +201,7 @@ impl Rooms {
         room_id: &RoomId,
         event_id: &EventId,
     ) -> Result<(Vec<EventNid>, Vec<EventNid>), Error> {
-        let open = self.enter_for_member(origin, room_id).await?;
+        let open = self.enter_for_reader(origin, room_id).await?;
         let event = self.event_of(&open, event_id).await?;
         if event.outlier {
             return Err(no_event());

@@ -13,7 +13,7 @@ use appliance_model::ruma::events::room::member::MembershipState as M;
 use appliance_model::ruma::serde::Base64;
 use appliance_model::ruma::signatures::PublicKeySet;
 use appliance_model::ruma::{OwnedRoomId, OwnedServerName, RoomId, RoomVersionId, ServerName};
-use appliance_model::{Caller, Error, EventNid, Kind};
+use appliance_model::{Caller, Error, EventNid, Kind, RoomNid};
 use async_trait::async_trait;
 use serde_json::value::RawValue;
 
@@ -294,7 +294,7 @@ impl OtherServers for Phone {
         answer.map(|answer| raw(&answer))
     }
 
-    async fn settle(&self, _: &ServerName) -> Result<bool, Error> {
+    async fn settle(&self, _: &ServerName, _: RoomNid) -> Result<bool, Error> {
         Ok(true)
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use appliance_model::ruma::ServerName;
 use appliance_model::ruma::signatures::PublicKeySet;
-use appliance_model::{Error, Kind};
+use appliance_model::{Error, Kind, RoomNid};
 use async_trait::async_trait;
 use http::StatusCode;
 use serde_json::value::RawValue;
@@ -50,10 +50,12 @@ impl OtherServers for Peers {
         })
     }
 
-    async fn settle(&self, server: &ServerName) -> Result<bool, Error> {
+    async fn settle(&self, server: &ServerName, room: RoomNid) -> Result<bool, Error> {
+        let Some(last) = self.last_owed(server, room).await? else { return Ok(true) };
         // The queue's own worker sends: a transaction must not be given up when whoever waits here is.
         for look in 0..LOOKS_MAX {
-            if self.backlog(server, 1).await?.0 == 0 {
+            // A queue is emptied in order.
+            if self.first_owed(server).await?.is_none_or(|first| first > last) {
                 return Ok(true);
             }
             if look == 0 {

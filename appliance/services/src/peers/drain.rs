@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use appliance_ledger::Direction;
 use appliance_ledger::keyspaces::{Digest, EVENTS, OUTBOX, OUTBOX_EDUS, OWED};
+use appliance_ledger::rows::EventRow;
 use appliance_model::ruma::{OwnedServerName, ServerName};
-use appliance_model::{Error, EventNid, Position};
+use appliance_model::{Error, EventNid, Position, RoomNid};
 use appliance_rules::Permit;
 
 use super::{Peers, RemoteError};
@@ -27,6 +28,11 @@ const SERVERS_MAX: usize = 10_000;
 
 /// A large transaction may make the other server fetch what it misses before it answers.
 const LIMITS: Limits = Limits { total: Duration::from_secs(120), answer_bytes_max: 1024 * 1024 };
+
+/// Events of a queue that are looked at for those of one room: what a day's outage leaves.
+const LOOKED_AT_MAX: usize = 10_000;
+/// Of these so many at once.
+const LOOKED_AT_ONCE: usize = 200;
 
 /// The first retry comes after this, each further one after twice the time.
 const RETRY_MS: u64 = 1_000;
@@ -123,6 +129,38 @@ impl Peers {
         let (events, _) = view.scan(&OUTBOX, &digest, Direction::Forward, limit).await?;
         let (edus, _) = view.scan(&OUTBOX_EDUS, &digest, Direction::Forward, limit).await?;
         Ok((events.len(), edus.len()))
+    }
+
+    /// Where the first event lies that waits for a server.
+    pub(crate) async fn first_owed(&self, server: &ServerName) -> Result<Option<Position>, Error> {
+        let digest = self.house.server_digest(server);
+        let view = self.house.ledger.newest();
+        let (first, _) = view.scan(&OUTBOX, &digest, Direction::Forward, 1).await?;
+        Ok(first.first().map(|((_, position), _)| *position))
+    }
+
+    /// Where the last event of a room lies that waits for a server. Of a queue that is longer than is looked
+    /// at, the last event is taken for one of the room.
+    pub(crate) async fn last_owed(
+        &self,
+        server: &ServerName,
+        room: RoomNid,
+    ) -> Result<Option<Position>, Error> {
+        let digest = self.house.server_digest(server);
+        let view = self.house.ledger.newest();
+        let (rows, more) = view.scan(&OUTBOX, &digest, Direction::Backward, LOOKED_AT_MAX).await?;
+        let rows: Vec<((Digest, Position), u64)> = rows;
+        for page in rows.chunks(LOOKED_AT_ONCE) {
+            let numbers: Vec<_> = page.iter().map(|(_, number)| EventNid(*number)).collect();
+            let events = view.get_many(&EVENTS, &numbers).await?;
+            let of_room =
+                |event: &Option<EventRow>| event.as_ref().is_some_and(|event| event.room == room.0);
+            let found = page.iter().zip(&events).find(|(_, event)| of_room(event));
+            if let Some((((_, position), _), _)) = found {
+                return Ok(Some(*position));
+            }
+        }
+        Ok(rows.first().filter(|_| more).map(|((_, position), _)| *position))
     }
 
     async fn next_batch(&self, server: &ServerName) -> Result<Option<Batch>, Error> {

@@ -40,7 +40,7 @@ pub use outbox::{Outbox, QueueState};
 pub use promise::{ERASED_WITHIN_MS, PATH as PROMISE_PATH, Promise};
 pub use records::{BACKLOG_COUNTED_MAX, Described, PeerReport};
 pub use remote::{ASK, JOIN, Located, NoRemote, Remote, RemoteError};
-pub use roll::{Pins, Roll, Standing};
+pub use roll::{Pins, Roll, Standing, Uncounted};
 
 use crate::alarms::Alarms;
 use crate::doors::Doors;

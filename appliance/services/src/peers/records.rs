@@ -253,10 +253,15 @@ impl Peers {
         commit.delete(&PEER_KEYS, &digest);
         self.house.ledger.commit(commit).await?;
         self.house.roll.describe(server.to_owned(), None);
-        if !self.house.roll.allows(server) {
-            self.forget_queue(server).await?;
+        self.forget_stranger(server).await
+    }
+
+    /// Forgets what waits for a server that is not on the list.
+    pub(crate) async fn forget_stranger(&self, server: &ServerName) -> Result<(), Error> {
+        match self.house.roll.allows(server) {
+            true => Ok(()),
+            false => self.forget_queue(server).await,
         }
-        Ok(())
     }
 
     async fn forget_queue(&self, server: &ServerName) -> Result<(), Error> {

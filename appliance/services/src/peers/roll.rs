@@ -40,6 +40,17 @@ pub enum Standing {
     Unknown,
 }
 
+/// Why the servers that this one talks with cannot be counted up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uncounted {
+    /// It is anyone: for conformance suites only.
+    Anyone,
+    /// The signed list holds digests of their names.
+    Hidden,
+    /// There are more than whoever asks can do with.
+    TooMany,
+}
+
 /// What is pinned of a peer's certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pins {
@@ -171,12 +182,18 @@ impl Roll {
         self.standing(server_name) == Standing::Active
     }
 
-    /// The servers that this one talks with now; none if they cannot be counted up: it is anyone, the
-    /// signed list hides their names, or there are more than `count_max`.
-    pub fn active(&self, count_max: usize) -> Option<Vec<OwnedServerName>> {
+    /// The servers that this one talks with now.
+    ///
+    /// # Errors
+    ///
+    /// Why they cannot be counted up; there may be `count_max`.
+    pub fn active(&self, count_max: usize) -> Result<Vec<OwnedServerName>, Uncounted> {
         let listed = self.listed();
-        if self.anyone || (listed.is_hashed && !listed.names.is_empty()) {
-            return None;
+        if self.anyone {
+            return Err(Uncounted::Anyone);
+        }
+        if listed.is_hashed && !listed.names.is_empty() {
+            return Err(Uncounted::Hidden);
         }
         let mut all: BTreeSet<OwnedServerName> = {
             let described = self.described.read().unwrap_or_else(PoisonError::into_inner);
@@ -184,7 +201,10 @@ impl Roll {
         };
         all.extend(listed.names.iter().filter_map(|name| ServerName::parse(name.as_str()).ok()));
         all.retain(|server| self.allows(server));
-        (all.len() <= count_max).then(|| all.into_iter().collect())
+        match all.len() <= count_max {
+            true => Ok(all.into_iter().collect()),
+            false => Err(Uncounted::TooMany),
+        }
     }
 
     /// Whether this server talks with one on that host, whatever its port.

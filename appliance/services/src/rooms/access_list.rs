@@ -4,6 +4,12 @@
 //!
 //! The wall does not depend on it: nothing goes to a server off the list, whatever a room says. It is for
 //! the others in the room, who would let in whom they know.
+//!
+//! A list of names needs names, and not too many: with a signed list of digests, or more than 500 peers, none
+//! is written. There is no other way to say it: a list of those to keep out would have to name the whole world,
+//! and one of those who are in a room now would keep out the peer who is to come. So rooms go without, those
+//! that have a list keep it as it is (it lets in nobody who was not a peer when it was written), and whoever
+//! runs this server is told: in the journal, and by `wardstone peers list`.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -11,17 +17,20 @@ use appliance_ledger::Direction;
 use appliance_ledger::keyspaces::{HEADS, ROOMS};
 use appliance_ledger::membership;
 use appliance_model::ruma::events::StateEventType;
-use appliance_model::ruma::{CanonicalJsonObject, OwnedRoomId, OwnedUserId, RoomId, UserId};
+use appliance_model::ruma::{
+    CanonicalJsonObject, OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId,
+};
 use appliance_model::{Error, Kind, RoomNid};
 use appliance_rules::Permit;
-use appliance_rules::access_list::Hosts;
+use appliance_rules::access_list::{Hosts, check_names};
 
 use super::Rooms;
 use super::build::Draft;
 use super::room::{OpenRoom, is_resident};
+use crate::peers::Uncounted;
 
 /// With more peers the list would be the largest event of every room.
-const PEERS_MAX: usize = 500;
+pub const ACCESS_LIST_PEERS_MAX: usize = 500;
 
 /// Rooms looked at in one step of the round, some rows each.
 const LOOKED_AT_MAX: usize = 1_000;
@@ -50,6 +59,8 @@ struct State {
     /// When to go round again, because a room's policy server could not be asked: milliseconds since the Unix
     /// epoch.
     again_ms: Option<u64>,
+    /// Why no lists are written, as it was last said.
+    halted: Option<Uncounted>,
 }
 
 /// What became of one room.
@@ -64,8 +75,16 @@ impl Rooms {
     /// Whom rooms may let in; none if this server writes no access lists.
     fn hosts(&self) -> Option<Hosts> {
         let house = &self.house;
-        let others = house.options.access_lists.then(|| house.roll.active(PEERS_MAX)).flatten()?;
-        Some(Hosts::of(&house.server_name, others))
+        let others = house.options.access_lists.then(|| house.roll.active(ACCESS_LIST_PEERS_MAX));
+        Some(Hosts::of(&house.server_name, others?.ok()?))
+    }
+
+    /// Why rooms are not told who may take part, though they should be.
+    pub fn access_lists_halted(&self) -> Option<Uncounted> {
+        let house = &self.house;
+        let others =
+            house.options.access_lists.then(|| house.roll.active(ACCESS_LIST_PEERS_MAX))?;
+        others.err().filter(|why| *why != Uncounted::Anyone)
     }
 
     /// The list of a new room that others may come into; none for a server that talks with nobody.
@@ -85,6 +104,13 @@ impl Rooms {
     ) -> Result<CanonicalJsonObject, Error> {
         match self.hosts() {
             Some(hosts) => hosts.narrowed(&content).map_err(Error::forbidden),
+            // Names that are said can be looked up, also where they cannot be counted up.
+            None if self.access_lists_halted().is_some() => {
+                let house = &self.house;
+                let is_peer = |host: &ServerName| house.roll.allows_host(host.as_str());
+                let checked = check_names(&content, &house.server_name, is_peer);
+                checked.map(|()| content).map_err(Error::forbidden)
+            }
             None => Ok(content),
         }
     }
@@ -102,6 +128,7 @@ impl Rooms {
     ///
     /// If the store fails; calling again goes on where it stopped.
     pub async fn keep_access_lists(&self) -> Result<usize, Error> {
+        self.say_if_halted();
         let Some(hosts) = self.hosts() else { return Ok(0) };
         let now_ms = self.house.clock.now_ms();
         let Some(from) = self.access_round.begin(&hosts, now_ms) else { return Ok(0) };
@@ -127,6 +154,27 @@ impl Rooms {
         }
         self.access_round.go_on(&hosts, next, (beyond, again_ms));
         Ok(written)
+    }
+
+    /// Says once that no lists are written any more, and once that they are again.
+    fn say_if_halted(&self) {
+        let halted = self.access_lists_halted();
+        let before = std::mem::replace(&mut self.access_round.lock().halted, halted);
+        let why = match halted {
+            _ if halted == before => return,
+            None => {
+                tracing::info!(kind = "room.access_list", "rooms follow the list of peers again");
+                return;
+            }
+            Some(Uncounted::TooMany) => "there are more peers than a list in every room may name",
+            Some(_) => "the signed list of peers has digests instead of names",
+        };
+        tracing::warn!(
+            kind = "room.access_list",
+            why,
+            "rooms are not told which servers may take part: new ones go without a list, and who is a peer \
+             since now cannot come into those that have one"
+        );
     }
 
     /// The rooms that were made here whose access list is not as it should be, because nobody of ours has
@@ -223,7 +271,7 @@ impl Round {
         let is_again = state.next.is_none() && state.again_ms.is_some_and(|at| now_ms >= at);
         if state.hosts.as_ref() != Some(hosts) || is_again {
             let (hosts, next) = (Some(hosts.clone()), Some(RoomNid(0)));
-            *state = State { hosts, next, ..State::default() };
+            *state = State { hosts, next, halted: state.halted, ..State::default() };
         }
         state.next
     }

@@ -6,7 +6,7 @@ use appliance_model::ruma::serde::Raw;
 use appliance_model::ruma::signatures::{hash_and_sign_event, reference_hash};
 use appliance_model::ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, Int, MilliSecondsSinceUnixEpoch,
-    OwnedEventId, OwnedRoomId, OwnedUserId, RoomId,
+    OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt,
 };
 use appliance_model::{EVENT_BYTES_MAX, Error, Pdu};
 use bytes::Bytes;
@@ -17,6 +17,9 @@ use crate::house::House;
 ///
 /// [size limits]: https://spec.matrix.org/v1.19/client-server-api/#size-limits
 const NAME_BYTES_MAX: usize = 255;
+
+/// A member event is not dated further ahead than this, whatever it replaces says.
+const AHEAD_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
 
 /// What someone wants to say.
 #[derive(Clone, Debug)]
@@ -29,7 +32,7 @@ pub struct Draft {
     pub state_key: Option<String>,
     /// The content.
     pub content: CanonicalJsonObject,
-    /// When, if not now (application services only).
+    /// When, if not now (what application services say; member events, see [`Draft::after`]).
     pub at: Option<MilliSecondsSinceUnixEpoch>,
 }
 
@@ -59,6 +62,25 @@ impl Draft {
         content: CanonicalJsonObject,
     ) -> Self {
         Self { sender, kind: kind.into(), state_key: Some(state_key.into()), content, at: None }
+    }
+
+    /// The same, dated after the member event that it takes the place of. Where branches of a room meet, of two
+    /// member events the one with the later `origin_server_ts` wins, whichever was built on the other: after a
+    /// clock was set back, who left would still be in, and who came back be out.
+    pub(crate) fn after(self, replaced: &Pdu, house: &House) -> Self {
+        self.after_ms(replaced.origin_server_ts.0.into(), house)
+    }
+
+    /// The same for one of which only its date is known, in milliseconds since the Unix epoch.
+    pub(crate) fn after_ms(mut self, replaced_ms: u64, house: &House) -> Self {
+        let now_ms = house.clock.now_ms();
+        let said_ms = self.at.map_or(now_ms, |at| at.0.into());
+        let next_ms = replaced_ms.saturating_add(1);
+        let is_ahead = next_ms > said_ms && next_ms.saturating_sub(now_ms) <= AHEAD_MS_MAX;
+        if self.kind == TimelineEventType::RoomMember && is_ahead {
+            self.at = Some(MilliSecondsSinceUnixEpoch(UInt::new_saturating(next_ms)));
+        }
+        self
     }
 
     /// Makes the signed event.

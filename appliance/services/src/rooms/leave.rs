@@ -98,6 +98,32 @@ mod tests {
         assert_eq!(unknown.kind, Kind::NotFound);
     }
 
+    /// Where branches of a room meet, dates decide which of two member events counts.
+    #[tokio::test]
+    async fn after_a_clock_was_set_back_who_leaves_has_left_and_who_returns_is_in() {
+        const HOUR_MS: u64 = 3_600_000;
+        let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+        let room = ward.room_of(&[&nurse, &doctor]).await;
+        let sent_ms = async || {
+            let open = ward.services.rooms.enter(&room).await.unwrap();
+            let kind = appliance_model::ruma::events::StateEventType::RoomMember;
+            let member = open.state(&kind, doctor.user_id.as_str()).await.unwrap().unwrap();
+            u64::from(member.origin_server_ts.0)
+        };
+        let mut last_ms = sent_ms().await;
+        ward.clock.go_back_ms(HOUR_MS);
+        for (by, to) in [(&doctor, M::Leave), (&nurse, M::Invite), (&doctor, M::Join)] {
+            ward.set(by, &room, &doctor.user_id, to.clone()).await;
+            let now_ms = sent_ms().await;
+            assert_eq!(now_ms, last_ms + 1, "{to}");
+            last_ms = now_ms;
+        }
+        // Whoever dates an event a week ahead does not set this server's clock.
+        ward.clock.go_back_ms(7 * 24 * HOUR_MS);
+        ward.set(&doctor, &room, &doctor.user_id, M::Leave).await;
+        assert_eq!(sent_ms().await, ward.services.house.clock.now_ms());
+    }
+
     #[tokio::test]
     async fn the_banned_cannot_leave_their_ban_behind() {
         let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;

@@ -53,6 +53,7 @@ use appliance_model::ruma::{RoomId, RoomVersionId};
 use appliance_model::{Error, EventNid, Pdu, RoomNid};
 use quick_cache::sync::Cache;
 
+pub use access_list::ACCESS_LIST_PEERS_MAX;
 pub use build::Draft;
 pub use build::content_of;
 pub use client_events::ClientEvents;

@@ -140,6 +140,7 @@ impl<'a> OpenRoom<'a> {
         txn: Option<(DeviceNid, String)>,
     ) -> Result<Arc<Pdu>, Error> {
         self.check_relation(&draft).await?;
+        let draft = self.dated(draft).await?;
         let (named, prev_events, auth_events) = self.references(&draft).await?;
         let place = self.place(&prev_events, &auth_events);
         let standing = self.standing(&draft).await?;
@@ -183,6 +184,19 @@ impl<'a> OpenRoom<'a> {
     ) -> Place<'p> {
         let depth = self.head.depth + 1;
         Place { room_id: Some(&self.room_id), prev_events, auth_events, depth }
+    }
+
+    /// A member event comes after the one that it replaces.
+    pub(crate) async fn dated(&self, draft: Draft) -> Result<Draft, Error> {
+        let Some(key) = draft.state_key.as_deref() else { return Ok(draft) };
+        if draft.kind != TimelineEventType::RoomMember {
+            return Ok(draft);
+        }
+        let replaced = self.state(&StateEventType::RoomMember, key).await?;
+        Ok(match replaced {
+            Some(replaced) => draft.after(&replaced, &self.rooms.house),
+            None => draft,
+        })
     }
 
     /// The current state event that says what `draft` says.

@@ -83,11 +83,20 @@ pub struct Hospital {
     master: SecretKey,
     signing: Vec<u8>,
     peers: Vec<OwnedServerName>,
-    version: RoomVersionId,
+    terms: Terms,
     commit_delay: Duration,
     wire: Arc<Wire>,
     /// The lane and the outbox.
     running: JoinSet<()>,
+}
+
+/// What all operators of a night agree on.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// The version of their rooms.
+    pub version: RoomVersionId,
+    /// Whether rooms say which servers may take part.
+    pub access_lists: bool,
 }
 
 /// A PKCS #8 document (RFC 8410) of these 32 bytes: keys come from the seed as all else does.
@@ -100,7 +109,7 @@ impl Hospital {
     /// A hospital whose list these are, and so many people.
     pub async fn found(
         name: &str,
-        (seed, version): (u64, RoomVersionId),
+        (seed, terms): (u64, Terms),
         peers: Vec<OwnedServerName>,
         people: usize,
         wire: &Arc<Wire>,
@@ -122,7 +131,7 @@ impl Hospital {
             dice,
             signing: signing_document(&secret),
             peers,
-            version,
+            terms,
             wire: wire.clone(),
             running: JoinSet::new(),
         };
@@ -192,7 +201,8 @@ impl Hospital {
                 registration: Registration::Open,
                 cheap_password_hash: true,
                 rate_limits: None,
-                default_room_version: self.version.clone(),
+                default_room_version: self.terms.version.clone(),
+                access_lists: self.terms.access_lists,
                 ..Options::default()
             },
             appservices: Arc::default(),

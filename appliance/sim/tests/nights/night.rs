@@ -22,7 +22,7 @@ use appliance_services::rooms::Removal;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::hospital::Hospital;
+use crate::hospital::{Hospital, Terms};
 use crate::wire::{Weather, Wire};
 
 /// Who is on nobody's list.
@@ -35,6 +35,9 @@ const ROOMS: usize = 2;
 /// Twenty-second looks at whether everything has arrived: an hour and a half.
 const LOOKS_MAX: usize = 270;
 
+/// Longer than somebody who did not come in has to try again before their join is taken back.
+const JOINS_IN_DOUBT: Duration = Duration::from_secs(11 * 60);
+
 /// What was answered, by room: each event, and which hospital answered.
 type Acked = Arc<Mutex<BTreeMap<OwnedRoomId, BTreeMap<String, usize>>>>;
 
@@ -44,7 +47,8 @@ type Letters = Arc<Mutex<Vec<(OwnedUserId, String)>>>;
 /// How much people quarrel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mood {
-    /// Nobody loses the right to speak: in the morning everybody has the same timeline.
+    /// Nobody loses the right to speak but by leaving: in the morning everybody has the same timeline. Of those
+    /// who left, what they said before may be soft-failed where it came after their leave.
     Calm,
     /// Power, kicks and bans. All have the same state and the same past. What the past allows and somebody's
     /// present does not is soft-failed there: what one shows, another may hold and not show.
@@ -64,6 +68,8 @@ struct Night {
     letters: Letters,
     /// Who should be where: hospital, person, room.
     wanted: BTreeSet<(usize, usize, usize)>,
+    /// Who has left which room, whether they came back or not.
+    left: BTreeSet<(String, OwnedRoomId)>,
     acting: JoinSet<()>,
     /// What happened, for whoever looks at a night that ended badly.
     story: Vec<String>,
@@ -112,17 +118,18 @@ impl Night {
         let count = 3 + usize::try_from(more).unwrap();
         let versions = [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
         let version = versions[usize::try_from(dice.number() % 3).unwrap()].clone();
-        let case = format!("seed {seed}, {count} hospitals, version {version}, {mood:?}");
+        let terms = Terms { version, access_lists: seed % 3 == 1 };
+        let case = format!("seed {seed}, {count} hospitals, {terms:?}, {mood:?}");
         let parse = |name: &str| ServerName::parse(name).unwrap();
         let mut hospitals = Vec::new();
         for (number, name) in (0_u64..).zip(&NAMES[..count]) {
             let peers = NAMES[..count].iter().filter(|peer| peer != &name).map(|peer| parse(peer));
-            let origin = (seed.wrapping_mul(64) + number, version.clone());
+            let origin = (seed.wrapping_mul(64) + number, terms.clone());
             let people = 1 + usize::from(number == 0);
             hospitals.push(Hospital::found(name, origin, peers.collect(), people, &wire).await);
         }
         let peers = NAMES[..count].iter().map(|name| parse(name)).collect();
-        let origin = (seed.wrapping_mul(64) + 63, version);
+        let origin = (seed.wrapping_mul(64) + 63, terms);
         let stranger = Hospital::found(STRANGER, origin, peers, 1, &wire).await;
         let mut night = Self {
             case,
@@ -135,6 +142,7 @@ impl Night {
             acked: Acked::default(),
             letters: Letters::default(),
             wanted: BTreeSet::new(),
+            left: BTreeSet::new(),
             acting: JoinSet::new(),
             story: Vec::new(),
         };
@@ -208,6 +216,9 @@ impl Night {
             }
             _ => {}
         }
+        if self.throw(4) == 0 {
+            self.take_back_joins();
+        }
         let ms = [3, 200, 20_000, 90_000][self.throw(4)];
         tokio::time::sleep(Duration::from_millis(self.dice.number() % ms)).await;
     }
@@ -260,7 +271,7 @@ impl Night {
             (5, _) => Deed::Lure,
             (6, _) => Deed::Redact,
             // Whoever made the room stays: somebody must be able to let the others in again.
-            (7, Mood::Quarrel) if self.hospitals[at].name != self.rooms[room].1 => Deed::Leave,
+            (7, _) if self.hospitals[at].name != self.rooms[room].1 => Deed::Leave,
             (11, _) => Deed::Letter,
             (8, Mood::Quarrel) => Deed::Power([0, 50, 60][self.throw(3)]),
             (9, Mood::Quarrel) => Deed::Kick,
@@ -269,7 +280,11 @@ impl Night {
         };
         match deed {
             Deed::Join => drop(self.wanted.insert((at, who, room))),
-            Deed::Leave => drop(self.wanted.remove(&(at, who, room))),
+            Deed::Leave => {
+                self.wanted.remove(&(at, who, room));
+                let user_id = self.hospitals[at].people[who].user_id.to_string();
+                self.left.insert((user_id, self.rooms[room].0.clone()));
+            }
             _ => {}
         }
         let other = self.throw(self.hospitals.len());
@@ -295,6 +310,21 @@ impl Night {
         });
     }
 
+    /// A job of every server that is on: joins whose answers were lost.
+    fn take_back_joins(&mut self) {
+        for hospital in self.hospitals.iter().filter(|hospital| hospital.is_on()) {
+            let Some(services) = hospital.services.clone() else { continue };
+            let mut power = hospital.power.clone();
+            self.acting.spawn(async move {
+                tokio::select! {
+                    biased;
+                    _ = power.wait_for(|is_on| !*is_on) => {}
+                    _ = services.rooms.take_back_lost_joins() => {}
+                }
+            });
+        }
+    }
+
     /// The morning: everything is mended, what is owed arrives, and everybody says good morning.
     async fn heal(&mut self) {
         self.wire.clear_up();
@@ -306,6 +336,9 @@ impl Night {
                 self.get_in(at, who, room).await;
             }
         }
+        tokio::time::sleep(JOINS_IN_DOUBT).await;
+        self.take_back_joins();
+        while self.acting.join_next().await.is_some() {}
         self.until_quiet().await;
         // What follows ties loose ends together, and shows what is still missing.
         for round in 0..2 {

@@ -97,6 +97,38 @@ async fn who_came_in_unseen_and_was_banned_hears_of_it() {
     }
 }
 
+/// Somebody's last words and their leave wait while the line is cut. Their server is not in the room any more
+/// when it is asked for what the leave builds on, and answers: nobody else may have it.
+#[tokio::test]
+async fn a_leave_is_believed_with_all_that_was_said_before_it() {
+    for version in [V::V10, V::V12] {
+        let town = Town::of(3, version.clone()).await;
+        let [one, two, three] = [&town.wards[0], &town.wards[1], &town.wards[2]];
+        let (nurse, doctor) = (one.member("nurse").await, two.member("doctor").await);
+        let aide = three.member("aide").await;
+        let room = town.room_of((0, &nurse), &[(1, &doctor), (2, &aide)]).await;
+        town.deliver(0, 1, &room, "call").await;
+        town.deliver(2, 1, &room, "join").await;
+        town.cut(0, 1, true);
+        town.cut(1, 2, true);
+        let said = two.say(&doctor, &room, "goodbye").await;
+        two.set(&doctor, &room, &doctor.user_id, M::Leave).await;
+        let leave =
+            town.state(1, &room).await[&format!("m.room.member|{}", doctor.user_id)].clone();
+        town.cut(1, 2, false);
+        town.deliver_only(1, 2, &leave).await;
+        assert_eq!(three.membership(&room, &doctor.user_id).await, Some(M::Leave), "{version}");
+        assert!(town.shown(2, &room).await.contains(&said), "{version}: their last words");
+        // Whoever was not in the room then learns nothing of it.
+        let said = said.as_str().try_into().unwrap();
+        let rooms = &two.services.rooms;
+        let [member, stranger] = ["three.example", "four.example"]
+            .map(|name| appliance_model::ruma::OwnedServerName::try_from(name).unwrap());
+        assert!(rooms.event_for(&member, said).await.is_ok());
+        assert!(rooms.event_for(&stranger, said).await.is_err());
+    }
+}
+
 #[tokio::test]
 async fn branches_meet_in_the_same_state_on_both_sides() {
     for version in [V::V10, V::V12] {

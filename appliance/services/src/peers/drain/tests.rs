@@ -140,6 +140,38 @@ async fn a_closed_post_office_is_tried_again_with_the_very_same_and_a_power_cut_
     assert_eq!(ward.services.peers.backlog(b, 10).await.unwrap(), (0, 0));
 }
 
+/// Whoever comes back to a room waits for what was said there, not for all that another server is owed.
+#[tokio::test]
+async fn what_is_owed_of_one_room_is_told_from_the_rest() {
+    use crate::federation::OtherServers as _;
+    let (ward, post) = ward().await;
+    let b = server_name!("b.example");
+    let peers = &ward.services.peers;
+    let nurse = ward.member("matron").await;
+    let (quiet, silent) = (ward.room(&nurse).await, ward.room(&nurse).await);
+    let ledger = &ward.services.house.ledger;
+    let quiet = ledger.room(&quiet).await.unwrap().unwrap();
+    let silent = ledger.room(&silent).await.unwrap().unwrap();
+    let events = owe(&ward, 60).await;
+    let busy = events[0].room;
+    for room in [quiet, silent] {
+        assert_eq!(peers.last_owed(b, room).await.unwrap(), None);
+    }
+    // Owed between others.
+    let (first, last) =
+        (peers.first_owed(b).await.unwrap(), peers.last_owed(b, busy).await.unwrap());
+    assert!(first < last && first.is_some(), "{first:?} {last:?}");
+    post.close(true);
+    peers.drain(b).await.unwrap();
+    tokio::time::pause();
+    assert!(peers.settle(b, quiet).await.unwrap(), "nothing of that room waits");
+    assert!(!peers.settle(b, busy).await.unwrap(), "the other server takes nothing");
+    post.close(false);
+    peers.drain(b).await.unwrap();
+    assert!(peers.settle(b, busy).await.unwrap());
+    assert_eq!(peers.first_owed(b).await.unwrap(), None);
+}
+
 #[tokio::test]
 async fn fleeting_news_is_told_once_in_its_newest_form_and_not_to_who_is_away() {
     let (ward, post) = ward().await;

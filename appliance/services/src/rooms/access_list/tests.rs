@@ -1,13 +1,15 @@
 //! Scenes of rooms that say who may take part.
 
+use appliance_ledger::rows::peers::PeerRow;
 use appliance_model::ruma::events::room::member::MembershipState as M;
 use appliance_model::ruma::{RoomVersionId as V, ServerName};
 use appliance_model::{Caller, Kind};
 use serde_json::{Value, json};
 
+use super::ACCESS_LIST_PEERS_MAX;
 use crate::Options;
 use crate::federation::town::Town;
-use crate::peers::PeerChange;
+use crate::peers::{PeerChange, Uncounted};
 use crate::rooms::{ROOM_VERSIONS, Upgrade};
 use crate::scenario::{Ward, options, state};
 
@@ -169,4 +171,41 @@ async fn a_room_that_is_replaced_takes_its_list_along_without_strangers() {
     ward.services.rooms.keep_access_lists().await.unwrap();
     let old = acl(&ward, &room).await.unwrap();
     assert_eq!(old["allow"].as_array().unwrap().len(), 2, "nobody writes in a room that is over");
+}
+
+/// With more peers than a list may name none is written, whoever runs the server is told, and what people
+/// write themselves is looked at all the same.
+#[tokio::test]
+async fn more_peers_than_a_list_can_name_are_not_named_and_that_is_said() {
+    let ward = ward(V::V11).await;
+    let [nurse] = ward.members(["nurse"]).await;
+    let rooms = &ward.services.rooms;
+    describe(&ward, "b.example", false).await;
+    let before = ward.room(&nurse).await;
+    assert_eq!(rooms.access_lists_halted(), None);
+    for number in 0..ACCESS_LIST_PEERS_MAX {
+        let peer = ServerName::parse(format!("p{number}.example")).unwrap();
+        ward.services.house.roll.describe(peer, Some(PeerRow::default()));
+    }
+    assert_eq!(rooms.access_lists_halted(), Some(Uncounted::TooMany));
+    assert_eq!(rooms.keep_access_lists().await.unwrap(), 0);
+    let names = json!(["b.example", "hospital.example"]);
+    assert_eq!(acl(&ward, &before).await.unwrap()["allow"], names, "it stays as it is");
+    let room = ward.room(&nurse).await;
+    assert_eq!(acl(&ward, &room).await, None);
+    let refused = set(&ward, &nurse, &room, json!({ "allow": ["*", "x.example"] })).await;
+    assert!(refused.unwrap_err().1.starts_with("x.example is not on"));
+    let refused = set(&ward, &nurse, &room, json!({ "allow": ["p7.example"] })).await;
+    assert!(refused.unwrap_err().1.contains("your own server"));
+    let all = json!({ "allow": ["*"], "deny": ["evil.example"] });
+    set(&ward, &nurse, &room, all.clone()).await.unwrap();
+    assert_eq!(acl(&ward, &room).await, Some(all));
+
+    ward.services.house.roll.describe(ServerName::parse("p0.example").unwrap(), None);
+    assert_eq!(rooms.access_lists_halted(), None);
+    assert_eq!(rooms.keep_access_lists().await.unwrap(), 2, "both name all again");
+    assert_eq!(
+        acl(&ward, &before).await.unwrap()["allow"].as_array().unwrap().len(),
+        ACCESS_LIST_PEERS_MAX + 1
+    );
 }

@@ -23,6 +23,8 @@ struct Seen {
     shown: BTreeSet<String>,
     /// Allowed where they were said, but not by what was known here when they came.
     soft_failed: BTreeSet<String>,
+    /// Those of them whose authors never left the room.
+    kept_from_all: BTreeSet<String>,
     rejected: BTreeSet<String>,
 }
 
@@ -132,7 +134,7 @@ impl Night {
                 fail("others show, and here is not,", id);
             }
             if self.mood == Mood::Calm
-                && let Some(id) = lacking(&shown, &other.shown)
+                && let Some(id) = shown.intersection(&other.kept_from_all).next()
             {
                 fail("others show, and here is kept from all,", id);
             }
@@ -203,6 +205,11 @@ impl Night {
                 row if row.outlier == Some(true) => {}
                 row if row.rejected => drop(seen.rejected.insert(row.event_id)),
                 row if row.soft_failed == Some(true) => {
+                    let event: Value = serde_json::from_slice(&row.json).unwrap();
+                    let sender = event["sender"].as_str().unwrap().to_owned();
+                    if !self.left.contains(&(sender, room.to_owned())) {
+                        seen.kept_from_all.insert(row.event_id.clone());
+                    }
                     seen.soft_failed.insert(row.event_id);
                 }
                 _ => {}
