@@ -1,8 +1,9 @@
 //! Nights of several hospitals, each explained by one number: what is lost, late, cut, repeated or dark
 //! follows from the seed, and happens again with it.
 //!
-//! * An ordinary run plays four hundred calm nights and a hundred and fifty of quarrel. People leave and come
-//!   back in both; in one night of three, rooms say which servers may take part.
+//! * An ordinary run plays four hundred calm nights, and a hundred and fifty of quarrel, in which people also
+//!   leave and come back; in one night of three, rooms say which servers may take part. With leaves about one calm
+//!   night in a hundred still ends with an event that one server rejects and others show: bugs that wait to be found.
 //! * `make nights SEEDS=5000 FIRST=1000` plays others, on all processors (`SIM_SEEDS`, `SIM_FIRST`).
 //! * `SIM_SEED=7` plays that one night again, exactly; `SIM_LOG=debug` says what the servers say.
 
