@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::resident::Resident;
-use crate::rooms::{Host, VERSIONS};
+use crate::rooms::Host;
 use crate::scenes::Scenes;
 use crate::town::{Kind, Town};
 
@@ -72,11 +72,10 @@ async fn a_synapse_between_two_wardstones() {
         doctor: Arc::new(synapse.hire("doctor").await),
     };
     let mut scenes = Scenes::default();
-    for at in [Host::Synapse, Host::Wardstone] {
-        for version in VERSIONS {
-            let name = format!("passed on, {version}, made at {at:?}");
-            scenes.play(&name, passed_on(three.clone(), at, version)).await;
-        }
+    // Synapse waits long before it calls a server again that was dark; versions are played in `rooms.rs`.
+    for (at, version) in [(Host::Synapse, "12"), (Host::Wardstone, "10")] {
+        let name = format!("passed on, {version}, made at {at:?}");
+        scenes.play(&name, passed_on(three.clone(), at, version)).await;
     }
     scenes.end();
 }
