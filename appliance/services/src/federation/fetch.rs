@@ -107,6 +107,17 @@ impl Errand {
         !leaves.is_empty() && events.values().any(rests)
     }
 
+    /// Whether this is a leave that could not be checked.
+    fn is_unchecked_leave(&self, event_id: &EventId) -> bool {
+        let leaves = self.unchecked_leaves.lock().unwrap_or_else(PoisonError::into_inner);
+        leaves.contains(event_id)
+    }
+
+    /// How many questions were not answered so far.
+    fn unanswered(&self) -> usize {
+        self.unanswered.load(Ordering::Relaxed)
+    }
+
     fn leave_unchecked(&self, raw: &RawValue, rules: &RoomVersionRules) {
         let Ok(formed) = formed(raw, rules) else { return };
         let mut leaves = self.unchecked_leaves.lock().unwrap_or_else(PoisonError::into_inner);
@@ -347,7 +358,7 @@ impl Rooms {
             pdu_ids: Vec<OwnedEventId>,
             auth_chain_ids: Vec<OwnedEventId>,
         }
-        let unchecked = source.errand.unchecked();
+        let (unchecked, unanswered) = (source.errand.unchecked(), source.errand.unanswered());
         let (room_id, event_id) = (source.room_id.to_owned(), event_id.to_owned());
         let also = also.map(ToOwned::to_owned);
         let ask = Ask::StateIds { room_id, event_id: event_id.clone() };
@@ -378,10 +389,14 @@ impl Rooms {
         // Strangers whom the other server let in are no part of the state here, and not missed. They must
         // have been shown by name: whoever tells of others instead hides nothing with them.
         lost.retain(|id| !source.errand.turned_away(id));
-        // A state that is mostly names would have everything rejected for good that is judged by it.
+        // A state that is mostly names would have everything rejected for good that is judged by it. So would one
+        // that lacks what a line that broke did not bring: that can be had another time.
         let lacking = ids.pdu_ids.iter().filter(|id| lost.contains(*id)).count();
-        let is_unsure =
-            source.errand.unchecked() > unchecked || source.errand.rests_on_unchecked(&events);
+        let is_cut = source.errand.unanswered() > unanswered && !lost.is_empty();
+        let is_unsure = is_cut
+            || source.errand.unchecked() > unchecked
+            || source.errand.rests_on_unchecked(&events)
+            || also.is_some_and(|id| source.errand.is_unchecked_leave(&id));
         if is_unsure || lacking * LACKING_PART > ids.pdu_ids.len() {
             let names = "The state before an event cannot be had.";
             return Err(Error::new(Kind::RemoteUnavailable, names));

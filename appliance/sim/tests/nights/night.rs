@@ -271,7 +271,7 @@ impl Night {
             (5, _) => Deed::Lure,
             (6, _) => Deed::Redact,
             // Whoever made the room stays: somebody must be able to let the others in again.
-            (7, Mood::Quarrel) if self.hospitals[at].name != self.rooms[room].1 => Deed::Leave,
+            (7, _) if self.hospitals[at].name != self.rooms[room].1 => Deed::Leave,
             (11, _) => Deed::Letter,
             (8, Mood::Quarrel) => Deed::Power([0, 50, 60][self.throw(3)]),
             (9, Mood::Quarrel) => Deed::Kick,

@@ -106,6 +106,9 @@ impl Night {
     async fn agree(&self, room: &RoomId, all: &[(usize, Seen)]) {
         let guests = self.guests(room).await;
         let seen: Vec<_> = all.iter().filter(|(at, _)| guests.contains(NAMES[*at])).collect();
+        if self.mood == Mood::Calm {
+            self.same_company(room, &guests, all);
+        }
         let Some((_, first)) = seen.first() else { return };
         let union = |part: fn(&Seen) -> &BTreeSet<String>| -> BTreeSet<String> {
             seen.iter().flat_map(|(_, seen)| part(seen).iter().cloned()).collect()
@@ -146,6 +149,18 @@ impl Night {
             }
         }
         self.kept_by_those_outside(room, all);
+    }
+
+    /// Who is in the room believes so, and nobody else does.
+    fn same_company(&self, room: &RoomId, guests: &BTreeSet<String>, all: &[(usize, Seen)]) {
+        for (at, name) in NAMES[..self.hospitals.len()].iter().enumerate() {
+            let believes = all.iter().any(|(one, _)| *one == at);
+            if guests.contains(*name) != believes {
+                self.fail(&format!(
+                    "{room}: {name} believes that it is in: {believes}, it is not so"
+                ));
+            }
+        }
     }
 
     /// Whoever is no longer in the room has at least what was answered in the house.
