@@ -282,6 +282,9 @@ keyspaces! {
     /// Joins that another server was asked to take, until it is known what became of them, by digest of room,
     /// user and server.
     JOINS_IN_DOUBT 0xC6 Digest => JoinInDoubtRow;
+    /// The date of the newest member event of a local user that another server was asked to take, by digest of
+    /// room and user: milliseconds since the Unix epoch.
+    MEMBER_DATES 0xC7 Digest => u64;
 
     /// The policy of the house.
     HOUSE_POLICY 0xE0 () => HousePolicyRow;

@@ -57,6 +57,7 @@ impl Rooms {
         let kind = TimelineEventType::RoomMember;
         let sender = caller.user_id.clone();
         let draft = Draft::state(sender, kind, target.as_str(), content_from(content)?);
+        let draft = open.dated(draft).await?;
         let (named, prev_events, auth_events) = open.references(&draft).await?;
         let place = open.place(&prev_events, &auth_events);
         let pdu = draft.sign(&self.house, &open.rules, &place)?;

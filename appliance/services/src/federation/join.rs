@@ -239,7 +239,8 @@ impl Rooms {
         }
         let kind = TimelineEventType::RoomMember;
         let draft = Draft::state(user_id.clone(), kind, user_id.as_str(), content_from(&content)?);
-        let draft = draft.after_ms(after_ms, &self.house);
+        let newest_ms = self.newest_date_ms((&user_id, &room_id), &rules).await?;
+        let draft = draft.after_ms(after_ms.max(newest_ms), &self.house);
         let draft = self.dated_after_known(draft, &auth_events, &rules).await?;
         let place = Place {
             room_id: Some(&room_id),
@@ -247,7 +248,9 @@ impl Rooms {
             auth_events: &auth_events,
             depth,
         };
-        Ok(Made { pdu: draft.sign(&self.house, &rules, &place)?, version, rules })
+        let pdu = draft.sign(&self.house, &rules, &place)?;
+        self.note_date((&user_id, &room_id), pdu.origin_server_ts.0.into()).await?;
+        Ok(Made { pdu, version, rules })
     }
 
     /// A member event comes after the one that it replaces, if this server has that: a leave of its own, say.

@@ -7,13 +7,15 @@
 //! * `farewell`: out of a room without having seen it coming.
 //! * `resolve`: what several branches of a room make of its state.
 //! * [`line`]: what is asked of other servers.
-//! * `join`, `leave`, `knock`, `invite`: what our users do in rooms of other servers.
+//! * `join`, `leave`, `knock`, `invite`: what our users do in rooms of other servers; `doubt` and `dates`: what of it
+//!   may turn up late.
 //! * `transaction`: what other servers send; `serve`: what they read; `history`: what we read of them.
 //! * `wire`: how it all goes through the door out.
 //! * `make_member`, `send_member`, `invited`: what other servers' users do through this one.
 
 mod auth_graph;
 mod check;
+mod dates;
 mod doubt;
 mod farewell;
 mod fetch;

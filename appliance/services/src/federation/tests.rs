@@ -5,5 +5,6 @@ mod branches;
 mod floods;
 mod hostile;
 mod kinds;
+mod lines;
 mod past;
 mod rooms;

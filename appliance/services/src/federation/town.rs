@@ -36,6 +36,8 @@ pub struct Exchange {
     cut: Mutex<BTreeSet<(OwnedServerName, OwnedServerName)>>,
     /// Servers that nobody has to do with.
     strangers: Mutex<BTreeSet<OwnedServerName>>,
+    /// Servers whose keys cannot be had now.
+    keyless: Mutex<BTreeSet<OwnedServerName>>,
     /// Every question asked, as `asker -> asked: what`.
     pub asked: Mutex<Vec<String>>,
     /// Servers that do not answer as they should.
@@ -78,6 +80,16 @@ impl Town {
     /// Lets nobody have to do with a server.
     pub fn estrange(&self, server: &str) {
         self.exchange.strangers.lock().unwrap().insert(server.try_into().unwrap());
+    }
+
+    /// Lets nobody have a server's keys for a while.
+    pub fn hide_keys(&self, server: &str, are_hidden: bool) {
+        let server = server.try_into().unwrap();
+        let mut keyless = self.exchange.keyless.lock().unwrap();
+        match are_hidden {
+            true => keyless.insert(server),
+            false => keyless.remove(&server),
+        };
     }
 
     /// Cuts or mends the line between two servers.
@@ -306,6 +318,9 @@ impl OtherServers for Phone {
     ) -> Result<PublicKeySet, Error> {
         // Keys are known from before, also while the line is dead.
         let exchange = self.exchange.upgrade().unwrap();
+        if exchange.keyless.lock().unwrap().contains(server) {
+            return Err(Error::new(Kind::RemoteUnavailable, "The keys cannot be had now."));
+        }
         let services = exchange.services.lock().unwrap().get(server).cloned();
         let Some(services) = services else { return Ok(PublicKeySet::new()) };
         let key = &services.house.signing_key;

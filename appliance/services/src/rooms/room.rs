@@ -186,15 +186,24 @@ impl<'a> OpenRoom<'a> {
         Place { room_id: Some(&self.room_id), prev_events, auth_events, depth }
     }
 
-    /// A member event comes after the one that it replaces.
+    /// A member event comes after the one that it replaces, and after those of which it is not known what became
+    /// of them.
     pub(crate) async fn dated(&self, draft: Draft) -> Result<Draft, Error> {
         let Some(key) = draft.state_key.as_deref() else { return Ok(draft) };
         if draft.kind != TimelineEventType::RoomMember {
             return Ok(draft);
         }
+        let (rooms, house) = (self.rooms, &self.rooms.house);
         let replaced = self.state(&StateEventType::RoomMember, key).await?;
+        // One that another server was asked to take may turn up yet.
+        let asked_ms = match <&UserId>::try_from(key).ok().filter(|user_id| house.is_ours(user_id))
+        {
+            Some(user_id) => rooms.asked_date_ms(user_id, &self.room_id).await?,
+            None => 0,
+        };
+        let draft = draft.after_ms(asked_ms, house);
         Ok(match replaced {
-            Some(replaced) => draft.after(&replaced, &self.rooms.house),
+            Some(replaced) => draft.after(&replaced, house),
             None => draft,
         })
     }

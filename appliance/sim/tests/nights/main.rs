@@ -3,8 +3,6 @@
 //!
 //! * An ordinary run plays five hundred calm nights and five hundred of quarrel. People leave and come back in both;
 //!   in one night of three, rooms say which servers may take part.
-//! * Those that are known to end badly are listed ([`unsolved`]), played, and must go on failing: whoever mends them
-//!   has to take them off the list.
 //! * `make nights SEEDS=5000 FIRST=1000` plays others, on all processors (`SIM_SEEDS`, `SIM_FIRST`).
 //! * `SIM_SEED=7` plays that one night again, exactly; `SIM_LOG=debug` says what the servers say.
 
@@ -24,16 +22,6 @@ use night::{Mood, play};
 
 /// Calm nights, and nights of quarrel, in an ordinary run: three minutes of one processor.
 const SEEDS: [u64; 2] = [500, 500];
-
-/// Nights that are known to end badly. Calm ones: a server believes that it is in a room which its last member
-/// left, as the others know (about one night in two hundred). Of quarrel: one server shows an event that another
-/// soft-failed and a third never got (about one in a thousand).
-fn unsolved(mood: Mood) -> &'static [u64] {
-    match mood {
-        Mood::Calm => &[2, 59],
-        Mood::Quarrel => &[114],
-    }
-}
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
@@ -81,14 +69,7 @@ fn nights(mood: Mood) {
             });
         }
     });
-    let mut failed = failed.into_inner().unwrap();
-    if number("SIM_SEED").is_none() {
-        for seed in unsolved(mood).iter().filter(|seed| seeds.contains(seed)) {
-            let known = failed.iter().position(|failed| failed == seed);
-            let known = known.unwrap_or_else(|| panic!("{seed} ends well: take it off the list"));
-            failed.swap_remove(known);
-        }
-    }
+    let failed = failed.into_inner().unwrap();
     let how = "play one again with `SIM_SEED=<seed> cargo nextest run -p appliance-sim nights`";
     assert!(failed.is_empty(), "{mood:?} nights that ended badly: {failed:?}; {how}");
 }

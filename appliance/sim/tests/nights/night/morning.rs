@@ -28,11 +28,6 @@ struct Seen {
     rejected: BTreeSet<String>,
 }
 
-/// The first of `one` that `two` has not.
-fn lacking<'a>(one: &'a BTreeSet<String>, two: &BTreeSet<String>) -> Option<&'a String> {
-    one.iter().find(|id| !two.contains(*id))
-}
-
 impl Night {
     /// What must be so, and a digest of it.
     pub(super) async fn check(&self) -> String {
@@ -107,44 +102,52 @@ impl Night {
         let guests = self.guests(room).await;
         let seen: Vec<_> = all.iter().filter(|(at, _)| guests.contains(NAMES[*at])).collect();
         if self.mood == Mood::Calm {
-            self.same_company(room, &guests, all);
+            self.same_company(room, &guests, all).await;
         }
         let Some((_, first)) = seen.first() else { return };
         let union = |part: fn(&Seen) -> &BTreeSet<String>| -> BTreeSet<String> {
             seen.iter().flat_map(|(_, seen)| part(seen).iter().cloned()).collect()
         };
         let (shown, rejected) = (union(|seen| &seen.shown), union(|seen| &seen.rejected));
+        let acked = self.acked.lock().unwrap().get(room).cloned().unwrap_or_default();
         for (at, other) in &seen {
             let name = NAMES[*at];
-            let fail = |what: &str, id: &String| -> ! {
-                self.fail(&format!("{room}, {name}: {what} {id}\n{}", self.opinions(&seen, id)))
+            let fail = async |what: &str, id: &String| {
+                let is_near = |one: &str, event: &Value| {
+                    one == id || event["prev_events"].to_string().contains(id.as_str())
+                };
+                let (told, opinions) = (self.told(room, is_near).await, self.opinions(&seen, id));
+                self.fail(&format!("{room}, {name}: {what} {id}\n{opinions}{told}"));
             };
             if first.state != other.state {
                 let one: Vec<_> = first.state.difference(&other.state).collect();
                 let two: Vec<_> = other.state.difference(&first.state).collect();
                 let entry = one.iter().chain(&two).next().map_or("", |entry| entry.as_str());
                 let id = entry.rsplit(' ').next().unwrap_or_default().to_owned();
-                fail(&format!("the state differs, {one:?} elsewhere, {two:?} here; of"), &id);
+                fail(&format!("the state differs, {one:?} elsewhere, {two:?} here; of"), &id).await;
             }
             // Whether what was before an event allows it is the same wherever it is asked.
             let accepted: BTreeSet<_> = other.shown.union(&other.soft_failed).cloned().collect();
             if let Some(id) = rejected.intersection(&accepted).next() {
-                fail("others reject", id);
+                fail("others reject", id).await;
             }
             // Whether what is known now allows it too is not. But it is part of the room's past all the
             // same.
-            if let Some(id) = lacking(&shown, &accepted) {
-                fail("others show, and here is not,", id);
+            for id in shown.difference(&accepted) {
+                if !self.is_unheard_of(id, &seen, *at).await {
+                    fail("others show, and here is not,", id).await;
+                }
             }
             if self.mood == Mood::Calm
                 && let Some(id) = shown.intersection(&other.kept_from_all).next()
             {
-                fail("others show, and here is kept from all,", id);
+                fail("others show, and here is kept from all,", id).await;
             }
-            for (id, by) in self.acked.lock().unwrap().get(room).into_iter().flatten() {
+            for (id, by) in &acked {
                 let is_here = if by == at { &other.shown } else { &accepted };
-                if guests.contains(NAMES[*by]) && !is_here.contains(id) {
-                    fail("it was acknowledged, and is gone:", id);
+                let is_gone = guests.contains(NAMES[*by]) && !is_here.contains(id);
+                if is_gone && !self.is_unheard_of(id, &seen, *at).await {
+                    fail("it was acknowledged, and is gone:", id).await;
                 }
             }
         }
@@ -152,15 +155,56 @@ impl Night {
     }
 
     /// Who is in the room believes so, and nobody else does.
-    fn same_company(&self, room: &RoomId, guests: &BTreeSet<String>, all: &[(usize, Seen)]) {
+    async fn same_company(&self, room: &RoomId, guests: &BTreeSet<String>, all: &[(usize, Seen)]) {
         for (at, name) in NAMES[..self.hospitals.len()].iter().enumerate() {
             let believes = all.iter().any(|(one, _)| *one == at);
             if guests.contains(*name) != believes {
+                let of_theirs = |_: &str, event: &Value| {
+                    let key = event["state_key"].as_str().unwrap_or_default();
+                    event["type"] == "m.room.member" && key.ends_with(&format!(":{name}"))
+                };
+                let moves = self.told(room, of_theirs).await;
                 self.fail(&format!(
-                    "{room}: {name} believes that it is in: {believes}, it is not so"
+                    "{room}: {name} believes that it is in: {believes}, it is not so\n{moves}"
                 ));
             }
         }
+    }
+
+    /// What each server has of some events, told their IDs and their JSON: the oldest first.
+    async fn told(&self, room: &RoomId, wanted: impl Fn(&str, &Value) -> bool) -> String {
+        let mut lines = Vec::new();
+        for hospital in &self.hospitals {
+            let ledger = &hospital.services.as_ref().unwrap().house.ledger;
+            let Some(number) = ledger.room(room).await.unwrap() else { continue };
+            let view = ledger.view().await.unwrap();
+            let (rows, _) = view.scan(&EVENTS, &(), Direction::Forward, ROWS_MAX).await.unwrap();
+            for (_, row) in rows.into_iter().filter(|(_, row)| row.room == number.0) {
+                let event: Value = serde_json::from_slice(&row.json).unwrap();
+                if wanted(&row.event_id, &event) {
+                    let standing = match row {
+                        _ if row.outlier == Some(true) => "an outlier",
+                        _ if row.rejected => "rejected",
+                        _ if row.soft_failed == Some(true) => "soft-failed",
+                        _ => "shown",
+                    };
+                    let part = |name: &str| event[name].to_string();
+                    lines.push(format!(
+                        "{} {} {} {} {}, after {}, allowed by {}, is {standing} at {}",
+                        part("origin_server_ts"),
+                        row.event_id,
+                        part("sender"),
+                        part("type"),
+                        part("content"),
+                        part("prev_events"),
+                        part("auth_events"),
+                        hospital.name
+                    ));
+                }
+            }
+        }
+        lines.sort();
+        lines.join("\n")
     }
 
     /// Whoever is no longer in the room has at least what was answered in the house.
@@ -173,6 +217,33 @@ impl Night {
                 }
             }
         }
+    }
+
+    /// Whether it is right that a server never heard of an event: nobody of its people was in the room where it
+    /// was said, and all who got it had put its author out meanwhile. "When an event is 'soft failed' it should
+    /// not be relayed to the client nor be referenced by new events": whoever came later is not led to it.
+    async fn is_unheard_of(&self, id: &str, seen: &[&(usize, Seen)], at: usize) -> bool {
+        let showing: Vec<_> = seen.iter().filter(|(_, seen)| seen.shown.contains(id)).collect();
+        let [(own, _)] = showing[..] else { return false };
+        let ledger = &self.hospitals[*own].services.as_ref().unwrap().house.ledger;
+        let event = ledger.event_by_id(id.try_into().unwrap()).await.unwrap().unwrap();
+        let is_of = |person: &str, at: usize| {
+            person.trim_matches('"').ends_with(&format!(":{}", NAMES[at]))
+        };
+        if *own == at || !is_of(event.part(event.spans.sender), *own) {
+            return false;
+        }
+        for (_, number) in ledger.states(event.room).all(event.state_before).await.unwrap() {
+            let state = ledger.event(number).await.unwrap();
+            let content: Value = serde_json::from_str(state.content()).unwrap();
+            if state.kind() == "m.room.member"
+                && content["membership"] == "join"
+                && is_of(state.part(state.spans.state_key), at)
+            {
+                return false;
+            }
+        }
+        seen.iter().any(|(_, seen)| seen.soft_failed.contains(id))
     }
 
     /// What each thinks of an event.
