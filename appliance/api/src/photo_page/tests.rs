@@ -282,3 +282,49 @@ async fn a_room_says_what_must_be_told_with_a_photo() {
     let elsewhere = browser.ask("POST", "/rooms/%21none%3Ahospital.example/camera", "").await;
     assert_eq!(elsewhere.status, 404);
 }
+
+/// Whatever the jobs have done so far.
+#[tokio::test]
+async fn a_photo_whose_time_is_over_is_on_no_path() {
+    const TTL_MS: u64 = 60_000;
+    let (desk, phone, room) = ward(json!({ "media": { "ttl_ms": TTL_MS } })).await;
+    let mut browser = Browser::at(&desk);
+    browser.sign_in("doctor").await;
+    let path = format!("/rooms/{}/capture?txn_id=t1", path_of(&room));
+    assert_eq!(browser.ask("POST", &path, photo()).await.status, 200);
+    let photos = format!("/rooms/{}/photos", path_of(&room));
+    let listed = browser.ask("POST", &photos, "").await.json();
+    let media_id = listed["photos"][0]["media_id"].as_str().unwrap().to_owned();
+    let chief = desk.chief().await;
+    let paths = async || {
+        let mut open = Vec::new();
+        for (token, path) in [
+            (&phone, format!("download/hospital.example/{media_id}")),
+            (&phone, format!("download/hospital.example/{media_id}/leg.jpg")),
+            (
+                &phone,
+                format!("thumbnail/hospital.example/{media_id}?width=32&height=32&method=crop"),
+            ),
+            (&chief, format!("download/hospital.example/{media_id}")),
+        ] {
+            let request = Request::get(format!("/_matrix/client/v1/media/{path}"));
+            let request = request.header("authorization", format!("Bearer {token}"));
+            let (status, ..) = desk.ring(request.body(Body::empty()).unwrap()).await;
+            open.push(status);
+        }
+        let look = browser.ask("POST", &format!("/look/hospital.example/{media_id}"), "").await;
+        open.push(look.status);
+        open
+    };
+    desk.clock.pass_ms(TTL_MS - 1);
+    assert_eq!(paths().await, [200; 5]);
+    desk.clock.pass_ms(1);
+    assert_eq!(paths().await, [404; 5], "by the clock alone");
+    desk.services.media.activate().await.unwrap();
+    assert_eq!(paths().await, [404; 5]);
+    let listed = browser.ask("POST", &photos, "").await.json();
+    assert_eq!(listed["photos"], json!([]), "its event is redacted");
+    let path = format!("/v3/rooms/{}/messages?dir=b", path_of(&room));
+    let said = desk.get(&path, &phone).await.ok().to_string();
+    assert!(!said.contains(&media_id), "nor does an event name it: {said}");
+}

@@ -67,10 +67,12 @@ pub enum Field {
     StripMetadata,
     /// How long everything lives that is said in a room, files or not.
     TimelineTtlMs,
+    /// Whether unmanaged devices take part in end-to-end encryption.
+    UnmanagedEncryption,
 }
 
 /// How many there are.
-pub(super) const FIELDS: usize = Field::TimelineTtlMs as usize + 1;
+pub(super) const FIELDS: usize = Field::UnmanagedEncryption as usize + 1;
 
 /// How a value is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +171,13 @@ pub(super) const RULES: [Rule; FIELDS] = [
         stricter: Stricter::Most,
     },
     least(Field::TimelineTtlMs, "timeline.ttl_ms", TTL_MS_MIN),
+    word(Field::UnmanagedEncryption, "device.unmanaged_encryption", ENCRYPTION),
 ];
+
+/// Whether unmanaged devices take part in encryption.
+const ENCRYPTION: &[&str] = &["allow", "none"];
+/// They do not.
+pub(super) const ENCRYPTION_NONE: u64 = 1;
 
 /// What may be told with a photo.
 const TOLD: &[&str] = &["optional", "required"];
@@ -208,6 +216,12 @@ impl Field {
             Stricter::Most => one.max(other),
             Stricter::Union => one | other,
         }
+    }
+
+    /// Only the house says this, for everyone and everywhere: a device has one set of keys, whatever the room
+    /// and whoever writes.
+    pub(super) fn is_of_house_only(self) -> bool {
+        self == Self::UnmanagedEncryption
     }
 
     /// What a device of this class gets.

@@ -122,7 +122,7 @@ impl HousePolicy {
                     let class = value.as_str().and_then(RoomClass::parse);
                     pack.room_class = class.ok_or("`room_class` is no class of rooms.")?;
                 }
-                "server" => pack.server = scope(value)?,
+                "server" => pack.server = classless(Policy::of_house(value)?)?,
                 "role" => pack.read_roles(value.as_object().ok_or(MALFORMED)?)?,
                 "class" => pack.read_classes(value.as_object().ok_or(MALFORMED)?)?,
                 _ => return Err(MALFORMED.to_owned()),
@@ -210,7 +210,10 @@ impl HousePolicy {
 }
 
 fn scope(value: &Value) -> Result<Policy, String> {
-    let policy = Policy::from_json(value)?;
+    classless(Policy::from_json(value)?)
+}
+
+fn classless(policy: Policy) -> Result<Policy, String> {
     if policy.class.is_some() {
         return Err("Only rooms have a `class`; a pack says `room_class`.".to_owned());
     }
@@ -234,7 +237,9 @@ mod tests {
     fn a_pack_is_kept_as_written_or_refused() {
         let pack = json!({
             "name": "ward-7", "room_class": "clinical-photo",
-            "server": { "device": { "session_max_ms": { "unmanaged": 43_200_000 } } },
+            "server": { "device": {
+                "session_max_ms": { "unmanaged": 43_200_000 }, "unmanaged_encryption": "none",
+            } },
             "role": { "administrator": { "device": { "managed": "deny" } } },
             "class": { "clinical-photo": { "media": { "ttl_ms": 3_600_000 } } },
         });
@@ -253,6 +258,9 @@ mod tests {
             json!({ "name": "a b" }),
             json!({ "room_class": "ward" }),
             json!({ "server": { "class": "general" } }),
+            json!({ "server": { "device": { "unmanaged_encryption": "some" } } }),
+            json!({ "role": { "user": { "device": { "unmanaged_encryption": "none" } } } }),
+            json!({ "class": { "clinical-e2ee": { "device": { "unmanaged_encryption": "none" } } } }),
             json!({ "role": { "nurse": {} } }),
             json!({ "class": { "ward": {} } }),
             json!({ "extra": 1 }),

@@ -8,6 +8,7 @@
 
 mod classes;
 mod decide;
+mod encryption;
 mod field;
 mod house;
 mod lend;
@@ -19,6 +20,7 @@ mod vouch;
 
 pub use classes::{Mode, RoomClass, watermark};
 pub use decide::{Action, Content, Form, Object, Obligations, Permitted, Refused, Subject, decide};
+pub use encryption::may_encrypt;
 pub use field::{Field, TTL_MS_MIN};
 pub use house::{HousePolicy, OPEN_WINDOW_MS, built_in, settings_scope};
 pub use lend::lend;

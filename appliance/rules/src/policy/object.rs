@@ -55,6 +55,24 @@ impl Policy {
     ///
     /// As [`Policy::parse`].
     pub fn from_json(value: &Value) -> Result<Self, String> {
+        let policy = Self::of_house(value)?;
+        let is_out_of_place =
+            |field: &Field| field.is_of_house_only() && policy.get(*field).is_some();
+        match Field::all().find(is_out_of_place) {
+            None => Ok(policy),
+            Some(field) => Err(format!(
+                "`{}` is said for the whole house only, below `server` of its policy.",
+                field.path()
+            )),
+        }
+    }
+
+    /// What the house says for everyone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Policy::parse`].
+    pub(super) fn of_house(value: &Value) -> Result<Self, String> {
         let object = value.as_object().ok_or_else(malformed)?;
         let mut policy = Self::default();
         for (key, value) in object {
@@ -304,6 +322,7 @@ mod tests {
             r#"{"calls":{"ttl_ms":604800000}}"#,
             r#"{"device":{"session_max_ms":{"peer-user":86400000}}}"#,
             r#"{"archive":"ehr"}"#,
+            r#"{"device":{"unmanaged_encryption":"none"}}"#,
             r#"{"media_ttl_ms":60000}"#,
             "[]",
         ] {

@@ -106,3 +106,105 @@ fn two_servers_do_not_share_a_folder() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("another Wardstone uses the data folder"), "{output:?}");
 }
+
+/// What an administrator reads before and after a rule is set: who decides what for whom.
+#[test]
+fn the_policy_is_explained_and_tried_before_it_is_set() {
+    let server = Folder::new("").start();
+    let made = server.run(&["user", "create", "amara", "--generate", "--json"], "");
+    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+    let login = serde_json::json!({
+        "type": "m.login.password", "device_id": "PHONE", "password": made["password"],
+        "identifier": { "type": "m.id.user", "user": "amara" },
+    });
+    let ask = |method: &str, path: &str, token: &str, body: Value| -> Value {
+        let token = format!("Authorization: Bearer {token}\r\n");
+        let answer = request(server.client(), method, path, &token, &body.to_string());
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        serde_json::from_str(&answer.body).unwrap()
+    };
+    let token = ask("POST", "/_matrix/client/v3/login", "", login)["access_token"].clone();
+    let token = token.as_str().unwrap();
+    let room = serde_json::json!({ "initial_state": [{
+        "type": "io.wardstone.policy",
+        "content": { "class": "clinical-photo", "media": { "ttl_ms": 3_600_000, "max_opens_per_user": 9 } },
+    }] });
+    let room = ask("POST", "/_matrix/client/v3/createRoom", token, room)["room_id"].clone();
+    let room = room.as_str().unwrap();
+    let mxc =
+        ask("POST", "/_matrix/media/v3/upload?filename=a.txt", token, Value::Null)["content_uri"]
+            .clone();
+    let mxc = mxc.as_str().unwrap();
+
+    let said = |words: &[&str]| {
+        let output = server.run(words, "");
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        stdout(&output)
+    };
+    let line = |text: &str, name: &str| -> Vec<String> {
+        let line = text.lines().find(|line| line.split_whitespace().next() == Some(name));
+        line.unwrap_or_else(|| panic!("no {name} in {text}"))
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect()
+    };
+    let user = "@amara:hospital.example";
+    let about = ["--user", user, "--device", "PHONE", "--room", room];
+    let explained = said(&[&["policy", "explain"], &about[..], &["--photo", mxc]].concat());
+    let first = "A session of class unmanaged, a room of class clinical-photo: placeholder.";
+    assert!(explained.starts_with(first), "{explained}");
+    assert_eq!(line(&explained, "media.ttl_ms"), ["media.ttl_ms", "3600000", "room"]);
+    assert_eq!(
+        line(&explained, "device.unmanaged"),
+        ["device.unmanaged", "\"placeholder\"", "class"]
+    );
+    assert!(
+        explained.contains("The room asks for more than it gets: media.max_opens_per_user"),
+        "{explained}"
+    );
+    assert!(explained.contains("download picture                     placeholder"), "{explained}");
+    assert!(explained.contains(&format!("{mxc}, their own: opened 0 times")), "{explained}");
+    assert_eq!(line(&explained, "encryption"), ["encryption", "allowed"]);
+
+    let pack = concat!(env!("CARGO_MANIFEST_DIR"), "/../../config/policies/strict.toml");
+    let before = said(&["policy", "show"]);
+    let tried = said(&["policy", "simulate", pack, "--class", "managed"]);
+    let (now, then) = tried.split_once("\n\nTHEN\n").expect("two parts");
+    assert!(
+        now.starts_with("NOW\nA session of class managed, a room of class general: original."),
+        "{now}"
+    );
+    assert!(
+        then.starts_with("A session of class managed, a room of class clinical-photo: original."),
+        "{then}"
+    );
+    assert_eq!(line(then, "device.strip_metadata"), ["device.strip_metadata", "true", "server"]);
+    assert_eq!(said(&["policy", "show"]), before, "nothing is set");
+    assert_eq!(said(&["policy", "set", pack]).trim(), "The policy is set: \"strict\".");
+    let held = said(&["policy", "explain", "--class", "managed"]);
+    assert_eq!(held.trim(), then.trim(), "what was promised holds");
+
+    let none =
+        server.folder.write("none.toml", "[server.device]\nunmanaged_encryption = \"none\"\n");
+    said(&["policy", "set", none.to_str().unwrap()]);
+    let explained = said(&[&["policy", "explain"], &about[..]].concat());
+    assert_eq!(line(&explained, "encryption")[1], "refused:");
+
+    let wrong = server
+        .folder
+        .write("wrong.toml", "[class.clinical-e2ee.device]\nunmanaged_encryption = \"none\"\n");
+    let cases: [(&[&str], &str); 4] = [
+        (&["policy", "set", wrong.to_str().unwrap()], "is said for the whole house only"),
+        (
+            &["policy", "explain", "--user", user, "--device", "NONE"],
+            "This user has no such device",
+        ),
+        (&["policy", "explain", "--class", "nurse"], "is no class of sessions"),
+        (&["policy", "simulate", "/nowhere.toml"], "No such file"),
+    ];
+    for (words, why) in cases {
+        let output = server.run(words, "");
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {output:?}");
+        assert!(stderr(&output).contains(why), "{words:?}: {}", stderr(&output));
+    }
+}

@@ -87,7 +87,7 @@ impl Accounts {
             device,
             role,
             appservice: None,
-            class: self.class_in(session.as_ref()),
+            class: self.house.class_in(session.as_ref()),
         });
         // "…on all but the following: POST /logout, POST /logout/all" (account locking).
         if account.locked == Some(true) {

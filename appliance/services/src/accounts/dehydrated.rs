@@ -56,7 +56,10 @@ impl Accounts {
     /// * [`appliance_model::Kind::InvalidParam`]: the ID is that of a device that is signed in, or the
     ///   keys are another device's.
     /// * [`appliance_model::Kind::TooLarge`]: more than 128 KiB to keep.
+    /// * [`appliance_model::Kind::Forbidden`], of this and all others: the house keeps the caller's device out
+    ///   of encryption.
     pub async fn dehydrate(&self, caller: &Caller, new: NewDehydrated) -> Result<(), Error> {
+        self.keys.check_takes_part(caller)?;
         if new.data.len() > DATA_BYTES_MAX {
             return Err(Error::too_large("A dehydrated device has at most 128 KiB."));
         }
@@ -105,6 +108,7 @@ impl Accounts {
     ///
     /// [`appliance_model::Kind::NotFound`] if there is none.
     pub async fn dehydrated(&self, caller: &Caller) -> Result<Dehydrated, Error> {
+        self.keys.check_takes_part(caller)?;
         let (row, _) = self.dehydrated_row(caller).await?.ok_or_else(none)?;
         Ok(Dehydrated { device_id: row.device_id.into(), data: row.data })
     }
@@ -115,6 +119,7 @@ impl Accounts {
     ///
     /// [`appliance_model::Kind::NotFound`] if there is none.
     pub async fn discard_dehydrated(&self, caller: &Caller) -> Result<OwnedDeviceId, Error> {
+        self.keys.check_takes_part(caller)?;
         let inside = self.doors.enter(caller.user.0).await;
         let (row, device) = self.dehydrated_row(caller).await?.ok_or_else(none)?;
         let permit = Permit::own("device.discarded", &caller.user_id, &row.device_id);
@@ -138,6 +143,7 @@ impl Accounts {
         device_id: &str,
         after: Position,
     ) -> Result<WaitingEvents, Error> {
+        self.keys.check_takes_part(caller)?;
         let (row, device) = self.dehydrated_row(caller).await?.ok_or_else(none)?;
         if row.device_id != device_id {
             return Err(Error::forbidden("Only what your dehydrated device got is read here."));

@@ -5,8 +5,8 @@
 //! a name, which the server takes for the code and not for a name.
 
 use appliance_ledger::Digest;
-use appliance_ledger::keyspaces::{DEVICES, ENROLMENTS, SESSIONS};
-use appliance_ledger::rows::policy::{EnrolmentRow, SessionRow};
+use appliance_ledger::keyspaces::{DEVICES, ENROLMENTS};
+use appliance_ledger::rows::policy::EnrolmentRow;
 use appliance_model::ruma::{DeviceId, UserId};
 use appliance_model::{Caller, DeviceNid, Error, SessionClass};
 use appliance_rules::Permit;
@@ -113,16 +113,10 @@ impl Accounts {
         let key = (caller.user, device_id.to_string());
         let device = ledger.get(&DEVICES, &key).await?;
         let device = device.ok_or_else(|| Error::not_found("You have no device with this ID."))?;
-        let session = SessionRow {
-            user: key.0.0,
-            device_id: key.1,
-            class: class.as_str().to_owned(),
-            opened_ms: now_ms,
-        };
         let object = format!("{device_id} {}", class.as_str());
         let mut commit = ledger.begin(Permit::own("session.enrolled", &caller.user_id, object));
         commit.delete(&ENROLMENTS, &digest);
-        commit.put(&SESSIONS, &DeviceNid(device.device), &session);
+        self.begin_class(&key, DeviceNid(device.device), Some(class), &mut commit).await?;
         self.forget_device(&device, &mut commit);
         commit.hold((inside, alone));
         ledger.commit(commit).await?;

@@ -64,7 +64,7 @@ pub struct Accounts {
     /// One writer at a time inside an account; door 0 is that of names nobody has yet.
     pub(crate) doors: Doors,
     limits: Arc<Limits>,
-    keys: Arc<Keys>,
+    pub(crate) keys: Arc<Keys>,
     rooms: Arc<Rooms>,
     hashing: Arc<Semaphore>,
     hash_queue: Arc<Semaphore>,

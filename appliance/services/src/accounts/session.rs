@@ -98,7 +98,7 @@ impl Accounts {
             None => self.new_device(&key, new.display_name).await?,
         };
         let tokens = self.issue(&key, &mut device, new.refreshable, commit);
-        self.begin_class(&key, DeviceNid(device.device), new.class, commit);
+        self.begin_class(&key, DeviceNid(device.device), new.class, commit).await?;
         commit.put(&DEVICES, &key, &device);
         Ok(Session {
             user_id,

@@ -20,22 +20,31 @@ use super::authenticate::role_of;
 const PAGE: usize = 500;
 
 impl Accounts {
-    /// The class of a session that begins now.
-    pub(super) fn begin_class(
+    /// The class of a session that begins now, or is another from now on.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub(super) async fn begin_class(
         &self,
-        (user, device_id): &(UserNid, String),
+        key: &(UserNid, String),
         device: DeviceNid,
         class: Option<SessionClass>,
         commit: &mut Commit,
-    ) {
+    ) -> Result<(), Error> {
         let class = class.unwrap_or(self.house.options.policy.session_class);
+        if let Some(before) = self.house.ledger.get(&SESSIONS, &device).await? {
+            let before = self.house.class_in(Some(&before));
+            self.keys.class_changes(key, device, (before, class), commit).await?;
+        }
         let row = SessionRow {
-            user: user.0,
-            device_id: device_id.clone(),
+            user: key.0.0,
+            device_id: key.1.clone(),
             class: class.as_str().to_owned(),
             opened_ms: self.house.clock.now_ms(),
         };
         commit.put(&SESSIONS, &device, &row);
+        Ok(())
     }
 
     /// The class of a device's session.
@@ -45,16 +54,7 @@ impl Accounts {
     /// If the store fails.
     pub async fn class_of(&self, device: DeviceNid) -> Result<SessionClass, Error> {
         let row = self.house.ledger.get(&SESSIONS, &device).await?;
-        Ok(self.class_in(row.as_ref()))
-    }
-
-    /// The class that a row says; sessions from before there were classes have that of the settings.
-    pub(super) fn class_in(&self, row: Option<&SessionRow>) -> SessionClass {
-        let options = &self.house.options.policy;
-        if options.is_off {
-            return SessionClass::Managed;
-        }
-        row.and_then(|row| SessionClass::parse(&row.class)).unwrap_or(options.session_class)
+        Ok(self.house.class_in(row.as_ref()))
     }
 
     /// A user of this server, and what their account may do.
@@ -85,7 +85,9 @@ impl Accounts {
         if self.house.options.policy.is_off {
             return Ok(None);
         }
-        let Some((longest, idle)) = Field::session_of(self.class_in(row)) else { return Ok(None) };
+        let Some((longest, idle)) = Field::session_of(self.house.class_in(row)) else {
+            return Ok(None);
+        };
         let policy = self.house.policy_for(role);
         let (longest, idle) = (policy.get(longest), policy.get(idle));
         if longest.is_none() && idle.is_none() {
@@ -189,7 +191,7 @@ impl Accounts {
             for (number, row) in rows {
                 from = DeviceNid(number.0 + 1);
                 // Most classes have no limit: their sessions are not looked up.
-                if is_limited(self.class_in(Some(&row))) {
+                if is_limited(self.house.class_in(Some(&row))) {
                     ended += usize::from(self.end_if_overdue(number, &row).await?);
                 }
             }

@@ -51,8 +51,11 @@ impl Keys {
     ///
     /// # Errors
     ///
-    /// [`appliance_model::Kind::TooLarge`] for more than 20,000 devices at once.
+    /// * [`appliance_model::Kind::TooLarge`]: more than 20,000 devices at once.
+    /// * [`appliance_model::Kind::Forbidden`]: the house keeps the caller's device out of encryption.
     pub async fn claim(&self, caller: &Caller, claims: Claims) -> Result<ClaimedKeys, Error> {
+        // It could send nobody what it encrypts, and others' keys would be used up.
+        self.check_takes_part(caller)?;
         let (own, others): (Claims, Claims) =
             claims.into_iter().partition(|(user_id, _)| self.house.is_ours(user_id));
         let mut elsewhere: BTreeMap<OwnedServerName, Claims> = BTreeMap::new();
@@ -125,6 +128,9 @@ impl Keys {
                 }
             }
         }
+        let numbers: Vec<_> = wanted.iter().map(|one: &Wanted| one.device).collect();
+        let mut kept_out = self.house.kept_out(&numbers).await?.into_iter();
+        wanted.retain(|_| kept_out.next() == Some(false));
         wanted.sort_unstable_by_key(|one| one.device);
         Ok(wanted)
     }

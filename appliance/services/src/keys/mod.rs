@@ -10,6 +10,7 @@ pub mod backup;
 mod claim;
 mod device_lists;
 mod forget;
+mod part;
 mod peers;
 mod query;
 mod receive;

@@ -94,8 +94,13 @@ impl Keys {
         account.ok_or_else(unknown)?;
         let view = ledger.newest();
         let (rows, _) = view.scan(&DEVICES, &user, Direction::Forward, DEVICES_SHOWN_MAX).await?;
+        let numbers: Vec<_> = rows.iter().map(|(_, row)| DeviceNid(row.device)).collect();
+        let kept_out = self.house.kept_out(&numbers).await?;
         let mut devices = Vec::new();
-        for ((_, device_id), row) in rows {
+        for (((_, device_id), row), is_kept_out) in rows.into_iter().zip(kept_out) {
+            if is_kept_out {
+                continue;
+            }
             let key = (user, DeviceNid(row.device));
             let Some(keys) = view.get(&DEVICE_KEYS, &key).await? else { continue };
             let mut device = json!({ "device_id": device_id, "keys": show_device(&keys, None)? });
@@ -365,7 +370,13 @@ async fn device_update(
         "prev_id": news.previous.into_iter().collect::<Vec<_>>(),
     });
     let view = house.ledger.newest();
-    let Some(device) = view.get(&DEVICES, &(user, news.device_id.clone())).await? else {
+    let device = view.get(&DEVICES, &(user, news.device_id.clone())).await?;
+    let is_kept_out = match &device {
+        Some(device) => house.kept_out(&[DeviceNid(device.device)]).await? == [true],
+        None => false,
+    };
+    // There is no word for a device that is there and not to be encrypted for.
+    let Some(device) = device.filter(|_| !is_kept_out) else {
         content["deleted"] = true.into();
         return Ok(content);
     };

@@ -88,12 +88,15 @@ impl Keys {
         if rows.is_empty() {
             return Ok(found);
         }
+        let numbers: Vec<_> = rows.iter().map(|((_, device), _)| *device).collect();
+        let kept_out = self.house.kept_out(&numbers).await?;
         let (devices, _) =
             view.scan(&DEVICES, &user, Direction::Forward, DEVICES_SHOWN_MAX).await?;
         let names: BTreeMap<_, _> =
             devices.into_iter().map(|((_, id), row)| (id, row.display_name)).collect();
-        for (_, row) in rows {
-            if asked_for.is_empty() || asked_for.contains(&row.device_id) {
+        for ((_, row), is_kept_out) in rows.into_iter().zip(kept_out) {
+            let is_asked_for = asked_for.is_empty() || asked_for.contains(&row.device_id);
+            if is_asked_for && !is_kept_out {
                 let name = names.get(&row.device_id).and_then(Option::as_deref);
                 let json = show_device(&row, name)?;
                 found.insert(row.device_id, json);

@@ -2,9 +2,12 @@
 
 use appliance_ledger::Direction;
 use appliance_ledger::keyspaces::TO_DEVICE;
+use appliance_ledger::rows::keys::ToDeviceRow;
 use appliance_model::{DeviceNid, Error, Position};
 use appliance_rules::Permit;
+use serde::Deserialize;
 
+use super::part::is_key_share;
 use super::{Keys, RawJson, raw};
 
 /// Acknowledged messages deleted in one commit.
@@ -14,10 +17,21 @@ const KEPT_MS: u64 = 90 * 24 * 60 * 60 * 1_000;
 /// The newest messages kept for a device that does not fetch them: about 20 MB.
 const QUEUE_MAX: usize = 20_000;
 
+type Waiting = ((DeviceNid, Position), ToDeviceRow);
+
+/// The type of a message that waits.
+fn kind_of(row: &ToDeviceRow) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Kind {
+        r#type: String,
+    }
+    serde_json::from_str::<Kind>(&row.json).ok().map(|kind| kind.r#type)
+}
+
 impl Keys {
     /// At most `limit` messages that wait for a device, from after `after` up to and including
     /// `upto`, oldest first, and whether there are more. The device may be given them again until
-    /// it acknowledges them.
+    /// it acknowledges them. Keys that were sent before the house kept the device out are not given out any more.
     ///
     /// # Errors
     ///
@@ -29,16 +43,25 @@ impl Keys {
         upto: Position,
         limit: usize,
     ) -> Result<(Vec<(Position, RawJson)>, bool), Error> {
-        let from = (device, Position(after.0.saturating_add(1)));
+        let mut from = (device, Position(after.0.saturating_add(1)));
         let end = (device, Position(upto.0.saturating_add(1)));
         let view = self.house.ledger.newest();
-        let (rows, more) =
-            view.scan_between(&TO_DEVICE, (&from, &end), Direction::Forward, limit).await?;
-        let open =
-            |((_, position), row): ((_, Position), appliance_ledger::rows::keys::ToDeviceRow)| {
-                Ok((position, raw(row.json)?))
-            };
-        Ok((rows.into_iter().map(open).collect::<Result<_, Error>>()?, more))
+        loop {
+            let (mut rows, more): (Vec<Waiting>, _) =
+                view.scan_between(&TO_DEVICE, (&from, &end), Direction::Forward, limit).await?;
+            let last = rows.last().map(|((_, position), _)| *position);
+            if last.is_some() && self.house.kept_out(&[device]).await? == [true] {
+                rows.retain(|(_, row)| !kind_of(row).is_some_and(|kind| is_key_share(&kind)));
+            }
+            match last {
+                // Nothing of this page is for the device: there may be something on the next.
+                Some(last) if rows.is_empty() && more => from.1 = Position(last.0 + 1),
+                _ => {
+                    let open = |((_, position), row): Waiting| Ok((position, raw(row.json)?));
+                    return Ok((rows.into_iter().map(open).collect::<Result<_, Error>>()?, more));
+                }
+            }
+        }
     }
 
     /// The device has everything up to and including `upto`: it is deleted. Costs one read if
@@ -114,8 +137,7 @@ impl Keys {
     ) -> Result<Option<(DeviceNid, Position)>, Error> {
         let view = self.house.ledger.newest();
         let (newest, more) = view.scan(&TO_DEVICE, &device, Direction::Backward, QUEUE_MAX).await?;
-        let is_young =
-            |(_, row): &&(_, appliance_ledger::rows::keys::ToDeviceRow)| row.at_ms >= oldest_ms;
+        let is_young = |(_, row): &&(_, ToDeviceRow)| row.at_ms >= oldest_ms;
         let oldest_kept = newest.iter().take_while(is_young).last();
         Ok(match oldest_kept {
             Some((key, _)) if more || first_ms < oldest_ms => Some(*key),

@@ -2,12 +2,13 @@
 
 #![cfg(test)]
 
-use appliance_ledger::keyspaces::DEVICES;
+use appliance_ledger::keyspaces::{DEVICES, SESSIONS};
+use appliance_ledger::rows::policy::SessionRow;
 use appliance_model::ruma::UserId;
 use appliance_model::ruma::api::client::keys::upload_keys;
 use appliance_model::ruma::api::client::to_device::send_event_to_device;
 use appliance_model::ruma::api::{IncomingRequest, IncomingRequestExt};
-use appliance_model::{Caller, DeviceNid};
+use appliance_model::{Caller, Clock as _, DeviceNid};
 use appliance_rules::Permit;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine as _;
@@ -29,6 +30,13 @@ pub async fn another_device(ward: &Ward, caller: &Caller, device_id: &str) -> Ca
     let device = DeviceNid(row.device);
     let mut commit = ledger.begin(Permit::housekeeping());
     commit.put(&DEVICES, &(caller.user, device_id.to_owned()), &row);
+    let session = SessionRow {
+        user: caller.user.0,
+        device_id: device_id.to_owned(),
+        class: caller.class.as_str().to_owned(),
+        opened_ms: ward.clock.now_ms(),
+    };
+    commit.put(&SESSIONS, &device, &session);
     ledger.commit(commit).await.unwrap();
     Caller { device_id: device_id.into(), device, ..caller.clone() }
 }

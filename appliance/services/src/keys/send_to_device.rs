@@ -21,6 +21,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Keys;
+use super::part::is_key_share;
 use super::signed::push_text;
 
 /// "`type` … MUST NOT exceed 255 bytes" (size limits).
@@ -58,10 +59,12 @@ impl Keys {
     /// Puts messages into the queues of devices; returns when they would survive a power cut. All
     /// recipients get theirs in one commit, or are owed it if they are another server's. Repeating
     /// `txn_id` from the same device and for the same type sends nothing. Devices that do not exist
-    /// are passed over: the sender cannot know who is signed in.
+    /// are passed over: the sender cannot know who is signed in. So are, for what brings keys, those that the house
+    /// keeps out of encryption: a refusal would keep the keys from all others whom the same request names.
     ///
     /// # Errors
     ///
+    /// * [`appliance_model::Kind::Forbidden`]: keys from a device that the house keeps out of encryption.
     /// * [`appliance_model::Kind::BadJson`]: a message is no JSON object.
     /// * [`appliance_model::Kind::TooLarge`]: a message is larger than an event may be, or all of
     ///   them together are larger than 32 MiB or go to more than 20,000 devices.
@@ -71,6 +74,9 @@ impl Keys {
             return Err(Error::too_large("The event type is longer than 255 bytes."));
         }
         check_messages(&request.messages)?;
+        if is_key_share(&kind) {
+            self.check_takes_part(caller)?;
+        }
         let ledger = &self.house.ledger;
         // One at a time per sender: so a repeated request finds the first, and what one device sends
         // arrives in the order it was sent.
@@ -85,7 +91,7 @@ impl Keys {
         let beyond = (sent.digests.len() / txn.len() + 1).saturating_sub(TXNS_KEPT_MAX);
         sent.digests.drain(..beyond * txn.len());
         sent.digests.extend(txn);
-        let messages = self.addressed(&request.messages).await?;
+        let messages = self.addressed(&kind, &request.messages).await?;
         let mut commit = ledger.begin(may_send_to_devices(caller));
         commit.hold((door, staying));
         let at_ms = self.house.clock.now_ms();
@@ -124,7 +130,7 @@ impl Keys {
         if self.house.ledger.get(&INBOUND_TXNS, &digest).await?.is_some() {
             return Ok(());
         }
-        let messages = self.addressed(&message.messages).await?;
+        let messages = self.addressed(&message.kind, &message.messages).await?;
         if !messages.is_empty() {
             let mut commit = self.house.ledger.begin(permit);
             commit.hold((door, staying));
@@ -162,7 +168,7 @@ impl Keys {
     }
 
     /// What goes to which device.
-    async fn addressed<'a>(&self, by_user: &'a ByUser) -> Result<Messages<'a>, Error> {
+    async fn addressed<'a>(&self, kind: &str, by_user: &'a ByUser) -> Result<Messages<'a>, Error> {
         let mut messages = Messages::new();
         let (mut recipients, mut bytes) = (0, 0);
         for (user_id, by_device) in by_user {
@@ -177,6 +183,11 @@ impl Keys {
                 for device in self.devices_meant(user, device).await? {
                     of_user.entry((user, device)).or_insert(content.json().get());
                 }
+            }
+            if is_key_share(kind) {
+                let numbers: Vec<_> = of_user.keys().map(|(_, device)| *device).collect();
+                let mut kept_out = self.house.kept_out(&numbers).await?.into_iter();
+                of_user.retain(|_, _| kept_out.next() == Some(false));
             }
             recipients += of_user.len();
             bytes += of_user.values().map(|content| content.len()).sum::<usize>();

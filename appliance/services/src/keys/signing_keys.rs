@@ -46,8 +46,10 @@ impl Keys {
     ///
     /// # Errors
     ///
-    /// As [`Keys::publish_signing_keys`] for keys that do not have the form they need.
+    /// As [`Keys::publish_signing_keys`] for keys that do not have the form they need, or a device that takes
+    /// no part.
     pub async fn needs_proof(&self, caller: &Caller, new: &NewSigningKeys) -> Result<bool, Error> {
+        self.check_takes_part(caller)?;
         let checked = check_all(caller, new)?;
         let known = self.signing_keys(caller.user).await?;
         Ok(replaces_any(&known, &checked))
@@ -62,7 +64,8 @@ impl Keys {
     ///   it needs.
     /// * [`Kind::InvalidSignature`]: a key is not signed by the master key.
     /// * [`Kind::MissingParam`]: there is no master key.
-    /// * [`Kind::Forbidden`]: a key has the name of a device; or it needs a proof that was not given
+    /// * [`Kind::Forbidden`]: the house keeps the device out of encryption: an identity whose secret keys lie
+    ///   there would be lost to its owner's other devices; a key has the name of a device; or it needs a proof that was not given
     ///   ([`Keys::needs_proof`]), because another key was published in between.
     pub async fn publish_signing_keys(
         &self,
@@ -70,6 +73,7 @@ impl Keys {
         new: &NewSigningKeys,
         is_proven: bool,
     ) -> Result<(), Error> {
+        self.check_takes_part(caller)?;
         let checked = check_all(caller, new)?;
         let staying = self.stay().await;
         self.check_still_signed_in(caller).await?;

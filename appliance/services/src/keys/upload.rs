@@ -54,11 +54,13 @@ impl Keys {
     ///   one-time key of that ID exists and is another.
     /// * [`appliance_model::Kind::BadJson`]: a key does not have the form it needs.
     /// * [`appliance_model::Kind::TooLarge`]: a key or the stock would be larger than its limit.
+    /// * [`appliance_model::Kind::Forbidden`]: the house keeps the device out of encryption.
     pub async fn upload(
         &self,
         caller: &Caller,
         request: &Request,
     ) -> Result<BTreeMap<String, u64>, Error> {
+        self.check_takes_part(caller)?;
         let device_keys = request.device_keys.as_ref();
         let device_keys = device_keys.map(|keys| checked_device_keys(caller, keys)).transpose()?;
         let one_time_keys = checked_keys(&request.one_time_keys)?;

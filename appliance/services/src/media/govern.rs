@@ -385,8 +385,7 @@ pub(super) async fn may_show(
         Some(device) => house.ledger.get(&SESSIONS, &device).await?,
         None => None,
     };
-    let class = session.as_ref().and_then(|row| SessionClass::parse(&row.class));
-    let class = class.unwrap_or(house.options.policy.session_class);
+    let class = house.class_in(session.as_ref());
     let device_id = session.map(|row| row.device_id).unwrap_or_default();
     let user_id = user_id.as_str();
     let subject = Subject { user_id, device_id: &device_id, class, is_uploader: true };

@@ -5,6 +5,7 @@ mod lifetime;
 mod limits;
 mod place;
 mod policy;
+mod remote;
 
 use std::convert::Infallible;
 use std::path::Path;

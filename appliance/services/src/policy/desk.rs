@@ -9,7 +9,7 @@ use appliance_model::{DeviceNid, Error, Role, SessionClass, UserNid};
 use appliance_rules::Permit;
 use appliance_rules::policy::{
     Action, Content, Effective, Field, HousePolicy, Mode, Object, Permitted, Refused, Subject,
-    decide,
+    decide, may_encrypt,
 };
 use serde_json::{Value, json};
 
@@ -36,11 +36,13 @@ pub struct PolicyDesk {
     house: Arc<House>,
     rooms: Arc<Rooms>,
     accounts: Arc<Accounts>,
+    /// One administrator at a time.
+    setting: tokio::sync::Mutex<()>,
 }
 
 impl PolicyDesk {
     pub(crate) fn new(house: Arc<House>, rooms: Arc<Rooms>, accounts: Arc<Accounts>) -> Self {
-        Self { house, rooms, accounts }
+        Self { house, rooms, accounts, setting: tokio::sync::Mutex::default() }
     }
 
     /// The policy of the house.
@@ -54,17 +56,28 @@ impl PolicyDesk {
     ///
     /// [`appliance_model::Kind::InvalidParam`] if it cannot be kept as it is written.
     pub async fn set(&self, pack: &Value, by: &str) -> Result<(), Error> {
-        let policy = HousePolicy::from_json(pack).map_err(Error::invalid_param)?;
+        let policy = Arc::new(HousePolicy::from_json(pack).map_err(Error::invalid_param)?);
+        let _alone = self.setting.lock().await;
         let ledger = &self.house.ledger;
         let permit = Permit::administration("policy.set", by, &policy.name);
         let mut commit = ledger.begin(permit);
         let row =
             HousePolicyRow { json: policy.to_json().to_string(), at_ms: self.house.clock.now_ms() };
         commit.put(&HOUSE_POLICY, &(), &row);
-        ledger.commit(commit).await?;
-        self.house.policy.replace(policy);
+        // It holds before anybody hears that device lists have changed, so that whoever then asks for them is told
+        // what holds.
+        let before = self.house.policy.now();
+        self.house.policy.replace(policy.clone());
+        let told = self.accounts.keys.policy_changes((&before, &policy), &mut commit).await;
+        let set = match told {
+            Ok(()) => ledger.commit(commit).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if set.is_err() {
+            self.house.policy.replace(before);
+        }
         self.accounts.policy_changed();
-        Ok(())
+        set
     }
 
     /// What holds for somebody somewhere, and which scope said it.
@@ -150,6 +163,9 @@ fn verdicts(policy: &Effective, class: SessionClass) -> Value {
             said.insert(format!("{action:?} {content:?}").to_lowercase(), verdict.into());
         }
     }
+    let encrypts = may_encrypt(policy, class).map_err(|why| format!("refused: {why}"));
+    let encrypts = encrypts.map_or_else(|why| why, |()| "allowed".to_owned());
+    said.insert("encryption".to_owned(), encrypts.into());
     said.into()
 }
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use appliance_ledger::Ledger;
 use appliance_ledger::keyspaces::HOUSE_POLICY;
+use appliance_ledger::rows::policy::SessionRow;
 use appliance_model::ruma::events::StateEventType;
 use appliance_model::{Error, Role, RoomNid, SessionClass};
 use appliance_rules::policy::{Effective, HousePolicy, POLICY_TYPE, Policy, settings_scope};
@@ -31,8 +32,8 @@ impl Held {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn replace(&self, policy: HousePolicy) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    pub(super) fn replace(&self, policy: Arc<HousePolicy>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = policy;
     }
 
     /// Reads what was set before the house was closed. To be called before anybody is let in.
@@ -45,12 +46,21 @@ impl Held {
         let unreadable = |why: String| Error::internal(format!("the house policy: {why}"));
         let json =
             serde_json::from_str(&row.json).map_err(|error| unreadable(error.to_string()))?;
-        self.replace(HousePolicy::from_json(&json).map_err(unreadable)?);
+        self.replace(Arc::new(HousePolicy::from_json(&json).map_err(unreadable)?));
         Ok(())
     }
 }
 
 impl House {
+    /// The class that a session's row says; sessions from before there were classes have that of the settings.
+    pub(crate) fn class_in(&self, row: Option<&SessionRow>) -> SessionClass {
+        let options = &self.options.policy;
+        if options.is_off {
+            return SessionClass::Managed;
+        }
+        row.and_then(|row| SessionClass::parse(&row.class)).unwrap_or(options.session_class)
+    }
+
     /// What the settings say: the outermost scope.
     pub(crate) fn settings_scope(&self) -> Policy {
         settings_scope(self.options.media.ttl_ms)

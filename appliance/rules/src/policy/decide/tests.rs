@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::policy::field::{RULES, Shape};
-use crate::policy::{HousePolicy, Policy, RoomClass, Scope, settings_scope};
+use crate::policy::{HousePolicy, Policy, RoomClass, Scope, may_encrypt, settings_scope};
 
 const NOW_MS: u64 = 1_000_000;
 
@@ -72,6 +72,15 @@ fn the_table_is_as_reviewed() {
                 table +=
                     &format!("mode {} | {action:?} | {content:?} | {verdict}\n", mode.as_str());
             }
+        }
+    }
+    for (word, said) in [("unsaid", None), ("allow", Some(0)), ("none", Some(1))] {
+        let said = Policy::of(said.map(|value| (Field::UnmanagedEncryption, value)));
+        let policy = Effective::of([(Scope::Server, &said)]);
+        for class in SessionClass::ALL {
+            let verdict = may_encrypt(&policy, class);
+            let verdict = verdict.map_or_else(|why| format!("no: {why}"), |()| "yes".to_owned());
+            table += &format!("encryption {word} | {} | {verdict}\n", class.as_str());
         }
     }
     let reviewed = include_str!("reviewed.txt");
@@ -195,6 +204,8 @@ proptest! {
         } else {
             prop_assert!(after <= before, "{before} {after}");
         }
+        let class = subject.class;
+        prop_assert!(may_encrypt(&held, class).is_ok() || may_encrypt(&with_more, class).is_err());
         for field in Field::all() {
             let (is, was) = (with_more.get(field), held.get(field));
             prop_assert!(was.is_none_or(|was| is == Some(field.stricter(was, is.unwrap_or(was)))));

@@ -41,6 +41,7 @@ impl Keys {
         room_id: Option<&RoomId>,
         from: Option<Place>,
     ) -> Result<(Vec<BackedUpKey>, Option<Place>), Error> {
+        self.check_takes_part(caller)?;
         let (version, _) = self.backup(caller.user, version).await?;
         let room = room_id.map(|room_id| self.backup_room(room_id));
         let (first, end) = range_of(caller.user, version, room);
@@ -74,6 +75,7 @@ impl Keys {
         room_id: &RoomId,
         session_id: &str,
     ) -> Result<RawJson, Error> {
+        self.check_takes_part(caller)?;
         let (version, _) = self.backup(caller.user, version).await?;
         let place = (caller.user, version, self.backup_room(room_id), session_id.to_owned());
         let row = self.house.ledger.get(&BACKED_UP_KEYS, &place).await?;

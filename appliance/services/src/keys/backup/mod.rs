@@ -1,5 +1,5 @@
 //! Backups of room keys ([spec]): ciphertext that only its owner can open, kept for the day they
-//! lose their devices.
+//! lose their devices. Devices that the house keeps out of encryption ([`Kind::Forbidden`]) read none and change none.
 //!
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#server-side-key-backups
 
@@ -51,6 +51,7 @@ struct OpenBackup {
 impl Keys {
     /// Enters a backup to write in it.
     async fn enter_backup(&self, caller: &Caller, version: &str) -> Result<OpenBackup, Error> {
+        self.check_takes_part(caller)?;
         let door = Arc::new(self.doors.enter(caller.user.0).await);
         let (version, row) = self.backup(caller.user, version).await?;
         Ok(OpenBackup { version, row, door })

@@ -58,6 +58,7 @@ impl Keys {
     /// * [`appliance_model::Kind::TooLarge`]: `auth_data` is larger than 64 KiB, or there are 100
     ///   backups.
     pub async fn create_backup(&self, caller: &Caller, new: NewBackup) -> Result<String, Error> {
+        self.check_takes_part(caller)?;
         check(&new)?;
         self.purge_backups(caller.user).await?;
         let door = self.doors.enter(caller.user.0).await;
@@ -96,6 +97,7 @@ impl Keys {
         caller: &Caller,
         version: Option<&str>,
     ) -> Result<BackupInfo, Error> {
+        self.check_takes_part(caller)?;
         let (version, row) = match version {
             Some(version) => self.backup(caller.user, version).await?,
             None => self.current_backup(caller.user).await?.ok_or_else(unknown)?,
@@ -149,6 +151,7 @@ impl Keys {
     ///
     /// [`appliance_model::Kind::NotFound`] if there never was such a backup.
     pub async fn delete_backup(&self, caller: &Caller, version: &str) -> Result<(), Error> {
+        self.check_takes_part(caller)?;
         let door = self.doors.enter(caller.user.0).await;
         let number: u64 = version.parse().map_err(|_| unknown())?;
         let place = (caller.user, number);

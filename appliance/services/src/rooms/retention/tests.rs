@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::administration::Closing;
 use crate::federation::town::Town;
+use crate::keys::backup::NewBackup;
 use crate::media::upload::NewFile;
 use crate::rooms::HistoryQuery;
 use crate::scenario::{SERVER, Ward, event};
@@ -324,4 +325,58 @@ async fn a_purge_that_was_interrupted_is_finished_by_the_job() {
     ward.clock.pass_ms(1);
     let next = ward.say(&nurse, &room, MARKER).await;
     assert!(reads(&ward, &doctor, &room, &next).await.contains(&"messages"), "talk goes on");
+}
+
+/// A key in a backup lives as long as there is something that it opens.
+#[tokio::test]
+async fn a_backed_up_key_goes_with_the_last_event_that_it_opens() {
+    let (ward, [nurse, doctor], room) = forgetful().await;
+    let other = ward.room_of(&[&nurse, &doctor]).await;
+    let keys = &ward.services.keys;
+    let raw = |value: Value| serde_json::value::RawValue::from_string(value.to_string()).unwrap();
+    let mut versions = Vec::new();
+    for owner in [&nurse, &doctor] {
+        let new = NewBackup {
+            algorithm: "m.megolm".to_owned(),
+            auth_data: raw(json!({})),
+            version: None,
+        };
+        let version = keys.create_backup(owner, new).await.unwrap();
+        let key = json!({
+            "first_message_index": 0, "forwarded_count": 0, "is_verified": true, "session_data": {},
+        });
+        let sessions = || ["early", "both"].map(|id| (id.to_owned(), raw(key.clone()))).into();
+        let stored = [(room.clone(), sessions()), (other.clone(), sessions())].into();
+        keys.store_room_keys(owner, &version, stored).await.unwrap();
+        versions.push(version);
+    }
+    let backed_up = async || {
+        let mut left = Vec::new();
+        for (owner, version) in [&nurse, &doctor].into_iter().zip(&versions) {
+            let here = keys.room_keys(owner, version, Some(&room), None).await.unwrap().0;
+            let there = keys.room_keys(owner, version, Some(&other), None).await.unwrap().0;
+            assert_eq!(there.len(), 2, "another room's are others");
+            let info = keys.backup_info(owner, Some(version)).await.unwrap();
+            assert_eq!(info.count as usize, here.len() + there.len());
+            left.push(here.into_iter().map(|key| key.session_id).collect::<Vec<_>>());
+        }
+        assert_eq!(left[0], left[1], "of everybody");
+        left.remove(0)
+    };
+    let say = async |session: &str, txn: &str| {
+        let sealed = json!({ "algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "x", "session_id": session });
+        let request = event(&room, ("m.room.encrypted", txn), sealed);
+        ward.services.rooms.send_event(&nurse, &request).await.unwrap();
+    };
+    say("early", "1").await;
+    say("both", "2").await;
+    ward.clock.pass_ms(MINUTE_MS / 2);
+    say("both", "3").await;
+    assert_eq!(backed_up().await, ["both", "early"]);
+    ward.clock.pass_ms(MINUTE_MS / 2);
+    assert_eq!(ward.services.forget_what_is_over().await.unwrap(), 2);
+    assert_eq!(backed_up().await, ["both"], "one event still needs it");
+    ward.clock.pass_ms(MINUTE_MS / 2);
+    assert_eq!(ward.services.forget_what_is_over().await.unwrap(), 1);
+    assert!(backed_up().await.is_empty());
 }
