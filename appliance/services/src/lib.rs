@@ -92,9 +92,8 @@ impl Services {
     /// If the store fails; calling again goes on where it stopped.
     pub async fn forget_what_is_over(&self) -> Result<usize, appliance_model::Error> {
         let erased = self.rooms.erase_expired_events().await?;
-        let unneeded = self.rooms.unneeded_sessions(&erased.sessions).await?;
-        self.keys.forget_sessions(&unneeded).await?;
-        Ok(erased.events)
+        self.rooms.forget_unneeded_sessions(&self.keys).await?;
+        Ok(erased)
     }
 
     /// Wires the services to a house.

@@ -80,9 +80,8 @@ impl Administration {
         upto_ms: u64,
     ) -> Result<usize, Error> {
         let erased = self.rooms.purge_history(by, room_id, upto_ms).await?;
-        let unneeded = self.rooms.unneeded_sessions(&erased.sessions).await?;
-        self.keys.forget_sessions(&unneeded).await?;
-        Ok(erased.events)
+        self.rooms.forget_unneeded_sessions(&self.keys).await?;
+        Ok(erased)
     }
 
     /// Up to when a room's history goes that ends before an event: milliseconds since the Unix epoch.

@@ -18,6 +18,7 @@ use appliance_ledger::rows::keys::BackupRow;
 use appliance_model::{Caller, Error, UserNid};
 pub use fetch::{BackedUpKey, Place};
 pub use store::RoomKeys;
+pub(crate) use store::SESSION_ID_BYTES_MAX;
 use tokio::sync::OwnedMutexGuard;
 pub use versions::{BackupInfo, NewBackup};
 

@@ -18,7 +18,7 @@ use crate::keys::{Keys, RawJson};
 /// A backed-up session is about 700 bytes.
 const KEY_BYTES_MAX: usize = 16 * 1024;
 /// "Session IDs" are 43 letters; longer ones than this do not fit the engine's keys.
-const SESSION_ID_BYTES_MAX: usize = 255;
+pub(crate) const SESSION_ID_BYTES_MAX: usize = 255;
 /// A busy account gathers some ten thousand a year.
 const KEYS_MAX: u64 = 1_000_000;
 

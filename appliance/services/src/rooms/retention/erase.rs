@@ -2,17 +2,16 @@
 //! stopped and repeated at any point: each of its commits says up to which time a room's events are
 //! over, and takes out some of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use appliance_ledger::keyspaces::{ERASED_EVENTS, EVENTS, RETENTION, ROOMS};
+use appliance_ledger::keyspaces::{ERASED_EVENTS, ERASED_SESSIONS, EVENTS, RETENTION, ROOMS};
 use appliance_ledger::rows::RoomRow;
 use appliance_ledger::{Commit, Direction, Event};
-use appliance_model::ruma::OwnedRoomId;
 use appliance_model::{Error, EventNid, RoomNid};
 use appliance_rules::policy::{HousePolicy, must_erase_events};
-use serde::Deserialize;
 
+use super::sessions::session_of;
 use super::{Horizon, Rooms, said_ms};
 use crate::media::link::unlink;
 use crate::rooms::OpenRoom;
@@ -30,24 +29,16 @@ const LIVING_MAX: usize = 200;
 /// and a room that says something new of its events may have no reader.
 const WHOLE_MS: u64 = 60 * 60 * 1_000;
 
-/// What was taken out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ErasedEvents {
-    /// How many.
-    pub events: usize,
-    /// The encryption sessions of some of them, by room.
-    pub sessions: BTreeSet<(RoomNid, String)>,
-}
-
 impl Rooms {
     /// Looks once through the rooms whose events live for a time; now and then through all, so that
-    /// those are found of which nobody has read anything. To be called every few seconds.
+    /// those are found of which nobody has read anything. To be called every few seconds. Returns how many
+    /// events were taken out.
     ///
     /// # Errors
     ///
     /// If the store fails; calling again goes on where it stopped.
-    pub async fn erase_expired_events(&self) -> Result<ErasedEvents, Error> {
-        let mut erased = ErasedEvents::default();
+    pub async fn erase_expired_events(&self) -> Result<usize, Error> {
+        let mut erased = 0;
         let policy = self.house.policy.now();
         if self.has_looked_through(&policy) {
             let timed: Vec<RoomNid> = self.done_to().keys().copied().collect();
@@ -68,7 +59,7 @@ impl Rooms {
         })
     }
 
-    async fn erase_everywhere(&self, erased: &mut ErasedEvents) -> Result<(), Error> {
+    async fn erase_everywhere(&self, erased: &mut usize) -> Result<(), Error> {
         let mut failed = Ok(());
         let mut from = RoomNid(0);
         loop {
@@ -86,11 +77,7 @@ impl Rooms {
     }
 
     /// One room must not keep the others: the last failure is told at the end.
-    async fn erase_in_each(
-        &self,
-        rooms: Vec<RoomNid>,
-        erased: &mut ErasedEvents,
-    ) -> Result<(), Error> {
+    async fn erase_in_each(&self, rooms: Vec<RoomNid>, erased: &mut usize) -> Result<(), Error> {
         let mut failed = Ok(());
         for room in rooms {
             if let Err(error) = self.erase_in(room, erased, usize::MAX).await {
@@ -111,13 +98,13 @@ impl Rooms {
     /// One commit of the job, for scenes in which the power goes after it.
     #[cfg(test)]
     pub(super) async fn erase_once(&self, room: RoomNid) -> Result<(), Error> {
-        self.erase_in(room, &mut ErasedEvents::default(), 1).await
+        self.erase_in(room, &mut 0, 1).await
     }
 
     pub(super) async fn erase_in(
         &self,
         room: RoomNid,
-        erased: &mut ErasedEvents,
+        erased: &mut usize,
         mut commits_max: usize,
     ) -> Result<(), Error> {
         let horizon = self.horizon(room).await?;
@@ -164,12 +151,14 @@ impl Rooms {
         &self,
         room: RoomNid,
         (events, upto_ms): (&[Arc<Event>], u64),
-        erased: &mut ErasedEvents,
+        erased: &mut usize,
     ) -> Result<(), Error> {
         let room_id = self.house.ledger.room_id(room).await?;
+        let alone = self.retention.sessions.clone().lock_owned().await;
         let mut open = self.enter(&room_id).await?;
         let permit = must_erase_events(self.house.server_name.as_str(), &room_id, events.len());
         let mut commit = open.begin(permit);
+        commit.hold(alone);
         let before_ms = self.house.ledger.get(&RETENTION, &room).await?.unwrap_or_default();
         commit.put(&RETENTION, &room, &upto_ms.max(before_ms));
         for event in events {
@@ -177,50 +166,15 @@ impl Rooms {
             let event = self.house.ledger.event(event.number).await?;
             open.erase(&event, &mut commit).await?;
             if let Some(session) = session_of(&event) {
-                erased.sessions.insert((room, session));
+                commit.put(&ERASED_SESSIONS, &(room, session), &());
             }
         }
         open.resume(commit);
         open.leave().await?;
         // What is remembered says how far it was erased the next time it is asked.
         self.retention.lifetimes.remove(&room);
-        erased.events += events.len();
+        *erased += events.len();
         Ok(())
-    }
-
-    /// Of these encryption sessions, those that no event of their room needs any more.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails.
-    pub async fn unneeded_sessions(
-        &self,
-        sessions: &BTreeSet<(RoomNid, String)>,
-    ) -> Result<Vec<(OwnedRoomId, String)>, Error> {
-        /// Events of a room looked at. Where more live, keys are kept: that is no leak, only no gain.
-        const LOOKED_AT_MAX: usize = 10_000;
-        let mut unneeded = Vec::new();
-        let rooms: BTreeSet<RoomNid> = sessions.iter().map(|(room, _)| *room).collect();
-        for room in rooms {
-            let range = ((room, String::new()), (RoomNid(room.0 + 1), String::new()));
-            let mut left: BTreeSet<String> =
-                sessions.range(range.0..range.1).map(|(_, session)| session.clone()).collect();
-            let view = self.house.ledger.view().await?;
-            let all = (i64::MIN, i64::MAX);
-            let newest = view.timeline(room, all, Direction::Backward, LOOKED_AT_MAX).await?;
-            let mut reached_erased = !newest.more;
-            for (event, _) in &newest.events {
-                reached_erased |= event.erased;
-                if let Some(session) = session_of(event).filter(|_| !event.erased) {
-                    left.remove(&session);
-                }
-            }
-            if reached_erased {
-                let room_id = self.house.ledger.room_id(room).await?;
-                unneeded.extend(left.into_iter().map(|session| (room_id.clone(), session)));
-            }
-        }
-        Ok(unneeded)
     }
 }
 
@@ -247,16 +201,4 @@ impl OpenRoom<'_> {
     fn note_for_search(&self, number: EventNid, commit: &mut Commit) {
         commit.stamp(move |position, rows| rows.put(&ERASED_EVENTS, &position, &number.0));
     }
-}
-
-/// The session with which an event is encrypted.
-fn session_of(event: &Event) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Content {
-        session_id: String,
-    }
-    if event.kind() != "m.room.encrypted" {
-        return None;
-    }
-    serde_json::from_str::<Content>(event.content()).ok().map(|content| content.session_id)
 }

@@ -6,7 +6,6 @@ use appliance_model::ruma::{EventId, RoomId};
 use appliance_rules::Permit;
 
 use super::Rooms;
-use super::erase::ErasedEvents;
 
 impl Rooms {
     /// Shows nobody any more what was said in a room up to a time (milliseconds since the Unix epoch,
@@ -22,7 +21,7 @@ impl Rooms {
         by: &str,
         room_id: &RoomId,
         upto_ms: u64,
-    ) -> Result<ErasedEvents, Error> {
+    ) -> Result<usize, Error> {
         let (room, _) = self.known(room_id).await?;
         let mut open = self.enter(room_id).await?;
         let known_ms = self.house.ledger.get(&RETENTION, &room).await?.unwrap_or_default();
@@ -32,7 +31,7 @@ impl Rooms {
         open.leave().await?;
         self.retention.lifetimes.remove(&room);
         self.done_to().insert(room, i64::MIN);
-        let mut erased = ErasedEvents::default();
+        let mut erased = 0;
         self.erase_in(room, &mut erased, usize::MAX).await?;
         // What is said from now on lives as long as the room: the job need not look again.
         if self.lifetime(room).await?.ms.is_none() {
