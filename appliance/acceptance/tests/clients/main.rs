@@ -14,6 +14,7 @@ mod conversation;
 mod element_web;
 mod kept;
 mod kill;
+mod nheko;
 mod over;
 mod photo_page;
 mod terminal;

@@ -60,7 +60,7 @@ impl Ward {
         let options =
             Options { media_ttl_ms: MEDIA_TTL_MS, log_level: "trace", ..Options::default() };
         let server = Server::start(options).await;
-        let photo = photo();
+        let photo = picture([200, 20, 30]);
         std::fs::write(server.scratch().join("wound.png"), &photo).expect("a photo");
         Self { server, photo_sha256: sha256(&photo), secrets: vec![SHARED_SECRET.into()] }
     }
@@ -140,13 +140,13 @@ impl Ward {
     }
 }
 
-/// A small PNG: 64 x 64 red pixels, so that a server may well try to make a thumbnail of it.
-fn photo() -> Vec<u8> {
+/// A small PNG: 64 x 64 pixels of one colour, so that a server may well try to make a thumbnail of it.
+pub fn picture(color: [u8; 3]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, 64, 64);
     encoder.set_color(png::ColorType::Rgb);
     let mut writer = encoder.write_header().expect("a PNG header");
-    writer.write_image_data(&[200, 20, 30].repeat(64 * 64)).expect("PNG pixels");
+    writer.write_image_data(&color.repeat(64 * 64)).expect("PNG pixels");
     writer.finish().expect("a PNG");
     bytes
 }
