@@ -19,7 +19,7 @@ use crate::rows::media::{
 };
 use crate::rows::peers::{
     AwayRow, DestinationRow, EduRow, JoinInDoubtRow, ListRow, OfferRow, OwedRow, PeerKeysRow,
-    PeerRow, RemoteKeysRow,
+    PeerRow, RemoteKeysRow, UnjudgedRow,
 };
 use crate::rows::policy::{
     CopyRow, EnrolmentRow, EraseNoticeRow, ErasureRow, HousePolicyRow, OpensRow, PeerCopyRow,
@@ -285,6 +285,8 @@ keyspaces! {
     /// The date of the newest member event of a local user that another server was asked to take, by digest of
     /// room and user: milliseconds since the Unix epoch.
     MEMBER_DATES 0xC7 Digest => u64;
+    /// The last event that a server sent of a room and that could not be judged, by digest of both.
+    UNJUDGED 0xC8 Digest => UnjudgedRow;
 
     /// The policy of the house.
     HOUSE_POLICY 0xE0 () => HousePolicyRow;

@@ -26,7 +26,8 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
     );
     every(tasks, "peers", Duration::from_secs(60), services, async |services: Arc<Services>| {
         services.peers.look_at_dates();
-        services.rooms.take_back_lost_joins().await.map(drop)
+        services.rooms.take_back_lost_joins().await?;
+        services.rooms.ask_again().await.map(drop)
     });
     let half_a_minute = Duration::from_secs(30);
     every(tasks, "outages", half_a_minute, services, async |services: Arc<Services>| {

@@ -261,3 +261,26 @@ pub struct JoinInDoubtRow {
     #[n(4)]
     pub at_ms: u64,
 }
+
+/// An event that came and could not be judged.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct UnjudgedRow {
+    /// The room.
+    #[n(0)]
+    pub room_id: String,
+    /// The server that sent it.
+    #[n(1)]
+    pub server_name: String,
+    /// The event.
+    #[n(2)]
+    pub event_id: String,
+    /// When it came, in milliseconds since the Unix epoch.
+    #[n(3)]
+    pub since_ms: u64,
+    /// How often it was asked for since.
+    #[n(4)]
+    pub tries: u32,
+    /// When it is asked for next, in milliseconds since the Unix epoch.
+    #[n(5)]
+    pub retry_ms: u64,
+}

@@ -113,6 +113,11 @@ impl Errand {
         leaves.contains(event_id)
     }
 
+    /// Whether an event that was asked for alone came, and could not be checked.
+    pub fn is_unsure_of(&self, event_id: &EventId) -> bool {
+        self.unchecked() > 0 || self.is_unchecked_leave(event_id)
+    }
+
     /// How many questions were not answered so far.
     fn unanswered(&self) -> usize {
         self.unanswered.load(Ordering::Relaxed)
@@ -248,7 +253,7 @@ impl Rooms {
     }
 
     /// Whether this server has an event with the state before it.
-    async fn is_placed(&self, event_id: &EventId) -> Result<bool, Error> {
+    pub(super) async fn is_placed(&self, event_id: &EventId) -> Result<bool, Error> {
         let event = self.house.ledger.event_by_id(event_id).await?;
         Ok(event.is_some_and(|event| !event.outlier))
     }

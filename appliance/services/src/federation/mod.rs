@@ -9,10 +9,12 @@
 //! * [`line`]: what is asked of other servers.
 //! * `join`, `leave`, `knock`, `invite`: what our users do in rooms of other servers; `doubt` and `dates`: what of it
 //!   may turn up late.
+//! * `again`: what could not be judged when it came.
 //! * `transaction`: what other servers send; `serve`: what they read; `history`: what we read of them.
 //! * `wire`: how it all goes through the door out.
 //! * `make_member`, `send_member`, `invited`: what other servers' users do through this one.
 
+mod again;
 mod auth_graph;
 mod check;
 mod dates;

@@ -13,8 +13,8 @@ use appliance_ledger::keyspaces::{INBOUND_TXN_TIMES, INBOUND_TXNS, USER_ROOMS};
 use appliance_ledger::membership;
 use appliance_ledger::rows::InboundTxnRow;
 use appliance_model::ruma::events::room::member::MembershipState;
-use appliance_model::ruma::{OwnedRoomId, RoomId, ServerName, UserId};
-use appliance_model::{Error, Pdu};
+use appliance_model::ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, ServerName, UserId};
+use appliance_model::{Error, Kind, Pdu};
 use appliance_rules::Permit;
 use appliance_rules::inbound::Standing;
 use futures_util::future::join_all;
@@ -127,7 +127,7 @@ impl Rooms {
         drop(open);
         let errand = Errand::begin(&self.house);
         let source = Source::new(origin, &room_id, &rules, &errand);
-        let mut inflow = Inflow::new(self, source);
+        let (mut inflow, mut unjudged) = (Inflow::new(self, source), None);
         for raw in pdus {
             let formed = match formed(&raw, &rules) {
                 Ok(formed) => formed,
@@ -136,13 +136,13 @@ impl Rooms {
                     continue;
                 }
             };
-            let event_id = formed.event_id.to_string();
+            let event_id = formed.event_id.clone();
             let checked = match is_admitted {
                 true => self.verified(formed, &rules).await,
                 false => Ok(Err("the room's access list keeps your server out".to_owned())),
             };
             let outcome = match checked {
-                Err(error) => Err(only_this_one(error)?.message.into_owned()),
+                Err(error) => Err(refused(error, &event_id, &mut unjudged)?),
                 Ok(Err(why)) => {
                     self.dropped(source, &why);
                     Err(why)
@@ -152,13 +152,16 @@ impl Rooms {
                     Ok(Standing::Rejected(why)) => Err(why),
                     // "a soft-failed event … is not an error": the other server did nothing wrong.
                     Ok(_) => Ok(()),
-                    Err(error) => Err(only_this_one(error)?.message.into_owned()),
+                    Err(error) => Err(refused(error, &event_id, &mut unjudged)?),
                 },
             };
             let result = outcome.map_or_else(|why| json!({ "error": why }), |()| json!({}));
-            results.insert(event_id, result);
+            results.insert(event_id.to_string(), result);
         }
         inflow.flush().await?;
+        if let Some(event_id) = unjudged.filter(|_| is_resident) {
+            self.note_unjudged(source, &event_id).await?;
+        }
         Ok(results)
     }
 
@@ -199,4 +202,17 @@ impl Rooms {
         open.leave().await?;
         Ok(Ok(()))
     }
+}
+
+/// Why an event was not taken; notes it if it cannot be judged now, which is no fault of its own.
+fn refused(
+    error: Error,
+    event_id: &EventId,
+    unjudged: &mut Option<OwnedEventId>,
+) -> Result<String, Error> {
+    let error = only_this_one(error)?;
+    if error.kind == Kind::RemoteUnavailable {
+        *unjudged = Some(event_id.to_owned());
+    }
+    Ok(error.message.into_owned())
 }

@@ -217,7 +217,7 @@ impl Night {
             _ => {}
         }
         if self.throw(4) == 0 {
-            self.take_back_joins();
+            self.look_after_losses();
         }
         let ms = [3, 200, 20_000, 90_000][self.throw(4)];
         tokio::time::sleep(Duration::from_millis(self.dice.number() % ms)).await;
@@ -310,8 +310,8 @@ impl Night {
         });
     }
 
-    /// A job of every server that is on: joins whose answers were lost.
-    fn take_back_joins(&mut self) {
+    /// A job of every server that is on: joins whose answers were lost, events that could not be judged.
+    fn look_after_losses(&mut self) {
         for hospital in self.hospitals.iter().filter(|hospital| hospital.is_on()) {
             let Some(services) = hospital.services.clone() else { continue };
             let mut power = hospital.power.clone();
@@ -319,7 +319,10 @@ impl Night {
                 tokio::select! {
                     biased;
                     _ = power.wait_for(|is_on| !*is_on) => {}
-                    _ = services.rooms.take_back_lost_joins() => {}
+                    () = async {
+                        let _ = services.rooms.take_back_lost_joins().await;
+                        let _ = services.rooms.ask_again().await;
+                    } => {}
                 }
             });
         }
@@ -337,7 +340,7 @@ impl Night {
             }
         }
         tokio::time::sleep(JOINS_IN_DOUBT).await;
-        self.take_back_joins();
+        self.look_after_losses();
         while self.acting.join_next().await.is_some() {}
         self.until_quiet().await;
         // What follows ties loose ends together, and shows what is still missing.

@@ -56,6 +56,13 @@ async fn a_state_that_a_broken_line_brought_in_part_is_fetched_another_time() {
         });
         town.deliver_only(1, 0, &second).await;
         assert!(!town.shown(0, &room).await.contains(&second), "{version}: it may come again");
+        // Nothing is said after it: it is asked for.
+        let one = &town.wards[0].services;
+        assert_eq!(one.rooms.ask_again().await.unwrap(), 0, "{version}: not at once");
+        town.wards[0].clock.pass_ms(60_000);
+        assert_eq!(one.rooms.ask_again().await.unwrap(), 1, "{version}");
+        assert!(town.shown(0, &room).await.contains(&second), "{version}: it came again");
+        assert_eq!(one.rooms.ask_again().await.unwrap(), 0, "{version}: once");
         town.deliver(1, 2, &room, "to-three").await;
         let answer = three.say(&aide, &room, "well").await;
         town.deliver_only(2, 0, &answer).await;
