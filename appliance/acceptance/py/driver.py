@@ -26,6 +26,8 @@ class Driver:
         self.client: nio.AsyncClient | None = None
         self.seen: list[dict] = []
         self.redacted: set[tuple[str, str]] = set()
+        self.unreadable: set[str] = set()
+        self.kept_out = False
         self.flow: str | None = None
         self.started: asyncio.Queue = asyncio.Queue()
         self.syncing: asyncio.Task | None = None
@@ -100,6 +102,14 @@ class Driver:
             f"the message of {sender}",
         )
         return {"event_id": event["event_id"], "encrypted": event["encrypted"]}
+
+    async def wait_unreadable(self, room_id, event_id):
+        await self._until(lambda: event_id in self.unreadable, f"{event_id} of {room_id}, unreadable")
+        return {}
+
+    async def wait_device_gone(self, user_id, device_id):
+        await self._until(lambda: device_id not in self._devices(user_id), "the device to go")
+        return {}
 
     async def redact(self, room_id, event_id):
         self._expect(await self.client.room_redact(room_id, event_id), nio.RoomRedactResponse)
@@ -210,9 +220,12 @@ class Driver:
         client.add_to_device_callback(self._on_start, nio.KeyVerificationStart)
         client.add_response_callback(self._on_sync, nio.SyncResponse)
         client.add_response_callback(self._on_refusal, nio.SyncError)
+        client.add_response_callback(self._on_keys_refused, nio.KeysUploadError)
         self.syncing = asyncio.create_task(self._sync_forever())
         await self._until(lambda: bool(client.next_batch), "the first /sync")
-        await self._until(lambda: not client.should_upload_keys, "the upload of the device keys")
+        await self._until(
+            lambda: self.kept_out or not client.should_upload_keys, "the upload of the device keys"
+        )
         return {
             "user_id": client.user_id,
             "device_id": client.device_id,
@@ -236,6 +249,10 @@ class Driver:
             self.ended = {"errcode": refusal.status_code, "soft_logout": refusal.soft_logout}
             self.news.set()
 
+    async def _on_keys_refused(self, refusal):
+        self.kept_out = refusal.status_code == "M_FORBIDDEN"
+        self.news.set()
+
     async def _on_start(self, event):
         self.started.put_nowait(event)
 
@@ -247,6 +264,7 @@ class Driver:
             return
         if isinstance(event, nio.MegolmEvent):
             print(f"cannot decrypt {event.event_id}", file=sys.stderr)
+            self.unreadable.add(event.event_id)
             return
         content = source.get("content", {})
         self.seen.append(

@@ -254,6 +254,28 @@ impl Device {
         answer["stored"].as_bool().expect("yes or no")
     }
 
+    /// Says something if it can; what the app says against it otherwise.
+    ///
+    /// # Errors
+    ///
+    /// The app's or the server's words.
+    pub async fn try_to_send(&mut self, room_id: &str, body: &str) -> Result<String, String> {
+        let said = self.sdk.command("send", json!({ "room_id": room_id, "body": body })).await?;
+        Ok(said["event_id"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Waits for an event that this device has no key for.
+    pub async fn wait_unreadable(&mut self, room_id: &str, event_id: &str) {
+        let given = json!({ "room_id": room_id, "event_id": event_id });
+        self.command("wait_unreadable", given).await;
+    }
+
+    /// Waits until this device knows another no more.
+    pub async fn wait_device_gone(&mut self, user_id: &str, device_id: &str) {
+        let given = json!({ "user_id": user_id, "device_id": device_id });
+        self.command("wait_device_gone", given).await;
+    }
+
     /// Takes an event back.
     pub async fn redact(&mut self, room_id: &str, event_id: &str) {
         self.command("redact", json!({ "room_id": room_id, "event_id": event_id })).await;

@@ -39,7 +39,7 @@ fn photo() -> Vec<u8> {
 }
 
 impl Demo {
-    fn person(&self, name: &str) -> Person {
+    pub(crate) fn person(&self, name: &str) -> Person {
         Person { localpart: name.into(), password: self.password(name) }
     }
 
@@ -48,7 +48,7 @@ impl Demo {
     }
 
     /// Gives a session a one-time code for a name, as an app does.
-    async fn enrol(&self, device: &Device) {
+    pub(crate) async fn enrol(&self, device: &Device) {
         let made = self.order(&["enrol", "--user", &device.user_id]).await;
         let body = json!({ "display_name": made["code"] });
         let path = format!("/devices/{}", device.device_id);
@@ -70,6 +70,16 @@ impl Demo {
         let path = format!("/rooms/{room}/state/io.wardstone.policy");
         self.call(Method::PUT, &path, &host.token, Some(policy)).await;
         room
+    }
+
+    /// What may be left of a file on these devices.
+    async fn left<const N: usize>(&self, mxc: &str, devices: [&str; N]) -> [String; N] {
+        let found = self.order(&["media", "where", mxc]).await;
+        devices.map(|device_id| {
+            let mut copies = found["copies"].as_array().expect("copies").iter();
+            let copy = copies.find(|copy| copy["device_id"] == device_id);
+            copy.map_or("none", |copy| copy["left"].as_str().expect("a word")).to_owned()
+        })
     }
 
     async fn fetch(&self, mxc: &str, token: &str) -> Answer {
@@ -181,6 +191,8 @@ async fn matrix_sdk_keeps_the_bytes_it_fetched_when_the_event_is_gone() {
     const TTL_MS: u64 = 12_000;
     let mut demo = Demo::start().await;
     let mut doctor = demo.nio(DOCTOR).await;
+    let mut tablet =
+        Device::log_in_at(Box::new(Process::js()), &demo.person(NURSE), &demo.base_url()).await;
     let client = Phone::open(&demo).await;
     let login = client.matrix_auth().login_username(NURSE, &demo.password(NURSE));
     login.send().await.expect("a session");
@@ -192,6 +204,7 @@ async fn matrix_sdk_keeps_the_bytes_it_fetched_when_the_event_is_gone() {
     let phone = Phone::syncing(client, &room);
     phone.client.join_room_by_id(&phone.room_id).await.expect("the room");
     until("the room", async || phone.client.get_room(&phone.room_id)).await;
+    tablet.command("wait_members", json!({ "room_id": room, "users": [tablet.user_id] })).await;
 
     let (file, original) = (demo.folder().join("wound.png"), photo());
     std::fs::write(&file, &original).expect("a photo");
@@ -200,6 +213,11 @@ async fn matrix_sdk_keeps_the_bytes_it_fetched_when_the_event_is_gone() {
     let seen = until("the photo's event", async || phone.content(&event_id).await).await;
     assert_eq!(seen["url"], shown.mxc);
     assert_eq!(phone.photo(&shown.mxc, true).await.as_ref(), Some(&original), "fetched and kept");
+    assert_eq!(tablet.see_photo(&room, &shown).await, sha256(&original));
+    let tablet_id = tablet.device_id.clone();
+    let both = [session.meta.device_id.as_str(), tablet_id.as_str()];
+    assert_eq!(demo.left(&shown.mxc, both).await, ["may_hold", "may_hold"]);
+    tablet.command("go_away", json!({})).await;
 
     let pruned = || async {
         let content = phone.content(&event_id).await?;
@@ -210,6 +228,18 @@ async fn matrix_sdk_keeps_the_bytes_it_fetched_when_the_event_is_gone() {
         phone.photo(&shown.mxc, false).await.is_none().then_some(())
     })
     .await;
+    // The ledger of copies: who has read on was told, who was away may have it still until they come back.
+    let left = async |expected: &str| {
+        until(expected, async || {
+            let left = demo.left(&shown.mxc, both).await;
+            (left == ["redaction_delivered", expected]).then_some(())
+        })
+        .await;
+    };
+    left("unknown").await;
+    tablet.command("come_back", json!({})).await;
+    tablet.wait_redacted(&room, &shown.event_id).await;
+    left("redaction_delivered").await;
     drop(phone);
     // The app is opened again where there is no server: this is what lies on the phone.
     demo.kill();

@@ -13,6 +13,7 @@ mod browser_cache;
 mod conversation;
 mod element_web;
 mod kept;
+mod kept_out;
 mod kill;
 mod nheko;
 mod over;

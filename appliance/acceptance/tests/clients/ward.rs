@@ -36,7 +36,8 @@ impl Brand {
         (self == Self::Nio) == (other == Self::Nio)
     }
 
-    fn sdk(self) -> Box<dyn Sdk> {
+    /// A new device of it.
+    pub fn sdk(self) -> Box<dyn Sdk> {
         match self {
             Self::Rust => Box::new(RustSdk::default()),
             Self::Js => Box::new(Process::js()),
