@@ -13,9 +13,10 @@ use image::{DynamicImage, Frame, ImageFormat, RgbaImage};
 use serde_json::Value;
 
 use crate::appservices::Registration;
+
 use crate::media::kind::agrees;
 use crate::media::page::properties;
-use crate::media::tests::{read_parts, try_renderings};
+use crate::media::tests::{film, read_parts, try_renderings};
 use crate::peers::canonical_json;
 
 fn inputs(target: &'static str, seeds: &[&[u8]]) -> Inputs {
@@ -58,6 +59,7 @@ fn fuzz_pictures() {
     }
     drop(encoder);
     seeds.push(moving);
+    seeds.push(film());
     let seeds: Vec<_> = seeds.iter().map(Vec::as_slice).collect();
     let mut inputs = inputs("pictures", &seeds);
     while let Some(input) = inputs.next() {

@@ -243,8 +243,9 @@ fn show(
     const TELLS_PLACE: &str = "Your hospital's policy takes pictures for this room only without what \
          cameras write beside them (place, time, device). Send the photo again, as JPEG, PNG or WebP: \
          that is taken out then.";
-    const FILM: &str = "Your hospital's policy takes films for this room only from devices that it looks \
-         after: what cameras write into them (place, time, device) is not taken out.";
+    const FILM: &str = "Your hospital's policy takes films for this room only without what cameras write \
+         into them (place, time, device), or from devices that it looks after. Send the film again, as MP4 \
+         or MOV: that is taken out then, where it can be.";
     let tells_place = object.may_tell_place && policy.get(Field::StripMetadata) == Some(1);
     let why = match policy.get(Field::UploadFromUnmanaged) {
         _ if tells_place && object.content == Content::Picture => Some(TELLS_PLACE),

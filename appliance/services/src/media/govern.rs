@@ -339,11 +339,10 @@ fn meet(policy: &mut Option<Effective>, held: Effective) {
     }
 }
 
-/// Whether it is a picture from which nobody took what its camera wrote beside it, or a film, from which
-/// nobody can.
+/// Whether it is a picture or a film from which nobody took what its camera wrote beside it.
 fn may_tell_place(row: &MediaRow) -> bool {
     let is_picture = row.sniffed.as_deref().is_some_and(|kind| kind.starts_with("image/"));
-    (is_picture && !row.is_clean.unwrap_or_default()) || is_film(row)
+    (is_picture || is_film(row)) && !row.is_clean.unwrap_or_default()
 }
 
 /// One container carries films and voices: what is called a voice is taken for one.

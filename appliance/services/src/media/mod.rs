@@ -19,6 +19,7 @@ pub mod elsewhere;
 pub mod erase;
 pub mod expire;
 pub mod explain;
+mod film;
 mod govern;
 pub mod kind;
 pub mod lease;

@@ -14,6 +14,7 @@ use appliance_model::{Caller, Kind};
 use bytes::Bytes;
 use futures_util::stream;
 
+pub(crate) use super::film::tests::film;
 use super::serve::{Delivery, Found};
 use super::upload::NewFile;
 use super::*;
@@ -49,6 +50,9 @@ pub(crate) fn try_renderings(source: &[u8], pixels_max: u64) -> Vec<Bytes> {
     let _ = kind::of_bytes(source);
     if let Ok(Some(cleaned)) = clean::clean(&Bytes::copy_from_slice(source), pixels_max) {
         assert!(clean::clean(&cleaned, pixels_max).is_ok(), "what is clean can be read");
+    }
+    if let Some(cleaned) = super::film::tests::cleaned(source) {
+        assert_eq!(super::film::tests::cleaned(&cleaned), Some(cleaned), "what is clean stays so");
     }
     let mut made = Vec::new();
     for size in [thumbnail::SIZES[1], thumbnail::SIZES[4]] {

@@ -323,7 +323,7 @@ impl Media {
         }
     }
 
-    async fn place(&self) -> Result<OwnedSemaphorePermit, Error> {
+    pub(super) async fn place(&self) -> Result<OwnedSemaphorePermit, Error> {
         let stopping = |_| Error::new(Kind::Unavailable, "The server is shutting down.");
         self.0.rendering.clone().acquire_owned().await.map_err(stopping)
     }

@@ -18,7 +18,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::clean::{clean, unreadable};
 use super::govern::may_show;
-use super::{Media, kind, media_digest, no_such_media};
+use super::{Media, film, kind, media_digest, no_such_media};
 use crate::policy::of_room;
 
 /// Names longer than what file systems take help nobody.
@@ -35,6 +35,7 @@ struct Received {
     kept: Kept,
     content: Digest,
     sniffed: Option<&'static str>,
+    is_film: bool,
     is_clean: bool,
 }
 
@@ -169,21 +170,23 @@ impl Media {
         if new.announced_bytes.is_some_and(|announced| announced != bytes) {
             return Err(Error::invalid_param("The upload did not arrive whole."));
         }
+        let sniffed = kind::of_bytes(&head);
         let received = Received {
             kept: writer.finish().await?,
             content: self.content_digest(digest.finish().as_ref()),
-            sniffed: kind::of_bytes(&head),
+            sniffed,
+            is_film: film::begins(&head) && !is_picture(sniffed),
             is_clean: new.is_captured,
         };
         self.without_place((caller, number), new, received).await
     }
 
     /// Keyed, so that nobody who finds it can tell which picture it was.
-    fn content_digest(&self, sha256: &[u8]) -> Digest {
+    pub(super) fn content_digest(&self, sha256: &[u8]) -> Digest {
         self.ledger().digest(&[b"content", sha256])
     }
 
-    /// What has arrived, without what a camera wrote beside the picture, where a policy wants that.
+    /// What has arrived, without what a camera wrote beside picture or film, where a policy wants that.
     /// What had it goes: the key under which it lies was never written down.
     async fn without_place(
         &self,
@@ -191,9 +194,17 @@ impl Media {
         new: &NewFile,
         received: Received,
     ) -> Result<Received, Error> {
-        let is_picture = received.sniffed.is_some_and(|kind| kind.starts_with("image/"));
-        if !is_picture || received.is_clean || !self.must_clean(caller).await? {
+        let is_one = is_picture(received.sniffed) || received.is_film;
+        if !is_one || received.is_clean || !self.must_clean(caller).await? {
             return Ok(received);
+        }
+        if received.is_film {
+            // What cannot be cleaned is kept as it came: the rules say from whom a room takes it.
+            let Some((kept, content)) = self.cleaned_film(number, &received.kept).await? else {
+                return Ok(received);
+            };
+            self.discard(received.kept).await;
+            return Ok(Received { kept, content, is_clean: true, ..received });
         }
         let cleaned = match self.cleaned(&received.kept).await {
             Ok(cleaned) => cleaned,
@@ -212,7 +223,7 @@ impl Media {
         let content = self.content_digest(digest::digest(&digest::SHA256, &picture).as_ref());
         let kept = writer.finish().await?;
         self.discard(received.kept).await;
-        Ok(Received { kept, content, sniffed: received.sniffed, is_clean: true })
+        Ok(Received { kept, content, is_clean: true, ..received })
     }
 
     /// Whether the house, or a room in which the caller could show a picture, wants it without place
@@ -264,7 +275,7 @@ impl Media {
         caller: &Caller,
         (number, media_id): (MediaNid, String),
         new: NewFile,
-        Received { kept, content, sniffed, is_clean }: Received,
+        Received { kept, content, sniffed, is_clean, .. }: Received,
         door: Option<OwnedMutexGuard<()>>,
     ) -> Result<(), Error> {
         let now_ms = self.now_ms();
@@ -355,6 +366,10 @@ impl Media {
         // What does not go now goes with the sweep at the next start; nobody has its key.
         let _ = self.blobs().erase(&kept.name, &[]).await;
     }
+}
+
+fn is_picture(sniffed: Option<&str>) -> bool {
+    sniffed.is_some_and(|kind| kind.starts_with("image/"))
 }
 
 /// Encrypted files come as octets.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::media::capture::Capture;
 use crate::media::clean::tests::{encoded, has_marker, jpeg_with_place};
+use crate::media::film::tests::{film, tells_place};
 use crate::media::upload::OCTET_STREAM;
 use crate::scenario::event;
 
@@ -142,8 +143,8 @@ async fn a_photo_that_is_sent_twice_or_refused_leaves_no_file_that_nothing_shows
     assert_eq!(files(&ward), 2, "what was refused is gone");
 }
 
-/// What a phone writes into a film is not taken out, so films come from devices that the hospital looks
-/// after, whose cameras it can forbid to write it.
+/// From a film that this server cannot take apart nothing is taken out: such films come from devices that the
+/// hospital looks after, whose cameras it can forbid to write it.
 #[tokio::test]
 async fn films_for_a_clinical_room_come_from_managed_devices_only() {
     let (ward, [nurse]) = Ward::with_members(["nurse"]).await;
@@ -169,4 +170,30 @@ async fn films_for_a_clinical_room_come_from_managed_devices_only() {
         .unwrap();
     ward.services.accounts.enrol(&nurse, &nurse.device_id, &code).await.unwrap();
     try_show(&ward, &nurse, &room, &uri).await.unwrap();
+}
+
+/// What a phone writes into a film is taken out at the door, from the first byte that stays on.
+#[tokio::test]
+async fn a_film_for_a_clinical_room_lies_here_without_its_place() {
+    let (ward, [nurse]) = Ward::with_members(["nurse"]).await;
+    let film = film();
+    let early = upload_as(&ward, &nurse, "video/mp4", &film).await.unwrap();
+    let room = room_with(&ward, &nurse, json!({ "class": "clinical-photo" })).await;
+    let refused = try_show(&ward, &nurse, &room, &early).await.unwrap_err();
+    assert!(refused.message.contains("again"), "{refused}");
+    for content_type in ["video/mp4", "video/quicktime", OCTET_STREAM] {
+        let uri = upload_as(&ward, &nurse, content_type, &film).await.unwrap();
+        try_show(&ward, &nurse, &room, &uri).await.unwrap();
+        let bytes = kept(&ward, &nurse, &uri).await;
+        assert_eq!((bytes.len(), tells_place(&bytes)), (film.len(), false), "{content_type}");
+    }
+    assert!(tells_place(&film));
+    assert_eq!(files(&ward), 4, "of what was uploaded with its place, nothing stays");
+
+    // What a phone's gallery holds stays refused where only the camera page's photos are taken.
+    let device = json!({ "upload_from_unmanaged": "capture-page-only", "strip_metadata": true });
+    let strict = room_with(&ward, &nurse, json!({ "device": device })).await;
+    let uri = upload_as(&ward, &nurse, "video/mp4", &film).await.unwrap();
+    let refused = try_show(&ward, &nurse, &strict, &uri).await.unwrap_err();
+    assert!(refused.message.contains("camera page"), "{refused}");
 }
