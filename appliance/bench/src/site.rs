@@ -28,6 +28,17 @@ pub(crate) struct User {
     pub(crate) token: String,
 }
 
+impl User {
+    /// What the server says of a new session.
+    fn of(session: &Value) -> Result<Self> {
+        Ok(Self {
+            id: text(session, "user_id")?,
+            device: text(session, "device_id")?,
+            token: text(session, "access_token")?,
+        })
+    }
+}
+
 /// One server's address, process and accounts.
 pub(crate) struct Site {
     pub(crate) address: SocketAddr,
@@ -96,7 +107,7 @@ impl Site {
         let name = format!("u{}", self.unique());
         let mut body = json!({
             "username": name,
-            "password": format!("Pw-{name}-bench"),
+            "password": password_of(&name),
             "auth": {"type": "m.login.dummy"},
         });
         let path = "/_matrix/client/v3/register";
@@ -106,11 +117,19 @@ impl Site {
             body["auth"]["session"] = answer.json()["session"].take();
             answer = connection.post(path, "", &body).await?;
         }
-        let json = answer.check().context("register")?.json();
-        let text = |key: &str| {
-            json[key].as_str().map(str::to_owned).with_context(|| format!("register: no {key}"))
-        };
-        Ok(User { id: text("user_id")?, device: text("device_id")?, token: text("access_token")? })
+        User::of(&answer.check().context("register")?.json())
+    }
+
+    /// The same person with a session of their own, of the class that the server gives now.
+    pub(crate) async fn log_in(&self, connection: &Connection, user: &User) -> Result<User> {
+        let name = user.id.trim_start_matches('@').split(':').next().unwrap_or_default();
+        let body = json!({
+            "type": "m.login.password",
+            "identifier": { "type": "m.id.user", "user": user.id },
+            "password": password_of(name),
+        });
+        let answer = connection.post("/_matrix/client/v3/login", "", &body).await?;
+        User::of(&answer.check().context("login")?.json())
     }
 
     /// A room that anyone may join, with the keys of `extra` added to the request.
@@ -259,6 +278,10 @@ where
         bail!("{} of {count} jobs ran", all.len());
     }
     Ok(all.into_iter().map(|(_, result)| result).collect())
+}
+
+fn password_of(name: &str) -> String {
+    format!("Pw-{name}-bench")
 }
 
 /// A message of ordinary length that carries a mark to look for.

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::resident::{Resident, a_photo};
 use crate::rust_sdk::RustSdk;
-use crate::town::{Hospital, Kind, Town};
+use crate::town::{FRIEND, Hospital, Town};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn encrypted_between_a_wardstone_and_a_synapse() {
@@ -22,9 +22,7 @@ async fn encrypted_between_a_wardstone_and_a_synapse() {
 #[tokio::test(flavor = "multi_thread")]
 async fn encrypted_between_two_wardstones() {
     let town = Town::found();
-    let (one, other) = tokio::join!(town.open(Kind::Wardstone), town.open(Kind::Wardstone));
-    one.befriend(&other).await;
-    other.befriend(&one).await;
+    let [one, other] = town.open_sisters(&FRIEND).await;
     a_day(one, other).await;
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::resident::Resident;
 use crate::rooms::Host;
 use crate::scenes::Scenes;
-use crate::town::{Kind, Town};
+use crate::town::{FRIEND, Town};
 
 /// One at each: at a Wardstone, at another, at the Synapse.
 #[derive(Clone)]
@@ -56,16 +56,7 @@ impl Three {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_synapse_between_two_wardstones() {
     let town = Town::found();
-    let (one, other, synapse) = tokio::join!(
-        town.open(Kind::Wardstone),
-        town.open(Kind::Wardstone),
-        town.open(Kind::Synapse)
-    );
-    for (hospital, peers) in [(&one, [&other, &synapse]), (&other, [&one, &synapse])] {
-        for peer in peers {
-            hospital.befriend(peer).await;
-        }
-    }
+    let [one, other, synapse] = town.open_three(&FRIEND, &FRIEND).await;
     let three = Three {
         nurse: Arc::new(one.hire("nurse").await),
         porter: Arc::new(other.hire("porter").await),

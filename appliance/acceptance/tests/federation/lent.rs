@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use crate::resident::{Resident, a_photo};
-use crate::town::{Hospital, Kind, Town};
+use crate::town::{FRIEND, Hospital, Town};
 
 /// Every way to make a file, or a name for one.
 const MAKERS: &str = "creat,open,openat,openat2,mkdir,mkdirat,mknod,mknodat,link,linkat,symlink,\
@@ -165,25 +165,14 @@ async fn killed_while_it_passes_through(home: &Resident, guest: &Resident, room:
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lent_photo_is_written_down_nowhere_and_its_end_is_confirmed() {
     let town = Town::found();
-    let (home, guest, other) = tokio::join!(
-        town.open(Kind::Wardstone),
-        town.open(Kind::Wardstone),
-        town.open(Kind::Synapse)
-    );
-    home.befriend(&guest).await;
-    guest.befriend(&home).await;
-    for hospital in [&home, &guest] {
-        hospital.order(&["peers", "add", &other.name]).await;
-    }
+    let [home, guest, other] = town.open_three(&FRIEND, &[]).await;
     let nurse = Arc::new(home.hire("nurse").await);
     let (doctor, visitor) = (guest.hire("doctor").await, other.hire("visitor").await);
     let room = nurse.create_room("11", json!({})).await;
     let policy = json!({ "federation": { "ours": "lease", "other": "deny" } });
     nurse.set(&room, "io.wardstone.policy", "", policy).await;
     for somebody in [&doctor, &visitor] {
-        nurse.act("invite", &room, somebody).await;
-        somebody.accept(&room).await;
-        nurse.wait_is(&room, somebody, "join").await;
+        nurse.bring(&room, somebody).await;
     }
 
     let uri = nurse.upload("image/png", a_photo()).await;

@@ -13,9 +13,7 @@ pub async fn refused_invite(pair: Pair, at: Host, version: &'static str) {
     guest.wait_membership("invite", &room_id).await;
     guest.leave(&room_id).await;
     host.wait_is(&room_id, &guest, "leave").await;
-    host.act("invite", &room_id, &guest).await;
-    guest.accept(&room_id).await;
-    host.wait_is(&room_id, &guest, "join").await;
+    host.bring(&room_id, &guest).await;
 }
 
 /// Takes an invite back before it is answered.
@@ -40,9 +38,7 @@ pub async fn leave_and_return(pair: Pair, at: Host, version: &'static str) {
     guest.leave(&room_id).await;
     host.wait_is(&room_id, &guest, "leave").await;
     let away = host.say(&room_id, "while you were away").await;
-    host.act("invite", &room_id, &guest).await;
-    guest.accept(&room_id).await;
-    host.wait_is(&room_id, &guest, "join").await;
+    host.bring(&room_id, &guest).await;
     let back = guest.say(&room_id, "back").await;
     host.wait_event(&room_id, &back).await;
     guest.wait_event(&room_id, &away).await;
@@ -55,18 +51,14 @@ pub async fn kick_and_ban(pair: Pair, at: Host, version: &'static str) {
     let room_id = pair.room(at, version).await;
     host.act("kick", &room_id, &guest).await;
     guest.wait_membership("leave", &room_id).await;
-    host.act("invite", &room_id, &guest).await;
-    guest.accept(&room_id).await;
-    host.wait_is(&room_id, &guest, "join").await;
+    host.bring(&room_id, &guest).await;
     host.act("ban", &room_id, &guest).await;
     guest.wait_membership("leave", &room_id).await;
     let path = format!("/v3/join/{room_id}?via={0}&server_name={0}", host.hospital.name);
     let refused = guest.call(http::Method::POST, &path, Some(json!({}))).await;
     assert_eq!(refused.status, 403, "{}", refused.summary());
     host.act("unban", &room_id, &guest).await;
-    host.act("invite", &room_id, &guest).await;
-    guest.accept(&room_id).await;
-    host.wait_is(&room_id, &guest, "join").await;
+    host.bring(&room_id, &guest).await;
 }
 
 /// A public room is joined by its alias; a stranger to it sees it in the directory of its hospital.
@@ -149,7 +141,5 @@ pub async fn knock(pair: Pair, at: Host, version: &'static str) {
     }
     guest.post(&path, json!({})).await;
     host.wait_is(&room_id, &guest, "knock").await;
-    host.act("invite", &room_id, &guest).await;
-    guest.accept(&room_id).await;
-    host.wait_is(&room_id, &guest, "join").await;
+    host.bring(&room_id, &guest).await;
 }

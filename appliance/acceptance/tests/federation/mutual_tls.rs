@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::resident::Resident;
 use crate::scenes::Scenes;
-use crate::town::{Hospital, Kind, Town};
+use crate::town::{FRIEND, Town};
 
 /// Longer than a message takes that is let in.
 const REFUSED: Duration = Duration::from_secs(2);
@@ -27,22 +27,13 @@ struct Three {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_must_show_a_certificate() {
     let town = Town::found();
-    let (home, guest, other) = tokio::join!(
-        town.open(Kind::Wardstone),
-        town.open(Kind::Wardstone),
-        town.open(Kind::Synapse)
-    );
-    for (one, another) in [(&home, &guest), (&guest, &home), (&home, &other), (&guest, &other)] {
-        one.befriend(another).await;
-    }
+    let [home, guest, other] = town.open_three(&FRIEND, &FRIEND).await;
     let nurse = Arc::new(home.hire("nurse").await);
     let doctor = Arc::new(guest.hire("doctor").await);
     let visitor = Arc::new(other.hire("visitor").await);
     let room = nurse.create_room("11", json!({})).await;
     for somebody in [&doctor, &visitor] {
-        nurse.act("invite", &room, somebody).await;
-        somebody.accept(&room).await;
-        nurse.wait_is(&room, somebody, "join").await;
+        nurse.bring(&room, somebody).await;
     }
     let three = Three { nurse, doctor, visitor, room };
     let mut scenes = Scenes::default();
@@ -50,10 +41,6 @@ async fn a_peer_that_must_show_a_certificate() {
     scenes.play("the right one is shown", shown(three.clone())).await;
     scenes.play("another key is pinned", another(three.clone())).await;
     scenes.end();
-}
-
-async fn describe(hospital: &Hospital, peer: &Hospital, words: &[&str]) {
-    hospital.order(&[&["peers", "add", &peer.name], words].concat()).await;
 }
 
 /// The doctor says something; whether the nurse hears it.
@@ -75,7 +62,7 @@ async fn none_shown(three: Three) {
     let (home, guest) = (&three.nurse.hospital, &three.doctor.hospital);
     assert!(is_heard(&three, "before").await, "without any of this");
     let authority = guest.scratch().join("identity/ca.pem");
-    describe(home, guest, &["--client-ca", &authority.to_string_lossy()]).await;
+    home.describe(guest, &["--client-ca", &authority.to_string_lossy()]).await;
     assert!(!is_heard(&three, "in the name of a peer").await);
     assert!(home.log().contains("peers.certificate"), "the journal says so");
     others_go_on(&three).await;
@@ -93,7 +80,7 @@ async fn waiting(three: &Three) -> Value {
 async fn shown(three: Three) {
     let (home, guest) = (&three.nurse.hospital, &three.doctor.hospital);
     assert_ne!(waiting(&three).await, 0, "what was refused waits");
-    describe(guest, home, &["--show-certificate", "yes"]).await;
+    guest.describe(home, &["--show-certificate", "yes"]).await;
     let said = three.doctor.say(&three.room, "it is me").await;
     three.nurse.wait_event(&three.room, &said).await;
     until("everything that waited", async || (waiting(&three).await == 0).then_some(())).await;
@@ -112,12 +99,12 @@ async fn shown(three: Three) {
 async fn another(three: Three) {
     let (home, guest) = (&three.nurse.hospital, &three.doctor.hospital);
     let pin = format!("sha256:{}", "ab".repeat(32));
-    describe(home, guest, &["--client-pin", &pin]).await;
+    home.describe(guest, &["--client-pin", &pin]).await;
     assert!(!is_heard(&three, "with another key").await);
     // The journal said at the start which key it is.
     let log = guest.log();
     let key = log.split("sha256:").nth(1).and_then(|rest| rest.get(..64)).expect("its own pin");
-    describe(home, guest, &["--client-pin", &format!("sha256:{key}"), "--client-ca", "/dev/null"])
+    home.describe(guest, &["--client-pin", &format!("sha256:{key}"), "--client-ca", "/dev/null"])
         .await;
     let said = three.doctor.say(&three.room, "with the pinned one").await;
     until("the pinned key to count", async || {

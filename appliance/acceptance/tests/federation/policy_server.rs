@@ -14,7 +14,7 @@ use tokio::process::Command;
 
 use crate::resident::Resident;
 use crate::scenes::Scenes;
-use crate::town::{Kind, Town};
+use crate::town::Town;
 
 /// Where the room is looked after, where else one of its kind is, and the Synapse.
 #[derive(Clone)]
@@ -29,17 +29,8 @@ struct Three {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_room_with_a_policy_server() {
     let town = Town::found();
-    let (home, guest, other) = tokio::join!(
-        town.open(Kind::Wardstone),
-        town.open(Kind::Wardstone),
-        town.open(Kind::Synapse)
-    );
-    for (one, another) in [(&home, &guest), (&guest, &home)] {
-        one.order(&["peers", "add", &another.name, "--media", "lease"]).await;
-    }
-    for hospital in [&home, &guest] {
-        hospital.order(&["peers", "add", &other.name, "--media", "allow"]).await;
-    }
+    let (lease, allow) = (["--media", "lease"], ["--media", "allow"]);
+    let [home, guest, other] = town.open_three(&lease, &allow).await;
     let nurse = Arc::new(home.hire("nurse").await);
     let doctor = Arc::new(guest.hire("doctor").await);
     let visitor = Arc::new(other.hire("visitor").await);
@@ -64,9 +55,7 @@ async fn guarded(nurse: &Resident, others: [&Arc<Resident>; 2]) -> String {
     let content = json!({ "via": nurse.hospital.name, "public_keys": named["public_keys"] });
     nurse.set(&room, "m.room.policy", "", content).await;
     for other in others {
-        nurse.act("invite", &room, other).await;
-        other.accept(&room).await;
-        nurse.wait_is(&room, other, "join").await;
+        nurse.bring(&room, other).await;
     }
     room
 }

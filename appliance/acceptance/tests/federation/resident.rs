@@ -113,6 +113,13 @@ impl Resident {
         self.post(&format!("/v3/rooms/{room_id}/join"), json!({})).await;
     }
 
+    /// Invites somebody, who comes in.
+    pub async fn bring(&self, room_id: &str, guest: &Self) {
+        self.act("invite", room_id, guest).await;
+        guest.accept(room_id).await;
+        self.wait_is(room_id, guest, "join").await;
+    }
+
     /// Leaves, or turns an invite down.
     pub async fn leave(&self, room_id: &str) {
         self.post(&format!("/v3/rooms/{room_id}/leave"), json!({})).await;

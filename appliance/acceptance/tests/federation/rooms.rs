@@ -31,9 +31,7 @@ impl Pair {
     pub async fn room(&self, at: Host, version: &str) -> String {
         let (host, guest) = self.host_and_guest(at);
         let room_id = host.create_room(version, json!({})).await;
-        host.act("invite", &room_id, &guest).await;
-        guest.accept(&room_id).await;
-        host.wait_is(&room_id, &guest, "join").await;
+        host.bring(&room_id, &guest).await;
         room_id
     }
 }

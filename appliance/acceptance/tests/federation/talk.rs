@@ -168,9 +168,7 @@ pub async fn upgrade(pair: Pair, at: Host) {
         (tombstone["replacement_room"] == json!(new)).then_some(())
     })
     .await;
-    host.act("invite", &new, &guest).await;
-    guest.accept(&new).await;
-    host.wait_is(&new, &guest, "join").await;
+    host.bring(&new, &guest).await;
     let create = guest.state(&new, "m.room.create", "").await.expect("a create event");
     assert_eq!(create["predecessor"]["room_id"], json!(room_id));
     let hello = guest.say(&new, "hello").await;

@@ -18,6 +18,9 @@ use tokio::sync::Mutex;
 
 use crate::resident::Resident;
 
+/// A peer to which files are given.
+pub const FRIEND: [&str; 2] = ["--media", "yes"];
+
 /// What runs at a hospital.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -81,6 +84,24 @@ impl Town {
         ours.befriend(&theirs).await;
         (ours, theirs)
     }
+
+    /// Two Wardstones, each of which has the other on its list with the words `flags` beside its name.
+    pub async fn open_sisters(&self, flags: &[&str]) -> [Arc<Hospital>; 2] {
+        let sisters = tokio::join!(self.open(Kind::Wardstone), self.open(Kind::Wardstone));
+        sisters.0.describe(&sisters.1, flags).await;
+        sisters.1.describe(&sisters.0, flags).await;
+        sisters.into()
+    }
+
+    /// Two Wardstones as of [`Town::open_sisters`], and a Synapse that both have with `theirs`.
+    pub async fn open_three(&self, ours: &[&str], theirs: &[&str]) -> [Arc<Hospital>; 3] {
+        let ([one, other], synapse) =
+            tokio::join!(self.open_sisters(ours), self.open(Kind::Synapse));
+        for hospital in [&one, &other] {
+            hospital.describe(&synapse, theirs).await;
+        }
+        [one, other, synapse]
+    }
 }
 
 impl Hospital {
@@ -123,7 +144,12 @@ impl Hospital {
 
     /// Puts another hospital on this one's list.
     pub async fn befriend(&self, other: &Self) {
-        self.order(&["peers", "add", &other.name, "--media", "yes"]).await;
+        self.describe(other, &FRIEND).await;
+    }
+
+    /// Says of another hospital what the flags of `peers add` say.
+    pub async fn describe(&self, other: &Self, flags: &[&str]) {
+        self.order(&[&["peers", "add", &other.name], flags].concat()).await;
     }
 
     /// Runs an order of the command line; returns what it says as JSON.

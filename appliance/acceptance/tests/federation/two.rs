@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::resident::Resident;
 use crate::scenes::Scenes;
-use crate::town::{Kind, Town};
+use crate::town::{FRIEND, Town};
 
 /// Power cuts in the middle of a conversation, each server in turn.
 const CUTS: u64 = 6;
@@ -24,9 +24,7 @@ type Two = [Arc<Resident>; 2];
 #[tokio::test(flavor = "multi_thread")]
 async fn two_wardstones_through_power_cuts() {
     let town = Town::found();
-    let (one, other) = tokio::join!(town.open(Kind::Wardstone), town.open(Kind::Wardstone));
-    one.befriend(&other).await;
-    other.befriend(&one).await;
+    let [one, other] = town.open_sisters(&FRIEND).await;
     let two = [Arc::new(one.hire("nurse").await), Arc::new(other.hire("doctor").await)];
     let mut scenes = Scenes::default();
     scenes.play("they share a room", shared(two.clone())).await;
@@ -38,9 +36,7 @@ async fn two_wardstones_through_power_cuts() {
 async fn room_of(two: &Two) -> String {
     let [nurse, doctor] = two;
     let room_id = nurse.create_room("12", json!({})).await;
-    nurse.act("invite", &room_id, doctor).await;
-    doctor.accept(&room_id).await;
-    nurse.wait_is(&room_id, doctor, "join").await;
+    nurse.bring(&room_id, doctor).await;
     room_id
 }
 

@@ -146,17 +146,23 @@ async fn rooms_are_seen_blocked_taken_over_and_closed() {
     assert_eq!(read.error(), (403, "M_FORBIDDEN"), "nobody sees it any more");
 }
 
+/// A nurse says three things, a second apart, in a room of her own.
+async fn three_messages(desk: &Desk) -> (String, String, [String; 3]) {
+    let nurse = desk.sign_up("nurse").await;
+    let room = desk.post("/v3/createRoom", &nurse, json!({})).await.text("room_id");
+    let mut said = [const { String::new() }; 3];
+    for (txn, said) in said.iter_mut().enumerate() {
+        let path = format!("/v3/rooms/{room}/send/m.room.message/{txn}");
+        *said = desk.call("PUT", &path, &nurse, json!({ "body": "x" })).await.text("event_id");
+        desk.clock.pass_ms(1_000);
+    }
+    (nurse, room, said)
+}
+
 #[tokio::test]
 async fn a_rooms_past_is_purged_up_to_an_event_and_the_rest_stays() {
     let (desk, chief) = Desk::with_chief().await;
-    let nurse = desk.sign_up("nurse").await;
-    let room = desk.post("/v3/createRoom", &nurse, json!({})).await.text("room_id");
-    let mut said = Vec::new();
-    for txn in 0..3 {
-        let path = format!("/v3/rooms/{room}/send/m.room.message/{txn}");
-        said.push(desk.call("PUT", &path, &nurse, json!({ "body": "x" })).await.text("event_id"));
-        desk.clock.pass_ms(1_000);
-    }
+    let (nurse, room, said) = three_messages(&desk).await;
     let purge = at(&format!("v1/purge_history/{room}"));
     for (body, errcode) in [
         (json!({ "delete_local_events": true }), "M_BAD_JSON"),
@@ -187,15 +193,7 @@ async fn a_rooms_past_is_purged_up_to_an_event_and_the_rest_stays() {
 #[tokio::test]
 async fn what_somebody_said_is_taken_back_and_the_house_speaks() {
     let (desk, chief) = Desk::with_chief().await;
-    let nurse = desk.sign_up("nurse").await;
-    let room = desk.post("/v3/createRoom", &nurse, json!({})).await.text("room_id");
-    let mut said = Vec::new();
-    for txn in 0..3 {
-        let path = format!("/v3/rooms/{room}/send/m.room.message/{txn}");
-        said.push(
-            desk.call("PUT", &path, &nurse, json!({ "body": "Bed 4" })).await.text("event_id"),
-        );
-    }
+    let (nurse, room, said) = three_messages(&desk).await;
     let path = at(&format!("v1/user/{NURSE}/redact"));
     let id = desk.post(&path, &chief, json!({ "rooms": [] })).await.text("redact_id");
     desk.services.administration.carry_out().await.unwrap();

@@ -1,7 +1,8 @@
 //! What the clinical policy costs a download: the same photo out of a room of a clinical class, and out of
-//! one that has none. On a server as a hospital runs it: in conformance mode there are no classes.
+//! one that has none. On a server as a hospital runs it: in conformance mode there are no classes. Whoever looks
+//! does so from a managed device, so that both get the whole photo.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use hyper::Method;
 use serde_json::json;
 
@@ -30,6 +31,8 @@ pub(super) async fn measure(server: &mut Server, sizes: &Sizes) -> Result<Vec<Ro
 async fn compare(server: &Server, sizes: &Sizes, one: &User, other: &User) -> Result<Vec<Row>> {
     let site = &server.site;
     let connection = site.connection();
+    // The sessions of before are of no class that is shown a governed photo.
+    let other = &site.log_in(&connection, other).await?;
     let (general, governed) = (json!({}), json!({ "class": "clinical-photo" }));
     let mut files = Vec::new();
     for policy in [general, governed] {
@@ -44,11 +47,13 @@ async fn compare(server: &Server, sizes: &Sizes, one: &User, other: &User) -> Re
     // In turns, so that both meet the same weather.
     for _ in 0..TIMES {
         for (files, timed) in files.iter().zip(&mut timed) {
-            for name in files {
+            for (name, bytes) in files {
                 let start = Stopwatch::start();
                 let path = format!("/_matrix/client/v1/media/download/{name}");
                 let got = connection.get(&path, &other.token).await;
                 timed.push(Operation::ended(start, &got));
+                let got = got?.check()?.body.len();
+                ensure!(got == *bytes, "{got} bytes of a photo of {bytes}");
             }
         }
     }
@@ -73,16 +78,17 @@ async fn shown(
     user: &User,
     room: &str,
     photos: usize,
-) -> Result<Vec<String>> {
+) -> Result<Vec<(String, usize)>> {
     let mut names = Vec::new();
     for _ in 0..photos {
         let path = "/_matrix/media/v3/upload?filename=photo.jpg";
         let bytes = photo(clock::run_number() + names.len() as u64)?;
+        let size = bytes.len();
         let sent = connection.request(Method::POST, path, &user.token, "image/jpeg", bytes).await?;
         let uri = text(&sent.check().context("upload")?.json(), "content_uri")?;
         let content = json!({ "msgtype": "m.image", "body": "photo.jpg", "url": uri });
         server.site.send(connection, user, room, &content).await?.check().context("send")?;
-        names.push(uri.strip_prefix("mxc://").context("not an mxc:// URI")?.to_owned());
+        names.push((uri.strip_prefix("mxc://").context("not an mxc:// URI")?.to_owned(), size));
     }
     Ok(names)
 }
