@@ -133,6 +133,12 @@ impl Row {
         row
     }
 
+    /// The same for each of `parts` that its one operation deals with.
+    pub(crate) fn each_of(mut self, parts: usize) -> Self {
+        self.figure = Figure::CpuPer1000(self.figure.value() / parts.max(1) as f64);
+        self
+    }
+
     /// The row with a note.
     pub(crate) fn noted(mut self, note: String) -> Self {
         self.note = note;

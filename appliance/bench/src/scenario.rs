@@ -140,7 +140,7 @@ impl Sizes {
     }
 
     /// What two servers like `server` share. Two of Synapse need the better part of a night for what the
-    /// targets speak of: theirs is smaller, and costs them less than the whole would.
+    /// targets speak of: theirs is smaller, and the figures are of one event or one member each.
     pub(crate) fn shared(&self, server: &Server) -> Shared {
         let [single_messages, messages] = self.peer_messages;
         let [members, events] = self.peer_room;
@@ -157,7 +157,7 @@ impl Sizes {
             Kind::Synapse => Shared {
                 single_messages,
                 messages: messages.min(500),
-                members: members.min(300),
+                members,
                 events: events.min(2_000),
                 missed_events: self.missed_events.min(500),
                 forked_members: self.forked_members.min(500),

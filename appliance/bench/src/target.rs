@@ -67,7 +67,7 @@ const TARGETS: &[Target] = &[
     // send until the waiting client of the other server has it.
     Target { row: "delivery to another server, one at a time", on: On::MedianMs, at_most: 25.0 },
     Target {
-        row: "join from afar, 1000 members, 20000 events",
+        row: "join from afar, 1000 members, 20000 events, a member",
         on: On::PartOfSynapse,
         at_most: 0.1,
     },

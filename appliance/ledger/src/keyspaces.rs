@@ -312,8 +312,9 @@ keyspaces! {
     RETENTION 0xE9 RoomNid => u64;
     /// Events that were erased, for the index of words, which follows.
     ERASED_EVENTS 0xEA Position => u64;
-    /// Encryption sessions of erased events: it is to be seen whether anything needs their keys in backups.
-    ERASED_SESSIONS 0xEE (RoomNid, String) => ();
+    /// Encryption sessions of events that are gone: from when on, in milliseconds since the Unix epoch, it is to
+    /// be seen whether anything needs their keys in backups; by room and event.
+    ERASED_SESSIONS 0xEE (u64, RoomNid, EventNid) => String;
     /// Which servers were given a file, by digest of their names.
     PEER_COPIES 0xEB (MediaNid, Digest) => PeerCopyRow;
     /// Servers that have not confirmed that a file is erased there, by digest of their name and of the

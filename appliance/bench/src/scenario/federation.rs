@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::clock::Stopwatch;
 use crate::http::encode;
-use crate::measure::{Figure, Operation, Row};
+use crate::measure::{Operation, Row};
 use crate::pair::Pair;
 use crate::scenario::{Shared, Sizes};
 use crate::server::{Kind, Server};
@@ -207,9 +207,9 @@ async fn join(pair: &Pair, sizes: &Sizes, shared: &Shared) -> Result<Row> {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let [named_members, named_events] = sizes.peer_room;
-    let name = format!("join from afar, {named_members} members, {named_events} events");
+    let name = format!("join from afar, {named_members} members, {named_events} events, a member");
     let row = meter.row("federation", &name, &[Operation::of_ms(start.ms())]);
-    Ok(row.noted(format!("a room of {members} with {events} events")))
+    Ok(row.each_of(members).noted(format!("a room of {members} with {events} events")))
 }
 
 /// The second server is away while the first goes on; then its people read what they missed.
@@ -232,12 +232,11 @@ async fn outage(pair: &mut Pair, sizes: &Sizes, shared: &Shared) -> Result<Row> 
     let enough = if pair.one.kind == Kind::Synapse { missed * 95 / 100 } else { missed };
     ensure!(found >= enough, "{found} of {missed} events came after the outage");
     let name = format!("catch-up of {} events after an outage, an event", sizes.missed_events);
-    let mut row = meter.row("federation", &name, &[Operation::of_ms(start.ms())]);
-    row.figure = Figure::CpuPer1000(row.figure.value() / missed as f64);
+    let row = meter.row("federation", &name, &[Operation::of_ms(start.ms())]);
     let noted = format!(
         "what is said next is heard after {heard_ms:.0} ms; {found} of {missed} were found"
     );
-    Ok(row.noted(noted))
+    Ok(row.each_of(missed).noted(noted))
 }
 
 /// Both sides change the room while the line is cut; then they agree again.
@@ -275,9 +274,9 @@ async fn fork(pair: &Pair, sizes: &Sizes, shared: &Shared) -> Result<Row> {
         site.send(&site.connection(), user, &room, &message("mended", 0)).await?.check()?;
     }
     agree(pair, &room, first, &guest).await?;
-    let name = format!("agreeing on a forked room of {}", sizes.forked_members);
+    let name = format!("agreeing on a forked room of {}, a member", sizes.forked_members);
     let row = meter.row("federation", &name, &[Operation::of_ms(start.ms())]);
-    Ok(row.noted(format!("a room of {members}")))
+    Ok(row.each_of(members).noted(format!("a room of {members}")))
 }
 
 async fn set(

@@ -212,6 +212,8 @@ impl OpenRoom<'_> {
         commit.put(&EVENTS, &target.number, &event.to_row());
         unlink(&self.rooms.house, self.room, target.number, commit).await?;
         self.drop_relation(&target, commit).await?;
+        let due_ms = self.rotated_ms().await?;
+        self.let_session_go(&target, due_ms, commit);
         // In this order: the count of rewrites goes up before the parsed form is forgotten.
         commit.hold(self.rooms.house.ledger.rewriting(target.number));
         commit.hold(Reparsed { pdus: self.rooms.pdus.clone(), number: target.number });

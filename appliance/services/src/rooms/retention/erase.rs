@@ -5,13 +5,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use appliance_ledger::keyspaces::{ERASED_EVENTS, ERASED_SESSIONS, EVENTS, RETENTION, ROOMS};
+use appliance_ledger::keyspaces::{ERASED_EVENTS, EVENTS, RETENTION, ROOMS};
 use appliance_ledger::rows::RoomRow;
 use appliance_ledger::{Commit, Direction, Event};
 use appliance_model::{Error, EventNid, RoomNid};
 use appliance_rules::policy::{HousePolicy, must_erase_events};
 
-use super::sessions::session_of;
 use super::{Horizon, Rooms, said_ms};
 use crate::media::link::unlink;
 use crate::rooms::OpenRoom;
@@ -154,20 +153,15 @@ impl Rooms {
         erased: &mut usize,
     ) -> Result<(), Error> {
         let room_id = self.house.ledger.room_id(room).await?;
-        let alone = self.retention.sessions.clone().lock_owned().await;
         let mut open = self.enter(&room_id).await?;
         let permit = must_erase_events(self.house.server_name.as_str(), &room_id, events.len());
         let mut commit = open.begin(permit);
-        commit.hold(alone);
         let before_ms = self.house.ledger.get(&RETENTION, &room).await?.unwrap_or_default();
         commit.put(&RETENTION, &room, &upto_ms.max(before_ms));
         for event in events {
             // Under the lock of the room: it may have been taken back meanwhile.
             let event = self.house.ledger.event(event.number).await?;
             open.erase(&event, &mut commit).await?;
-            if let Some(session) = session_of(&event) {
-                commit.put(&ERASED_SESSIONS, &(room, session), &());
-            }
         }
         open.resume(commit);
         open.leave().await?;
@@ -192,6 +186,7 @@ impl OpenRoom<'_> {
         unlink(&self.rooms.house, self.room, event.number, commit).await?;
         self.drop_relation(event, commit).await?;
         self.note_for_search(event.number, commit);
+        self.let_session_go(event, 0, commit);
         commit.hold(self.rooms.house.ledger.rewriting(event.number));
         commit.hold(Reparsed { pdus: self.rooms.pdus.clone(), number: event.number });
         Ok(())

@@ -38,8 +38,6 @@ pub(super) struct Retention {
     lifetimes: Cache<RoomNid, Lifetime>,
     /// Up to which place in the timeline the job is done, in each room whose events live for a time.
     done_to: Mutex<HashMap<RoomNid, i64>>,
-    /// One at a time erases events, or looks for keys that nothing needs any more.
-    sessions: Arc<tokio::sync::Mutex<()>>,
     /// When the job last looked through all rooms, and under which policy.
     looked_through: Mutex<Option<(u64, Arc<HousePolicy>)>>,
 }
@@ -91,7 +89,6 @@ impl Default for Retention {
     fn default() -> Self {
         Self {
             lifetimes: Cache::new(ROOMS_CACHED_MAX),
-            sessions: Arc::default(),
             done_to: Mutex::default(),
             looked_through: Mutex::default(),
         }

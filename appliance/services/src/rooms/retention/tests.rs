@@ -1,10 +1,10 @@
 //! Scenes in rooms that forget.
 
 use appliance_ledger::Direction;
-use appliance_ledger::keyspaces::{ERASED_EVENTS, ERASED_SESSIONS, EVENTS, RETENTION};
+use appliance_ledger::keyspaces::{ERASED_EVENTS, EVENTS, RETENTION};
 use appliance_model::ruma::api::client::filter::RoomEventFilter;
 use appliance_model::ruma::{EventId, RoomId, RoomVersionId};
-use appliance_model::{Caller, Error, EventNid, Kind, Position, RoomNid};
+use appliance_model::{Caller, Error, EventNid, Kind, Position};
 use appliance_rules::Permit;
 use appliance_rules::policy::POLICY_TYPE;
 use bytes::Bytes;
@@ -12,18 +12,17 @@ use serde_json::{Value, json};
 
 use crate::administration::Closing;
 use crate::federation::town::Town;
-use crate::keys::backup::NewBackup;
 use crate::media::upload::NewFile;
 use crate::rooms::HistoryQuery;
 use crate::scenario::{SERVER, Ward, event};
 use crate::search::{SearchOrder, SearchRequest};
 use crate::sync::sliding::tests::{ask, request};
 
-const MINUTE_MS: u64 = 60_000;
+pub(super) const MINUTE_MS: u64 = 60_000;
 const MARKER: &str = "swollen-knee-of-bed-7";
 
 /// A ward whose room forgets after a minute.
-async fn forgetful() -> (Ward, [Caller; 2], appliance_model::ruma::OwnedRoomId) {
+pub(super) async fn forgetful() -> (Ward, [Caller; 2], appliance_model::ruma::OwnedRoomId) {
     let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
     let room = ward.room_of(&[&nurse, &doctor]).await;
     let policy = json!({ "timeline": { "ttl_ms": MINUTE_MS } });
@@ -325,96 +324,4 @@ async fn a_purge_that_was_interrupted_is_finished_by_the_job() {
     ward.clock.pass_ms(1);
     let next = ward.say(&nurse, &room, MARKER).await;
     assert!(reads(&ward, &doctor, &room, &next).await.contains(&"messages"), "talk goes on");
-}
-
-/// A backup of somebody's with the keys `early` and `both` of each room; its version.
-async fn back_up(ward: &Ward, owner: &Caller, rooms: &[&RoomId]) -> String {
-    let raw = |value: Value| serde_json::value::RawValue::from_string(value.to_string()).unwrap();
-    let keys = &ward.services.keys;
-    let algorithm = "m.megolm_backup.v1.curve25519-aes-sha2".to_owned();
-    let new = NewBackup { algorithm, auth_data: raw(json!({})), version: None };
-    let version = keys.create_backup(owner, new).await.unwrap();
-    let key = json!({
-        "first_message_index": 0, "forwarded_count": 0, "is_verified": true, "session_data": {},
-    });
-    let sessions = || ["early", "both"].map(|id| (id.to_owned(), raw(key.clone()))).into();
-    let stored = rooms.iter().map(|room| ((*room).to_owned(), sessions())).collect();
-    keys.store_room_keys(owner, &version, stored).await.unwrap();
-    version
-}
-
-async fn backed_up(ward: &Ward, owner: &Caller, version: &str, room: &RoomId) -> Vec<String> {
-    let keys = &ward.services.keys;
-    let found = keys.room_keys(owner, version, Some(room), None).await.unwrap().0;
-    found.into_iter().map(|key| key.session_id).collect()
-}
-
-/// Something encrypted with this session.
-async fn seal(ward: &Ward, who: &Caller, room: &RoomId, session: &str) {
-    let content =
-        json!({ "algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "x", "session_id": session });
-    let txn_id = ward.services.house.dice.letters(12);
-    let request = event(room, ("m.room.encrypted", &txn_id), content);
-    ward.services.rooms.send_event(who, &request).await.unwrap();
-}
-
-/// A key in a backup lives as long as there is something that it opens.
-#[tokio::test]
-async fn a_backed_up_key_goes_with_the_last_event_that_it_opens() {
-    let (ward, people, room) = forgetful().await;
-    let [nurse, doctor] = &people;
-    let other = ward.room_of(&[nurse, doctor]).await;
-    let mut versions = Vec::new();
-    for owner in &people {
-        versions.push(back_up(&ward, owner, &[&room, &other]).await);
-    }
-    let left = async |expected: &[&str]| {
-        for (owner, version) in people.iter().zip(&versions) {
-            assert_eq!(backed_up(&ward, owner, version, &room).await, expected);
-            assert_eq!(
-                backed_up(&ward, owner, version, &other).await.len(),
-                2,
-                "another room's are others"
-            );
-            let info = ward.services.keys.backup_info(owner, Some(version)).await.unwrap();
-            assert_eq!(info.count as usize, expected.len() + 2);
-        }
-    };
-    seal(&ward, nurse, &room, "early").await;
-    seal(&ward, nurse, &room, "both").await;
-    ward.clock.pass_ms(MINUTE_MS / 2);
-    seal(&ward, nurse, &room, "both").await;
-    left(&["both", "early"]).await;
-    ward.clock.pass_ms(MINUTE_MS / 2);
-    assert_eq!(ward.services.forget_what_is_over().await.unwrap(), 2);
-    left(&["both"]).await;
-    ward.clock.pass_ms(MINUTE_MS / 2);
-    assert_eq!(ward.services.forget_what_is_over().await.unwrap(), 1);
-    left(&[]).await;
-}
-
-/// The power goes, or the disk is full, after the events and before their keys.
-#[tokio::test]
-async fn a_backed_up_key_that_a_power_cut_left_goes_with_the_next_look() {
-    for is_full in [false, true] {
-        let (mut ward, [nurse, _], room) = forgetful().await;
-        let version = back_up(&ward, &nurse, &[&room]).await;
-        seal(&ward, &nurse, &room, "early").await;
-        ward.clock.pass_ms(MINUTE_MS);
-        if is_full {
-            ward.engine().fail_commit_after(1, appliance_engine::EngineError::Full);
-            let stopped = ward.services.forget_what_is_over().await;
-            assert_eq!(stopped.unwrap_err().kind, Kind::Unavailable);
-        } else {
-            let (number, _) = ward.services.rooms.known(&room).await.unwrap();
-            ward.services.rooms.erase_once(number).await.unwrap();
-            ward = ward.power_cut_and_restart().await;
-        }
-        assert_eq!(backed_up(&ward, &nurse, &version, &room).await, ["both", "early"]);
-        assert_eq!(ward.services.forget_what_is_over().await.unwrap(), 0, "the event was gone");
-        assert_eq!(backed_up(&ward, &nurse, &version, &room).await, ["both"], "full: {is_full}");
-        let view = ward.services.house.ledger.newest();
-        let (noted, _) = view.scan(&ERASED_SESSIONS, &(), Direction::Forward, 10).await.unwrap();
-        assert_eq!(noted, Vec::<((RoomNid, String), ())>::new());
-    }
 }
