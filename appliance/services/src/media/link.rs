@@ -8,6 +8,8 @@
 //!   octets is bound to the first `m.room.encrypted` that its device sends after the upload, and to all
 //!   others it sends within [`BINDING_MS`] of the upload; the strictest of their rooms counts. Nothing
 //!   is redacted by such a guess.
+//! * What lies on another server cannot be erased here. The event that shows it gets a deadline all the same, a
+//!   minute later than if it lay here: by then that server has taken it back itself, if it keeps the policy.
 //! * What the uploader uses as an avatar or in an image pack is kept while it is used so.
 //!
 //! All of it happens inside the commit that adds the event.
@@ -25,6 +27,7 @@ use appliance_model::ruma::events::{StateEventType, TimelineEventType};
 use appliance_model::{DeviceNid, Error, EventNid, MediaNid, Pdu, RoomNid, UserNid};
 use appliance_rules::policy::{
     self, Effective, Field, POLICY_TYPE, Policy, RETENTION_TYPES, RoomClass, Scope, Use,
+    media_id_of, shown_uris,
 };
 
 use super::govern::may_show;
@@ -35,6 +38,9 @@ use crate::policy::room_policy;
 use crate::rooms::OpenRoom;
 use crate::rooms::retention::file_ttl_ms;
 
+/// So much later than its own server does this one take back an event that shows what lies there, in
+/// milliseconds.
+pub const AFAR_LATER_MS: u64 = 60_000;
 /// An upload and the event about it follow each other at once; clients with a send queue may send
 /// something else in between.
 pub const BINDING_MS: u64 = 60_000;
@@ -101,7 +107,8 @@ pub(crate) async fn link(
     }
     let references =
         policy::references(&kind.to_string(), is_state, content, house.server_name.as_str());
-    if references.is_empty() {
+    let is_afar = shows_afar(house, (&kind.to_string(), is_state), content);
+    if references.is_empty() && !is_afar {
         return Ok(());
     }
     let sender = house.ledger.user(&sent.pdu.sender).await?;
@@ -124,7 +131,19 @@ pub(crate) async fn link(
             linking.refer((media, &row), (as_what, is_own), &asked, commit).await?;
         }
     }
+    if is_afar {
+        linking.refer_afar(&asked, commit);
+    }
     Ok(())
+}
+
+/// Whether a message shows something that lies on another server.
+fn shows_afar(house: &House, (kind, is_state): (&str, bool), content: &str) -> bool {
+    let own = house.server_name.as_str();
+    let is_afar =
+        |(uri, as_what): (String, Use)| as_what == Use::Content && media_id_of(&uri, own).is_none();
+    // More than are followed: some may lie anywhere.
+    shown_uris(kind, is_state, content).is_none_or(|uris| uris.into_iter().any(is_afar))
 }
 
 /// What holds for what a message shows: the room's rules, and what the message itself asks for.
@@ -213,6 +232,17 @@ impl Linking<'_> {
         Ok(())
     }
 
+    /// The event is about to be taken back for a file that was never here, under a number of its own: as when a
+    /// file is gone before the event that shows it comes.
+    fn refer_afar(&self, asked: &Asked, commit: &mut Commit) {
+        // Where no policy speaks of photos, what others show stays; a later policy finds it here.
+        let is_limited = asked.policy.get(Field::TtlMs).is_some();
+        let lives_ms = asked.ttl_ms.saturating_add(AFAR_LATER_MS);
+        let deadline_ms = if is_limited { self.now_ms.saturating_add(lives_ms) } else { u64::MAX };
+        let media = MediaNid(self.house.ledger.next_number());
+        self.add(media, LINK_OTHER, (deadline_ms, &asked.hint), commit);
+    }
+
     fn add(
         &self,
         media: MediaNid,
@@ -224,7 +254,7 @@ impl Linking<'_> {
         commit.put(&MEDIA_LINKS, &(media, class, deadline_ms, self.number.0), &link);
         let of_room = RoomMediaRow { class, deadline_ms, at_ms: self.now_ms };
         commit.put(&ROOM_MEDIA, &(self.room, self.number, media), &of_room);
-        if class != LINK_KEPT {
+        if class != LINK_KEPT && deadline_ms != u64::MAX {
             commit.put(&MEDIA_DUE, &(deadline_ms, media), &());
         }
     }

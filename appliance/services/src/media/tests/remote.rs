@@ -1,13 +1,14 @@
 //! Scenes in which people of another hospital show a photo.
 
 use appliance_model::EventNid;
-use appliance_model::ruma::RoomVersionId as V;
 use appliance_model::ruma::events::room::member::MembershipState as M;
+use appliance_model::ruma::{OwnedRoomId, RoomVersionId as V};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::federation::town::Town;
 use crate::media::expire::Report;
+use crate::media::link::AFAR_LATER_MS;
 
 const MINUTE_MS: u64 = 60_000;
 
@@ -28,8 +29,15 @@ async fn what_another_server_s_people_show_is_redacted_by_the_steward_or_on_reco
     }
 }
 
-async fn shown_elsewhere(version: V, has_power: bool) {
-    let why = format!("version {version}, power {has_power}");
+/// Two servers whose people share a room, in which the first one's steward may have the power to redact.
+struct Shared {
+    town: Town,
+    nurse: Caller,
+    doctor: Caller,
+    room: OwnedRoomId,
+}
+
+async fn shared(version: V, has_power: bool) -> Shared {
     let town = Town::of(2, version).await;
     let (home, away) = (&town.wards[0], &town.wards[1]);
     let [nurse, steward] = home.members(["nurse", "policy"]).await;
@@ -42,6 +50,19 @@ async fn shown_elsewhere(version: V, has_power: bool) {
         levels["users"][steward.user_id.as_str()] = 50.into();
         home.state(&nurse, &room, ("m.room.power_levels", ""), levels).await;
     }
+    Shared { town, nurse, doctor, room }
+}
+
+/// What the audit trail says of photos that nobody could take back.
+async fn not_redacted(home: &Ward) -> usize {
+    let on_record = home.audit().await;
+    on_record.iter().filter(|line| line.starts_with("media.not_redacted one.example")).count()
+}
+
+async fn shown_elsewhere(version: V, has_power: bool) {
+    let why = format!("version {version}, power {has_power}");
+    let Shared { town, nurse, doctor, room } = shared(version, has_power).await;
+    let (home, away) = (&town.wards[0], &town.wards[1]);
     home.limit(&nurse, &room, MINUTE_MS).await;
     let photo = b"a leg";
     let new = of_type("image/jpeg");
@@ -62,9 +83,59 @@ async fn shown_elsewhere(version: V, has_power: bool) {
     for (ward, number) in [(home, here), (away, theirs.number)] {
         assert_eq!(content(ward, number).await == json!({}), has_power, "{why}");
     }
-    let on_record = home.audit().await;
-    let on_record =
-        on_record.iter().filter(|line| line.starts_with("media.not_redacted one.example"));
-    assert_eq!(on_record.count(), if has_power { 0 } else { 2 }, "{why}");
+    assert_eq!(not_redacted(home).await, if has_power { 0 } else { 2 }, "{why}");
     assert_eq!(home.look().await, Report::default(), "{why}: and not tried for ever");
+}
+
+/// A photo that lies on another server: that server takes it back as its author; where it does not, ours does
+/// so a minute later if it may.
+#[tokio::test]
+async fn what_lies_on_another_server_is_taken_back_here_if_it_is_not_there() {
+    for (has_power, keeps_policy) in [(true, false), (true, true), (false, false), (false, true)] {
+        let why = format!("power {has_power}, they keep the policy {keeps_policy}");
+        let Shared { town, nurse, doctor, room } = shared(V::V11, has_power).await;
+        let (home, away) = (&town.wards[0], &town.wards[1]);
+        home.limit(&nurse, &room, MINUTE_MS).await;
+        town.deliver(0, 1, &room, "limited").await;
+        let new = of_type("image/jpeg");
+        let uri = away.services.media.upload(&doctor, new, body(b"an arm")).await.unwrap();
+        let theirs = away.show(&doctor, &room, &uri).await;
+        town.deliver(1, 0, &room, "shown").await;
+        let here = town.number(0, theirs.event_id.as_str()).await.expect("it came");
+
+        home.clock.pass_ms(MINUTE_MS);
+        assert_eq!(home.look().await, Report::default(), "{why}: theirs is the first turn");
+        if keeps_policy {
+            away.clock.pass_ms(MINUTE_MS);
+            assert_eq!(away.look().await, Report { erased: 1, redacted: 1, stuck: 0 }, "{why}");
+            town.deliver(1, 0, &room, "over").await;
+        }
+        home.clock.pass_ms(AFAR_LATER_MS);
+        let redacted = usize::from(has_power && !keeps_policy);
+        assert_eq!(home.look().await, Report { erased: 0, redacted, stuck: 0 }, "{why}");
+        town.deliver(0, 1, &room, "taken back").await;
+        for (ward, number) in [(home, here), (away, theirs.number)] {
+            let is_gone = content(ward, number).await == json!({});
+            assert_eq!(is_gone, has_power || keeps_policy, "{why}");
+        }
+        assert_eq!(not_redacted(home).await, usize::from(!has_power && !keeps_policy), "{why}");
+        assert_eq!(home.look().await, Report::default(), "{why}: and not tried for ever");
+    }
+}
+
+/// Where nothing limits photos, what others show stays; a limit that comes later meets it.
+#[tokio::test]
+async fn a_limit_that_comes_later_meets_what_lies_on_another_server() {
+    let Shared { town, nurse, doctor, room } = shared(V::V11, true).await;
+    let (home, away) = (&town.wards[0], &town.wards[1]);
+    let shown = away.show(&doctor, &room, "mxc://two.example/anywhere").await;
+    town.deliver(1, 0, &room, "shown").await;
+    home.clock.pass_ms(1_000 * MINUTE_MS);
+    assert_eq!(home.look().await, Report::default());
+    home.limit(&nurse, &room, 2_000 * MINUTE_MS).await;
+    assert_eq!(home.look().await, Report::default());
+    home.clock.pass_ms(1_000 * MINUTE_MS);
+    assert_eq!(home.look().await, Report { erased: 0, redacted: 1, stuck: 0 });
+    let here = town.number(0, shown.event_id.as_str()).await.expect("it came");
+    assert_eq!(content(home, here).await, json!({}));
 }
