@@ -32,6 +32,7 @@ use matrix_sdk::ruma::events::{AnySyncMessageLikeEvent, AnySyncTimelineEvent, In
 use matrix_sdk::ruma::{MxcUri, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId};
 use matrix_sdk::{Client, LoopCtrl, Room, RoomMemberships, RoomState, SessionChange};
 use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -530,9 +531,14 @@ async fn sync_for_ever(client: Client, seen: Arc<Mutex<Seen>>) {
 
 async fn note_end(client: Client, seen: Arc<Mutex<Seen>>) {
     let mut changes = client.subscribe_to_session_changes();
-    while let Ok(change) = changes.recv().await {
-        if let SessionChange::UnknownToken(how) = change {
-            seen.lock().expect("no handler panics").ended = Some(how.soft_logout);
+    loop {
+        match changes.recv().await {
+            Ok(SessionChange::UnknownToken(how)) => {
+                seen.lock().expect("no handler panics").ended = Some(how.soft_logout);
+            }
+            // It holds the newest one only: who asks fast is refused twice before this task runs.
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
         }
     }
 }
