@@ -336,6 +336,21 @@ pub struct Trust {
     pub cross_signed: bool,
 }
 
+/// One makes a room and invites, the other joins, and each knows the other is there.
+///
+/// # Panics
+///
+/// If either does not see both in the room.
+pub async fn meet(host: &mut Device, guest: &mut Device, encrypted: bool) -> String {
+    let room = host.create_room(encrypted, &[&guest.user_id]).await;
+    guest.join(&room).await;
+    let both = [host.user_id.clone(), guest.user_id.clone()];
+    let both = [both[0].as_str(), both[1].as_str()];
+    host.wait_members(&room, &both).await;
+    guest.wait_members(&room, &both).await;
+    room
+}
+
 /// Two people compare emoji: `first` asks, `second` accepts, both confirm.
 ///
 /// # Panics

@@ -1,6 +1,6 @@
 //! A working day between two people: they meet, talk, trust each other, show a photo, and leave.
 
-use appliance_acceptance::device::{Device, verify_by_emoji};
+use appliance_acceptance::device::{Device, meet, verify_by_emoji};
 use appliance_acceptance::wait::until;
 use http::Method;
 
@@ -45,17 +45,6 @@ async fn working_day(nurse_has: Brand, doctor_has: Brand) {
         refused(&ward, &device).await;
     }
     ward.close();
-}
-
-/// One makes a room and invites, the other joins, and each knows the other is there.
-pub async fn meet(host: &mut Device, guest: &mut Device, encrypted: bool) -> String {
-    let room = host.create_room(encrypted, &[&guest.user_id]).await;
-    guest.join(&room).await;
-    let both = [host.user_id.clone(), guest.user_id.clone()];
-    let both = [both[0].as_str(), both[1].as_str()];
-    host.wait_members(&room, &both).await;
-    guest.wait_members(&room, &both).await;
-    room
 }
 
 /// Both say something, and both are heard; nobody between them could read it.

@@ -1,10 +1,9 @@
 //! What Element Web does besides talking, done by matrix-js-sdk: threads, relations, spaces, search,
 //! and the state of a room after a gap (`use_state_after`).
 
-use appliance_acceptance::device::Device;
+use appliance_acceptance::device::{Device, meet};
 use serde_json::{Value, json};
 
-use crate::conversation::meet;
 use crate::ward::{Brand, Ward};
 
 /// More than one answer to `/sync` shows of a room.

@@ -1,6 +1,6 @@
 //! A house that keeps devices it does not look after out of encryption: what apps make of that.
 
-use appliance_acceptance::device::Device;
+use appliance_acceptance::device::{Device, meet};
 
 use crate::demo::Demo;
 use crate::ward::Brand;
@@ -24,11 +24,9 @@ async fn keeps_out(writes: Brand, private: Brand, managed: Brand) {
     if managed.cross_signs() {
         tablet.bootstrap_cross_signing().await;
     }
-    let room = doctor.create_room(true, &[&phone.user_id]).await;
-    phone.join(&room).await;
+    let room = meet(&mut doctor, &mut phone, true).await;
     let both = [doctor.user_id.clone(), phone.user_id.clone()];
     let both = [both[0].as_str(), both[1].as_str()];
-    doctor.wait_members(&room, &both).await;
     tablet.wait_members(&room, &both).await;
     doctor.trusts(&phone.user_id, &phone.device_id).await;
     doctor.trusts(&tablet.user_id, &tablet.device_id).await;

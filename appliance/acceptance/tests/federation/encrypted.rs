@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use appliance_acceptance::device::{Device, verify_by_emoji};
+use appliance_acceptance::device::{Device, meet, verify_by_emoji};
 use appliance_acceptance::person::{Person, sha256};
 use appliance_acceptance::wait::until;
 use serde_json::json;
@@ -40,9 +40,9 @@ async fn newcomer(hospital: &Hospital, name: &str) -> Device {
 async fn a_day(ours: Arc<Hospital>, theirs: Arc<Hospital>) {
     let mut nurse = newcomer(&ours, "nurse").await;
     let mut doctor = newcomer(&theirs, "doctor").await;
-    let first = meet(&mut nurse, &mut doctor).await;
+    let first = meet(&mut nurse, &mut doctor, true).await;
     talk(&mut nurse, &mut doctor, &first).await;
-    let second = meet(&mut doctor, &mut nurse).await;
+    let second = meet(&mut doctor, &mut nurse, true).await;
     talk(&mut nurse, &mut doctor, &second).await;
 
     let photo = ours.scratch().join("wound.png");
@@ -96,16 +96,6 @@ async fn is_known(watcher: &Resident, device: &Device) -> bool {
     let body = json!({ "device_keys": { (device.user_id.clone()): [] } });
     let found = watcher.post("/v3/keys/query", body).await;
     found["device_keys"][&device.user_id].get(&device.device_id).is_some()
-}
-
-async fn meet(host: &mut Device, guest: &mut Device) -> String {
-    let room = host.create_room(true, &[&guest.user_id]).await;
-    guest.join(&room).await;
-    let both = [host.user_id.clone(), guest.user_id.clone()];
-    let both = [both[0].as_str(), both[1].as_str()];
-    host.wait_members(&room, &both).await;
-    guest.wait_members(&room, &both).await;
-    room
 }
 
 async fn talk(first: &mut Device, second: &mut Device, room: &str) {

@@ -20,7 +20,7 @@ use aws_lc_rs::digest;
 
 use self::tables::{
     BoxKind, HEAD_BYTES, LONG_HEAD_BYTES, Span, chunks_of, forget_times, handler_of, head_of,
-    is_codec, is_needed, u16_at,
+    is_codec, is_needed, split_box, u16_at,
 };
 use super::{Media, no_such_media};
 
@@ -170,9 +170,7 @@ impl Survey {
         let mut rest = content;
         while rest.len() >= HEAD_BYTES {
             self.count()?;
-            let (kind, head_bytes, length) = head_of(rest, rest.len() as u64)?;
-            let (one, behind) = rest.split_at_mut(usize::try_from(length).ok()?);
-            let (head, content) = one.split_at_mut(usize::try_from(head_bytes).ok()?);
+            let (kind, [head, content, behind]) = split_box(rest)?;
             if self.keep((parent, kind), content)? == Fate::Goes {
                 head[4..8].copy_from_slice(b"free");
                 content.fill(0);
@@ -224,9 +222,7 @@ impl Survey {
         let mut rest = content.get_mut(8..)?;
         while rest.len() >= HEAD_BYTES {
             self.count()?;
-            let (_, head_bytes, length) = head_of(rest, rest.len() as u64)?;
-            let (one, behind) = rest.split_at_mut(usize::try_from(length).ok()?);
-            let content = &mut one[usize::try_from(head_bytes).ok()?..];
+            let (_, [_, content, behind]) = split_box(rest)?;
             let is_self_contained = content.get(3)? & 1 == 1;
             if !is_self_contained {
                 return None;
@@ -248,9 +244,7 @@ impl Survey {
         let mut rest = content.get_mut(8..)?;
         while rest.len() >= HEAD_BYTES {
             self.count()?;
-            let (kind, head_bytes, length) = head_of(rest, rest.len() as u64)?;
-            let (one, behind) = rest.split_at_mut(usize::try_from(length).ok()?);
-            let content = &mut one[usize::try_from(head_bytes).ok()?..];
+            let (kind, [_, content, behind]) = split_box(rest)?;
             let fixed = match kind {
                 // Pictures like those of cameras, with places of their own, and what is encrypted.
                 _ if !is_codec(&kind) => return None,

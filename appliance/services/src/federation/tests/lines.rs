@@ -11,18 +11,20 @@ use serde_json::json;
 use crate::federation::Ask;
 use crate::federation::town::Town;
 
-/// A public room of a nurse at the first server, which a doctor at the second has joined, with so much in it that
-/// one event in ten is not much.
-async fn furnished(town: &Town) -> (OwnedRoomId, Caller, Caller) {
-    let [one, two] = [&town.wards[0], &town.wards[1]];
+/// A public room of a nurse at the first server, which a doctor at the second has joined, and an aide at the third
+/// through `via`, with so much in it that one event in ten is not much.
+async fn furnished(town: &Town, via: &str) -> (OwnedRoomId, Caller, Caller) {
+    let [one, two, three] = [&town.wards[0], &town.wards[1], &town.wards[2]];
     let (nurse, doctor) = (one.member("nurse").await, two.member("doctor").await);
+    let aide = three.member("aide").await;
     let open = json!({ "preset": "public_chat", "power_level_content_override": { "invite": 0 } });
     let room = one.room_as(&nurse, open).await;
     for bed in 0..12 {
         one.state(&nurse, &room, ("example.bed", &bed.to_string()), json!({ "free": true })).await;
     }
     come_in(town, (1, &doctor), &room, "one.example").await;
-    (room, nurse, doctor)
+    come_in(town, (2, &aide), &room, via).await;
+    (room, doctor, aide)
 }
 
 async fn come_in(town: &Town, (at, who): (usize, &Caller), room: &OwnedRoomId, via: &str) {
@@ -36,10 +38,8 @@ async fn come_in(town: &Town, (at, who): (usize, &Caller), room: &OwnedRoomId, v
 async fn a_state_that_a_broken_line_brought_in_part_is_fetched_another_time() {
     for version in [V::V10, V::V12] {
         let town = Town::of(3, version.clone()).await;
-        let (room, _, doctor) = furnished(&town).await;
+        let (room, doctor, aide) = furnished(&town, "two.example").await;
         let (two, three) = (&town.wards[1], &town.wards[2]);
-        let aide = three.member("aide").await;
-        come_in(&town, (2, &aide), &room, "two.example").await;
         let join = town.state(1, &room).await[&format!("m.room.member|{}", aide.user_id)].clone();
         two.say(&doctor, &room, "welcome").await;
         let second = two.say(&doctor, &room, "how are you?").await;
@@ -78,10 +78,8 @@ async fn a_state_that_a_broken_line_brought_in_part_is_fetched_another_time() {
 async fn a_state_that_ends_with_a_leave_that_cannot_be_checked_is_fetched_another_time() {
     for version in [V::V10, V::V12] {
         let town = Town::of(3, version.clone()).await;
-        let (room, _, doctor) = furnished(&town).await;
+        let (room, doctor, aide) = furnished(&town, "one.example").await;
         let (two, three) = (&town.wards[1], &town.wards[2]);
-        let aide = three.member("aide").await;
-        come_in(&town, (2, &aide), &room, "one.example").await;
         let join = town.state(0, &room).await[&format!("m.room.member|{}", aide.user_id)].clone();
         town.deliver(0, 1, &room, "to-two").await;
         town.deliver_only(0, 1, &join).await;

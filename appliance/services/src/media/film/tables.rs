@@ -22,6 +22,14 @@ pub(super) fn head_of(bytes: &[u8], there: u64) -> Option<(BoxKind, u64, u64)> {
     (head_bytes <= length && length <= there).then_some((kind, head_bytes, length))
 }
 
+/// The first box, as kind and its head, content, and what is behind it.
+pub(super) fn split_box(bytes: &mut [u8]) -> Option<(BoxKind, [&mut [u8]; 3])> {
+    let (kind, head_bytes, length) = head_of(bytes, bytes.len() as u64)?;
+    let (one, behind) = bytes.split_at_mut(usize::try_from(length).ok()?);
+    let (head, content) = one.split_at_mut(usize::try_from(head_bytes).ok()?);
+    Some((kind, [head, content, behind]))
+}
+
 /// What a player needs besides what is looked into.
 pub(super) fn is_needed(parent: &BoxKind, kind: &BoxKind) -> bool {
     let needed: &[&BoxKind] = match parent {
