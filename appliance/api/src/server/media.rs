@@ -218,11 +218,11 @@ mod tests {
         let peers = &town.desk(0).services.peers;
         let marked = r#"{"org.matrix.msc4425.ephemeral":true}"#;
         for (mode, status, is_marked) in [
-            (None, 403, false),
+            (None, 404, false),
             (Some(MediaMode::Allow), 200, false),
-            (Some(MediaMode::Lease), 403, false),
+            (Some(MediaMode::Lease), 404, false),
             (Some(MediaMode::Ephemeral), 200, true),
-            (Some(MediaMode::Deny), 403, false),
+            (Some(MediaMode::Deny), 404, false),
         ] {
             if mode.is_some() {
                 let change = PeerChange { media: mode, ..PeerChange::default() };
@@ -237,8 +237,8 @@ mod tests {
         for (word, status, is_marked) in [
             ("allow", 200, false),
             ("ephemeral", 200, true),
-            ("lease", 403, false),
-            ("deny", 403, false),
+            ("lease", 404, false),
+            ("deny", 404, false),
         ] {
             let pack = serde_json::json!({ "server": { "federation": { "other": word } } });
             policy.set(&pack, "uid 0").await.unwrap();

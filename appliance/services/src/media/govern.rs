@@ -11,7 +11,9 @@ use appliance_ledger::rows::media::{LINK_GUESSED, LINK_OPENED, LINK_OWN, LinkRow
 use appliance_ledger::rows::policy::{CopyRow, OpensRow};
 use appliance_ledger::{Commit, Direction};
 use appliance_model::ruma::ServerName;
-use appliance_model::{Caller, DeviceNid, Error, MediaNid, Role, RoomNid, SessionClass, UserNid};
+use appliance_model::{
+    Caller, DeviceNid, Error, Kind, MediaNid, Role, RoomNid, SessionClass, UserNid,
+};
 use appliance_rules::Denial;
 use appliance_rules::policy::{
     Action, Content, Effective, Field, Form, Object, Obligations, Permitted, Policy, Refused,
@@ -112,7 +114,8 @@ impl Media {
     }
 
     /// The same for another server, which asks for one of its users. Whether it gets files at all is
-    /// the list of peers' to say; whether it gets this one, the policy's.
+    /// the list of peers' to say; whether it gets this one, the policy's. What it does not get is not
+    /// there: of a server that answers anything else its users are told (Synapse: 502) that it is broken.
     async fn govern_peer(
         &self,
         server: &ServerName,
@@ -121,10 +124,10 @@ impl Media {
     ) -> Result<Obligations, Error> {
         let peer_mode = self.0.house.roll.media_mode(server);
         if peer_mode == MediaMode::Deny {
-            return Err(Error::forbidden("This server gives yours no files."));
+            return Err(Error::not_found("This server gives yours no files."));
         }
         if peer_mode == MediaMode::Lease {
-            return Err(Error::forbidden("This server lends yours files, look by look."));
+            return Err(Error::not_found("This server lends yours files, look by look."));
         }
         let policy = self.policy_of(None, living).await?;
         let uri = self.uri(&living.row.media_id);
@@ -145,7 +148,9 @@ impl Media {
                 Ok(obligations)
             }
             Err(Refused::Gone) => Err(self.is_over(living).await),
-            Err(Refused::Denied(denial)) => Err(self.ledger().refuse(denial).await),
+            Err(Refused::Denied(denial)) => {
+                Err(Error { kind: Kind::NotFound, ..self.ledger().refuse(denial).await })
+            }
         }
     }
 
