@@ -36,6 +36,7 @@ use appliance_model::SessionClass;
 use appliance_services::Services;
 use axum::Router;
 
+pub use administration::governance;
 pub use route::{Access, Route};
 
 /// Where a request comes from; the listener puts it into the request's extensions.

@@ -7,7 +7,6 @@
 pub mod caller;
 pub mod door;
 mod peers;
-mod policy;
 pub mod store;
 mod users;
 
@@ -15,14 +14,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use appliance_model::ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId};
+use appliance_api::governance::{self, PolicyQuestion};
+use appliance_model::ruma::{OwnedMxcUri, OwnedServerName, OwnedUserId};
 use appliance_model::{Error, Kind};
 use appliance_services::media::erase::Which;
 use appliance_services::peers::{PeerChange, Terms};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub use self::policy::PolicyQuestion;
 use crate::settings::Secret;
 use crate::wiring::House;
 
@@ -160,24 +159,12 @@ pub enum Order {
     /// Who was given a file.
     WhereIsMedia {
         /// `mxc://server/id`.
-        uri: String,
+        uri: OwnedMxcUri,
     },
     /// Erase files.
     EraseMedia {
-        /// Shown in this room.
-        room: Option<OwnedRoomId>,
-        /// Uploaded by this user.
-        user: Option<OwnedUserId>,
-        /// Uploaded since: milliseconds since the Unix epoch.
-        since_ms: Option<u64>,
-        /// Uploaded before: milliseconds since the Unix epoch.
-        #[serde(default)]
-        until_ms: Option<u64>,
-        /// Shown by this event.
-        event: Option<OwnedEventId>,
-        /// Sent from the photo page with this patient's reference.
-        #[serde(default)]
-        reference: Option<String>,
+        /// Which.
+        which: Which,
     },
     /// What a user may have here, and has.
     MediaQuota {
@@ -273,6 +260,7 @@ impl Admin {
     ///
     /// A [`Refusal`] with a sentence.
     pub async fn carry_out(&self, order: Order, by: &str) -> Result<Value, Refusal> {
+        let services = &self.house.services;
         match order {
             Order::Status => Ok(self.status().await),
             Order::CreateUser { localpart, password, administrator } => {
@@ -305,24 +293,25 @@ impl Admin {
             }
             Order::CheckPeer { server_name } => self.check_peer(&server_name).await,
             Order::ListEgress => self.list_egress().await,
-            Order::ShowPolicy => Ok(self.show_policy()),
-            Order::SetPolicy { pack } => self.set_policy(&pack, by).await,
+            Order::ShowPolicy => Ok(services.policy.show()),
+            Order::SetPolicy { pack } => {
+                services.policy.set(&pack, by).await?;
+                Ok(services.policy.show())
+            }
             Order::ExplainPolicy { question, pack } => {
-                self.explain_policy(&question, pack.as_ref()).await
+                Ok(governance::explain(services, &question, pack.as_ref()).await?)
             }
             Order::Enrol { class, user_id, valid_ms } => {
-                self.enrol(&class, user_id.as_deref(), valid_ms, by).await
+                let terms = (valid_ms, by);
+                Ok(governance::enrol(services, &class, user_id.as_deref(), terms).await?)
             }
-            Order::WhereIsMedia { uri } => self.where_is_media(&uri).await,
-            Order::EraseMedia { room, user, since_ms, until_ms, event, reference } => {
-                let which = Which { room, user, since_ms, until_ms, event, reference };
-                self.erase_media(which, by).await
-            }
+            Order::WhereIsMedia { uri } => Ok(governance::copies(services, &uri).await?),
+            Order::EraseMedia { which } => Ok(governance::erase(services, &which, by).await?),
             Order::MediaQuota { user_id, quota } => self.media_quota(&user_id, quota, by).await,
-            Order::PurgingMedia => self.purging_media().await,
-            Order::UnconfirmedErasures => self.unconfirmed_erasures().await,
+            Order::PurgingMedia => Ok(governance::purging(services).await?),
+            Order::UnconfirmedErasures => Ok(governance::unconfirmed(services).await?),
             Order::DeviceLost { user_id, device_id } => {
-                self.device_lost(&user_id, &device_id, by).await
+                Ok(governance::device_lost(services, &user_id, &device_id, by).await?)
             }
             Order::CheckStore => self.check_store().await,
             Order::StoreStats => self.store_stats().await,

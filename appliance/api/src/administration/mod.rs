@@ -1,10 +1,12 @@
-//! The administration API that Synapse's tools speak (synadm, Ketesa, Draupnir), in Synapse's shapes.
+//! The administration API that Synapse's tools speak (synadm, Ketesa, Draupnir), in Synapse's shapes, and what
+//! they have no words for ([`governance`]).
 //!
 //! Every route goes through [`Desk::serve`]: a session of an administrator, and an entry in the audit
 //! trail before anything is done or shown. What this server does not do it says; it does not pretend.
 
 mod devices;
 mod federation;
+pub mod governance;
 mod history;
 mod media;
 mod registration_tokens;
@@ -37,6 +39,7 @@ pub(crate) fn add(routes: &mut Routes) {
     rooms::add(&mut desk);
     history::add(&mut desk);
     media::add(&mut desk);
+    governance::add(&mut desk);
     registration_tokens::add(&mut desk);
     reports::add(&mut desk);
     server::add(&mut desk);

@@ -1,10 +1,11 @@
 //! Orders about accounts.
 
+use appliance_model::Error;
 use appliance_model::ruma::UserId;
 use appliance_services::accounts::NewAccount;
 use serde_json::{Value, json};
 
-use super::{Admin, Refusal};
+use super::{Admin, Quota, Refusal};
 use crate::settings::Secret;
 
 impl Admin {
@@ -59,5 +60,29 @@ impl Admin {
         let accounts = &self.house.services.accounts;
         accounts.reset_password(user_id, password, keep_sessions, by).await?;
         Ok(json!({ "user_id": user_id, "sessions_ended": !keep_sessions }))
+    }
+
+    pub(super) async fn media_quota(
+        &self,
+        user_id: &UserId,
+        quota: Option<Quota>,
+        by: &str,
+    ) -> Result<Value, Refusal> {
+        let services = &self.house.services;
+        let usage = match quota {
+            Some(Quota::General) => services.media.set_quota(user_id, None, by).await?,
+            Some(Quota::Bytes(bytes)) => services.media.set_quota(user_id, Some(bytes), by).await?,
+            None => {
+                let user = services.house.ledger.user(user_id).await?;
+                let user = user.ok_or_else(|| Error::not_found("There is no such user here."))?;
+                services.media.usage(user).await?
+            }
+        };
+        Ok(json!({
+            "user_id": user_id,
+            "files": usage.files,
+            "bytes": usage.bytes,
+            "quota_bytes": usage.quota_bytes,
+        }))
     }
 }

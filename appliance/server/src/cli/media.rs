@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use appliance_model::ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
+use appliance_model::ruma::{OwnedEventId, OwnedMxcUri, OwnedRoomId, OwnedUserId};
+use appliance_services::media::erase::Which;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
@@ -30,7 +31,7 @@ enum MediaCommand {
 #[command(after_help = "Example:\n  wardstone media where mxc://hospital.example/AbCdEf")]
 struct Where {
     /// The file: `mxc://server/id`.
-    uri: String,
+    uri: OwnedMxcUri,
     #[command(flatten)]
     common: Common,
 }
@@ -142,7 +143,8 @@ impl Media {
                     }
                 };
                 let (since_ms, until_ms) = (since, until);
-                let order = Order::EraseMedia { room, user, since_ms, until_ms, event, reference };
+                let which = Which { room, user, since_ms, until_ms, event, reference };
+                let order = Order::EraseMedia { which };
                 order::give(common, order, None, |answer| {
                     format!(
                         "Nobody gets these {} files any more. Receipt: {}.",

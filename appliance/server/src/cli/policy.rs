@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use appliance_api::governance::PolicyQuestion;
 use appliance_model::ruma::{OwnedMxcUri, OwnedRoomId, OwnedUserId};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::{Common, order, out};
-use crate::admin::{Order, PolicyQuestion};
+use crate::admin::Order;
 
 /// A pack is a page of text.
 const PACK_BYTES_MAX: u64 = 32_768;

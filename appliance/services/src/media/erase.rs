@@ -7,7 +7,7 @@ use appliance_ledger::{Direction, Event};
 use appliance_model::ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use appliance_model::{Error, EventNid, MediaNid, RoomNid, UserNid};
 use appliance_rules::Permit;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Media;
 use super::purge::condemn;
@@ -20,7 +20,8 @@ const RECEIPT_LETTERS: usize = 12;
 const REASON: &str = "purged";
 
 /// Which files. At least one of room, user, event and reference is named; all that is said must hold.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Which {
     /// Shown in this room.
     pub room: Option<OwnedRoomId>,
