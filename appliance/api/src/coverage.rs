@@ -18,6 +18,7 @@
 
 use std::collections::BTreeMap;
 
+use appliance_services::accounts::OAuthOptions;
 use appliance_services::{Options, Registration, Support, Turn};
 use http::Method;
 use serde_json::{Value, json};
@@ -77,6 +78,11 @@ impl Scene {
                 ..Support::default()
             },
             turn: Some(Turn::new(vec!["turn:turn.hospital.example".to_owned()], "sesame")),
+            oauth: Some(OAuthOptions {
+                sign_in_url: "https://login.hospital.example".to_owned(),
+                api_url: "https://matrix.hospital.example".to_owned(),
+                app_hosts: Vec::new(),
+            }),
             rtc_livekit_url: Some("https://calls.hospital.example".to_owned()),
             ..open_house()
         })

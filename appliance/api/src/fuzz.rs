@@ -322,3 +322,52 @@ async fn fuzz_transaction() {
     let (status, _) = town.ask(0, "b.example", "GET", "/version", Value::Null).await;
     assert_eq!(status, 200, "it still answers");
 }
+
+/// What an app says of itself, and what it sends its user to the sign-in page with: nobody is sent where no
+/// registered app is at home.
+#[tokio::test]
+async fn fuzz_apps_that_sign_people_in() {
+    let oauth = appliance_services::accounts::OAuthOptions {
+        sign_in_url: "https://login.hospital.example".to_owned(),
+        api_url: "https://matrix.hospital.example".to_owned(),
+        app_hosts: Vec::new(),
+    };
+    let options =
+        appliance_services::Options { oauth: Some(oauth), ..crate::scenario::open_house() };
+    let desk = Desk::with(options).await;
+    let page = crate::sign_in(desk.services.clone());
+    let path = "/_matrix/client/unstable/io.wardstone/oauth";
+    let app = r#"{"client_name":"a","client_uri":"https://b.example/","application_type":"native","redirect_uris":["example.b:/","http://[::1]/x","https://c.b.example:8443/?y=z"],"response_types":["code"],"grant_types":["authorization_code","refresh_token"],"token_endpoint_auth_method":"none","tos_uri":"https://b.example/t"}"#;
+    let registered = desk.call_raw("POST", &format!("{path}/register"), "", app.to_owned()).await;
+    let client_id = registered.text("client_id");
+    let query = format!(
+        "client_id={client_id}&redirect_uri=http%3A%2F%2F%5B%3A%3A1%5D%3A1%2Fx&response_type=code&response_mode=\
+         fragment&state=s&code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM&code_challenge_method=S256\
+         &scope=urn%3Amatrix%3Aclient%3Aapi%3A%2A+urn%3Amatrix%3Aclient%3Adevice%3AX"
+    );
+    let mut inputs =
+        inputs("apps", &[app, &query, "grant_type=refresh_token&refresh_token=x&client_id=y"]);
+    while let Some(input) = inputs.next_text() {
+        for endpoint in ["register", "token", "revoke"] {
+            let answer =
+                desk.call_raw("POST", &format!("{path}/{endpoint}"), "", input.clone()).await;
+            assert!(answer.status < 500, "{endpoint}: {answer:?}");
+            // Whatever is registered is on the app's own host, on the machine itself, or a scheme with a dot.
+            let uris = answer.json["redirect_uris"].as_array().cloned().unwrap_or_default();
+            for uri in uris.iter().filter_map(Value::as_str) {
+                let (scheme, _) = uri.split_once(':').unwrap();
+                assert!(scheme.contains('.') || scheme.to_lowercase().starts_with("http"), "{uri}");
+            }
+        }
+        let request = Request::post("/authorize/app").header("x-wardstone-page", "1");
+        let request = request.body(axum::body::Body::from(input.clone())).unwrap();
+        let answer = tower::ServiceExt::oneshot(page.clone(), request).await.unwrap();
+        assert!(answer.status().as_u16() < 500);
+        let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+        let answer: Value = serde_json::from_slice(&body).unwrap();
+        if let Some(back) = answer["back"].as_str() {
+            let homes = ["example.b:/", "http://[::1]", "https://c.b.example:8443/?y=z"];
+            assert!(homes.iter().any(|home| back.starts_with(home)), "{back}");
+        }
+    }
+}

@@ -15,12 +15,14 @@ mod form;
 mod fuzz;
 mod json;
 mod json_body;
+mod own_page;
 mod peer;
 mod photo_page;
 mod query;
 mod route;
 mod scenario;
 mod server;
+mod sign_in;
 #[cfg(test)]
 mod suites;
 mod suspended;
@@ -59,6 +61,11 @@ pub fn peer_router(services: Arc<Services>) -> (Router, Vec<Route>) {
 /// pages, and what these pages ask.
 pub fn photo_page(services: Arc<Services>) -> Router {
     photo_page::router(services)
+}
+
+/// Where apps send people to sign in. Not a Matrix API: a page, and what it asks.
+pub fn sign_in(services: Arc<Services>) -> Router {
+    sign_in::router(services)
 }
 
 /// What people's devices see, on one router, and the list of its routes.

@@ -153,6 +153,11 @@ impl Routes {
         Self { services, router: Router::new(), list: Vec::new() }
     }
 
+    /// Whether apps can send people somewhere to sign in.
+    pub fn has_oauth(&self) -> bool {
+        self.services.house.options.oauth.is_some()
+    }
+
     /// Serves the endpoint of a Ruma request type, on all its stable paths.
     pub fn serve<R, F, Answer>(&mut self, handler: F)
     where

@@ -7,8 +7,8 @@ use appliance_model::{DeviceNid, EventNid, MediaNid, Position, RoomNid, StateKey
 
 use crate::rows::appservices::{AppserviceRow, AppserviceStreamRow};
 use crate::rows::extras::{
-    BlockedRoomRow, DehydratedRow, DelayedRow, MediaMarkRow, OpenIdRow, ProfileFieldRow,
-    SubscribedThreadRow, SubscriptionRow, TaskRow,
+    BlockedRoomRow, DehydratedRow, DelayedRow, MediaMarkRow, OAuthClientRow, OpenIdRow,
+    ProfileFieldRow, SubscribedThreadRow, SubscriptionRow, TaskRow,
 };
 use crate::rows::keys::{
     BackedUpKeyRow, BackupRow, ClaimedKeyRow, CrossSigningRow, DeviceKeysRow, OneTimeKeyRow,
@@ -245,6 +245,8 @@ keyspaces! {
     REPORTS 0xA5 Position => ReportRow;
     /// OpenID tokens, by digest.
     OPENID_TOKENS 0xB0 Digest => OpenIdRow;
+    /// Apps that registered themselves to sign people in, by digest of what they said of themselves.
+    OAUTH_CLIENTS 0xBE Digest => OAuthClientRow;
     /// Profile fields beside name and picture, by owner and name.
     PROFILE_FIELDS 0xB1 (UserNid, String) => ProfileFieldRow;
     /// The dehydrated device of a user.

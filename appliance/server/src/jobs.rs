@@ -40,6 +40,9 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
     every(tasks, "openid", hour, services, async |services: Arc<Services>| {
         services.accounts.forget_openid_tokens().await.map(drop)
     });
+    every(tasks, "apps", hour, services, async |services: Arc<Services>| {
+        services.accounts.forget_clients().await.map(drop)
+    });
     // What devices do not fetch for months, and keys of deleted backups that a power cut left.
     every(
         tasks,

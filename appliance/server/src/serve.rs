@@ -1,13 +1,17 @@
 //! Serving: open the house, open the doors, wait for the end, close in order.
 
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use appliance_model::SessionClass;
-use axum::Extension;
+use appliance_services::peers::PeerCertificate;
+use axum::extract::Request;
+use axum::middleware::map_request;
+use axum::{Extension, Router};
 
 use crate::admin::door;
 use crate::cli::out;
@@ -16,7 +20,7 @@ use crate::health;
 use crate::lifecycle::{Lifecycle, Tasks};
 use crate::listen::caps::Caps;
 use crate::listen::connection::{Timeouts, TrustedProxies};
-use crate::listen::tls::{Certificate, Reload, TlsDoor};
+use crate::listen::tls::{Certificate, Reload, TlsDoor, read_authorities};
 use crate::listen::{self, Listener};
 use crate::log;
 use crate::metrics::Metrics;
@@ -205,18 +209,23 @@ impl<'a> Doors<'a> {
                 let asks = move || services.house.roll.asks_for_certificates();
                 Some(TlsDoor::for_servers(certificate, Arc::new(asks))?)
             }
+            (Some(certificate), ListenerKind::SignIn) => Some(TlsDoor::for_browsers(certificate)?),
             (Some(certificate), _) => Some(TlsDoor::new(certificate)?),
         };
         let (router, caps) = match listener.kind {
             ListenerKind::Client => (self.house.client(), &self.public),
             ListenerKind::Federation => (self.house.federation(), &self.public),
             ListenerKind::PhotoPage => (self.house.photo_page(), &self.public),
+            ListenerKind::SignIn => (self.house.sign_in(), &self.public),
             ListenerKind::Metrics => (self.metrics.router(), &self.internal),
         };
         let mut router = router.merge(health::router(self.house.clone()));
-        if listener.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some()) {
-            router = router.layer(Extension(DoorClass(SessionClass::Managed)));
-        }
+        let authorities = listener.tls.as_ref().and_then(|tls| tls.client_ca_file.as_deref());
+        router = match (authorities, listener.kind) {
+            (None, _) => router,
+            (Some(file), ListenerKind::SignIn) => vouching(router, file)?,
+            (Some(_), _) => router.layer(Extension(DoorClass(SessionClass::Managed))),
+        };
         let (name, caps) = (listener.kind.as_str(), caps.clone());
         Ok(Listener { name, caps, socket, tls, router })
     }
@@ -232,6 +241,28 @@ impl<'a> Doors<'a> {
         let caps = self.internal.clone();
         Ok(Listener { name: "admin", caps, socket, tls: None, router })
     }
+}
+
+/// Whoever shows a certificate of these authorities is on a managed device. Looked at with every request: a
+/// certificate ends, and a connection may outlive it.
+fn vouching(router: Router, authorities: &Path) -> Result<Router, String> {
+    let authorities: Arc<str> = read_authorities(authorities)?.into();
+    Ok(router.layer(map_request(move |mut request: Request| {
+        let authorities = authorities.clone();
+        async move {
+            if let Some(PeerCertificate(shown)) = request.extensions().get() {
+                match shown.comes_from(&authorities) {
+                    Ok(()) => {
+                        request.extensions_mut().insert(DoorClass(SessionClass::Managed));
+                    }
+                    Err(why) => {
+                        tracing::info!(kind = "sign_in.certificate", why, "vouches for nothing");
+                    }
+                }
+            }
+            request
+        }
+    })))
 }
 
 fn bind(address: &Address, unix_mode: u32) -> Result<Socket, String> {

@@ -105,6 +105,9 @@ pub struct Server {
     /// Where browsers reach the listener of kind `photo_page`, for the sentences and pictures that
     /// point to it; empty: there is none.
     pub photo_page_url: String,
+    /// The origin of the listener of kind `sign_in`, where apps send people to sign in (OAuth 2.0); empty:
+    /// there is none.
+    pub sign_in_url: String,
     /// The Ed25519 key that signs events; empty: `<data_dir>/signing.key`.
     pub signing_key_file: PathBuf,
     /// Addresses of reverse proxies whose `X-Forwarded-For` is believed; `"unix"` for Unix sockets.
@@ -120,6 +123,7 @@ impl Default for Server {
             data_dir: "/var/lib/wardstone".into(),
             public_base_url: String::new(),
             photo_page_url: String::new(),
+            sign_in_url: String::new(),
             signing_key_file: PathBuf::new(),
             trusted_proxies: Vec::new(),
             drain_ms: 60_000,
@@ -157,6 +161,8 @@ pub enum ListenerKind {
     Federation,
     /// Browsers on devices that may not keep photos: looking at them and taking them.
     PhotoPage,
+    /// Browsers that apps open: signing in.
+    SignIn,
     /// Prometheus: `/metrics`, and nothing else.
     Metrics,
 }
@@ -168,6 +174,7 @@ impl ListenerKind {
             Self::Client => "client",
             Self::Federation => "federation",
             Self::PhotoPage => "photo_page",
+            Self::SignIn => "sign_in",
             Self::Metrics => "metrics",
         }
     }
@@ -181,8 +188,8 @@ pub struct Tls {
     pub certificate_file: PathBuf,
     /// The private key: PKCS#8, SEC1 or PKCS#1.
     pub key_file: PathBuf,
-    /// On a listener for clients: the authorities of the certificates that devices must show there. Who
-    /// signs in there is on a managed device.
+    /// The authorities of devices' certificates. On a listener for clients everybody must show one, and who
+    /// signs in there is on a managed device; where people sign in for apps, those are who show one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_ca_file: Option<PathBuf>,
 }
@@ -297,11 +304,21 @@ pub struct Sessions {
     /// The class of a session about which nothing else is known: `managed`, `unmanaged` or
     /// `browser-kiosk`. Enrolment codes (`wardstone enrol`) raise single sessions.
     pub default_class: String,
+    /// Whether apps may sign people in with a password themselves; without, they send them to
+    /// `server.sign_in_url`.
+    pub password_login: bool,
+    /// The apps that may send people there, by the host of their own page (`client_uri`); empty: any.
+    pub app_hosts: Vec<String>,
 }
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { access_token_ms: 300_000, default_class: "unmanaged".into() }
+        Self {
+            access_token_ms: 300_000,
+            default_class: "unmanaged".into(),
+            password_login: true,
+            app_hosts: Vec::new(),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use appliance_federation::Client;
 use appliance_ledger::{Blobs, Ledger, Openers};
 use appliance_model::ruma::{OwnedServerName, RoomVersionId, ServerName};
 use appliance_model::{OsDice, SessionClass, SystemClock};
+use appliance_services::accounts::OAuthOptions;
 use appliance_services::media::MediaOptions;
 use appliance_services::peers::{ListAlgorithm, ListSource, ListTerms, Outbox, Roll};
 use appliance_services::policy::PolicyOptions;
@@ -46,6 +47,7 @@ pub struct House {
     client: Router,
     federation: Router,
     photo_page: Router,
+    sign_in: Router,
     own_certificate: Option<Arc<Certificate>>,
     lane_ended: watch::Receiver<bool>,
     _lock: FolderLock,
@@ -100,11 +102,13 @@ impl House {
         let (client, _) = appliance_api::router(services.clone());
         let (federation, _) = appliance_api::peer_router(services.clone());
         let photo_page = appliance_api::photo_page(services.clone());
+        let sign_in = appliance_api::sign_in(services.clone());
         Ok(Self {
             services,
             client,
             federation,
             photo_page,
+            sign_in,
             own_certificate,
             lane_ended,
             _lock: lock,
@@ -129,6 +133,11 @@ impl House {
     /// Where people look at photos, and take them, without an app.
     pub fn photo_page(&self) -> Router {
         self.photo_page.clone()
+    }
+
+    /// Where apps send people to sign in.
+    pub fn sign_in(&self) -> Router {
+        self.sign_in.clone()
     }
 
     /// Whether requests can be answered now; the reason if not.
@@ -297,9 +306,21 @@ fn options(settings: &Settings, conformance: Option<&Conformance>) -> Result<Opt
             is_off: conformance.is_some_and(|c| c.no_policy_classes),
         },
         photo_page_url: Some(settings.server.photo_page_url.clone()).filter(|url| !url.is_empty()),
+        oauth: oauth(settings),
+        password_login: settings.sessions.password_login,
         for_suites: conformance.map(|c| c.for_suites).unwrap_or_default(),
         notices_localpart: conformance
             .map_or(Options::default().notices_localpart, |c| c.notices_localpart.to_owned()),
+    })
+}
+
+fn oauth(settings: &Settings) -> Option<OAuthOptions> {
+    let origin = |url: &str| url.trim_end_matches('/').to_owned();
+    let sign_in_url = &settings.server.sign_in_url;
+    (!sign_in_url.is_empty()).then(|| OAuthOptions {
+        sign_in_url: origin(sign_in_url),
+        api_url: origin(&settings.server.public_base_url),
+        app_hosts: settings.sessions.app_hosts.clone(),
     })
 }
 

@@ -8,6 +8,7 @@ use appliance_model::ruma::signatures::Ed25519KeyPair;
 use appliance_model::ruma::{OwnedServerName, RoomVersionId, UserId};
 use appliance_model::{Clock, Dice};
 
+use crate::accounts::OAuthOptions;
 use crate::appservices::Registry;
 use crate::calls::Turn;
 use crate::egress::Egress;
@@ -98,6 +99,10 @@ pub struct Options {
     pub previews: bool,
     /// Where people look at photos, and take them, on devices that may not keep any.
     pub photo_page_url: Option<String>,
+    /// Where apps send people to sign in; none: there is no OAuth 2.0.
+    pub oauth: Option<OAuthOptions>,
+    /// Whether `/login` takes passwords.
+    pub password_login: bool,
     /// What suites ask for.
     pub for_suites: ForSuites,
     /// The local part of the account that speaks for the house.
@@ -167,6 +172,8 @@ impl Default for Options {
             policy: PolicyOptions::default(),
             previews: false,
             photo_page_url: None,
+            oauth: None,
+            password_login: true,
             for_suites: ForSuites::default(),
             notices_localpart: "server-notices".to_owned(),
         }

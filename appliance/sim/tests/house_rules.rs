@@ -76,6 +76,10 @@ const ROUTE_HOMES: &[(&str, &str)] = &[
         "appliance/api/src/photo_page/mod.rs",
         "pages, and what they ask: tests beside it walk them as a stranger",
     ),
+    (
+        "appliance/api/src/sign_in/mod.rs",
+        "one page, and what it asks: tests beside it walk it as a stranger",
+    ),
     ("appliance/server/src/admin/door.rs", "the admin socket, which asks the kernel who is there"),
     ("appliance/server/src/health.rs", "two words without a secret"),
     ("appliance/server/src/metrics.rs", "a listener on loopback or a Unix socket only"),

@@ -70,6 +70,12 @@ impl Demo {
         std::fs::write(dir.join("test.toml"), more.to_string()).expect("settings");
     }
 
+    /// Adds settings; a restart reads them.
+    pub fn also_sets(&self, settings: &str) {
+        let dir = self.folder.path().join("wardstone-data/conf.d");
+        std::fs::write(dir.join("test-more.toml"), settings).expect("settings");
+    }
+
     /// Where clients connect without TLS.
     pub fn base_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.http_port)

@@ -16,6 +16,7 @@ mod kept;
 mod kept_out;
 mod kill;
 mod nheko;
+mod oauth;
 mod over;
 mod photo_page;
 mod terminal;

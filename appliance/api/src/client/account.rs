@@ -48,7 +48,7 @@ async fn register_masked(visit: Visit<Form<RegisterBody>>) -> Result<Response, E
         device_id,
         display_name: visit.request.body.initial_device_display_name,
         refreshable: visit.request.body.refresh_token,
-        class: None,
+        ..NewSession::default()
     });
     let localpart = username.ok_or_else(missing)?;
     let made = visit.services.accounts.register_masked(&token, localpart, session).await?;
@@ -82,6 +82,7 @@ async fn register(visit: Visit<Form<RegisterBody>>) -> Result<Response, Error> {
         display_name: body.initial_device_display_name,
         refreshable: body.refresh_token,
         class,
+        client: None,
     });
     Ok(registered(accounts.register(new, session, proof).await?))
 }

@@ -16,6 +16,7 @@ pub(crate) mod media;
 mod membership;
 mod messages;
 pub(crate) mod moderation;
+mod oauth;
 mod personal;
 mod profile;
 mod push_rules;
@@ -42,6 +43,7 @@ use crate::route::Routes;
 /// Adds all of it.
 pub(crate) fn add(routes: &mut Routes) {
     discovery::add(routes);
+    oauth::add(routes);
     capabilities::add(routes);
     account::add(routes);
     aliases::add(routes);

@@ -35,7 +35,11 @@ async fn get_login_types(
     use get_login_types::v3::{
         ApplicationServiceLoginType, LoginType, PasswordLoginType, TokenLoginType,
     };
-    let mut flows = vec![LoginType::Password(PasswordLoginType::new())];
+    let options = &visit.services.house.options;
+    let mut flows = Vec::new();
+    if options.password_login {
+        flows.push(LoginType::Password(PasswordLoginType::new()));
+    }
     if !visit.services.house.appservices.is_empty() {
         flows.push(LoginType::ApplicationService(ApplicationServiceLoginType::new()));
     }
@@ -80,9 +84,17 @@ async fn login(visit: Visit<Form<LoginBody>>) -> Result<Response, Error> {
         display_name: body.initial_device_display_name,
         refreshable: body.refresh_token,
         class,
+        client: None,
     };
     let missing = |what| Error::new(Kind::MissingParam, what);
     let session = match body.kind.as_str() {
+        "m.login.password" if !services.house.options.password_login => {
+            return Err(Error::new(
+                Kind::UnknownLoginType,
+                "This server takes passwords on its own page only. Use an app that opens a browser to sign in, \
+                 or update yours.",
+            ));
+        }
         "m.login.password" => {
             let user = login_name(body.identifier, body.user)?;
             let password = body.password.ok_or_else(|| missing("The password is missing."))?;
@@ -114,7 +126,7 @@ async fn login_masked(visit: Visit<Form<LoginBody>>) -> Result<Response, Error> 
         device_id: body.device_id,
         display_name: body.initial_device_display_name,
         refreshable: body.refresh_token,
-        class: None,
+        ..NewSession::default()
     };
     let session = visit.services.accounts.login_masked(&token, &user, session).await?;
     Ok(json_response(StatusCode::OK, Value::Object(session_json(&session)).to_string()))

@@ -2,8 +2,8 @@
 //! It lives on an origin of its own, on a listener of kind `photo_page`.
 //!
 //! * Every `GET` is inert: it shows a page and reads nothing, so that no link preview opens a photo.
-//! * Everything else is a request of these very pages: it carries a header that no other site can
-//!   send, and a cookie that no script can read and no other site makes the browser send.
+//! * Everything else is a request of these very pages ([`crate::own_page`]), with a cookie that no
+//!   script can read and no other site makes the browser send.
 //! * Nothing may be kept: `no-store` on every answer, no script but ours, `Clear-Site-Data` when a
 //!   photo is closed and when its reader signs out.
 //!
@@ -30,23 +30,15 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::middleware::map_response;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
-use http::header::{X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::HeaderName;
 
-use crate::ClientAddr;
 use crate::error::refuse;
+use crate::own_page::{Answer, Asked, asset, empty, harden};
 
 /// Signing in, and other small things.
 const SMALL_BODY_BYTES_MAX: usize = 16 * 1024;
-/// What only a page of this origin can send: other sites may not add headers to their requests.
-const OWN_PAGE: HeaderName = HeaderName::from_static("x-wardstone-page");
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-const PERMISSIONS_POLICY: HeaderName = HeaderName::from_static("permissions-policy");
-const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
-const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 pub(super) const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
 pub(crate) fn router(services: Arc<Services>) -> Router {
@@ -79,56 +71,12 @@ pub(crate) fn router(services: Arc<Services>) -> Router {
         .with_state(services)
 }
 
-fn asset(content_type: &'static str, text: &'static str) -> Response {
-    let mut response = Response::new(Body::from(text));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}
-
-/// What every answer carries: nobody keeps it, nothing foreign runs beside it, nobody frames it.
+/// What every answer carries beside what those of all pages do.
 async fn unstored(mut response: Response) -> Response {
-    for (name, value) in [
-        (CACHE_CONTROL, "no-store, private"),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (X_FRAME_OPTIONS, "DENY"),
-        (REFERRER_POLICY, "no-referrer"),
-        (OPENER_POLICY, "same-origin"),
-        (RESOURCE_POLICY, "same-origin"),
-        (PERMISSIONS_POLICY, "camera=(self), geolocation=(), microphone=()"),
-        (
-            CONTENT_SECURITY_POLICY,
-            "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob:; \
-             connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        ),
-    ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
+    let policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob:; \
+                  connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    harden(&mut response, policy, "camera=(self), geolocation=(), microphone=()");
     response
-}
-
-/// A request of one of our pages.
-struct Asked {
-    services: Arc<Services>,
-    address: Option<ClientAddr>,
-    headers: HeaderMap,
-}
-
-impl Asked {
-    /// # Errors
-    ///
-    /// [`Kind::Forbidden`] if another site makes the browser ask.
-    fn read(
-        State(services): State<Arc<Services>>,
-        request: Request,
-    ) -> Result<(Self, Body), Error> {
-        let (parts, body) = request.into_parts();
-        let site = parts.headers.get(SEC_FETCH_SITE);
-        if !parts.headers.contains_key(OWN_PAGE) || site.is_some_and(|site| site != "same-origin") {
-            return Err(Error::forbidden("Only this server's own pages may ask that."));
-        }
-        let address = parts.extensions.get::<ClientAddr>().copied();
-        Ok((Self { services, address, headers: parts.headers }, body))
-    }
 }
 
 /// The same of somebody who is signed in: what almost every handler begins with.
@@ -147,30 +95,6 @@ impl Signed {
         let caller = asked.caller().await?;
         Ok(Self { services: asked.services, caller, body })
     }
-}
-
-/// What a page is answered.
-type Answer = Result<Response, Refusal>;
-
-/// An error, as pages read it: the same status and JSON as everywhere.
-struct Refusal(Error);
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        Self(error)
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        refuse(&self.0)
-    }
-}
-
-fn empty() -> Response {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    response
 }
 
 /// The path's variables.

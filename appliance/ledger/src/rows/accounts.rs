@@ -67,6 +67,9 @@ pub struct DeviceRow {
     /// The refresh token before, alive as long as `token_before`.
     #[cbor(n(6), with = "minicbor::bytes")]
     pub refresh_before: Option<Vec<u8>>,
+    /// The app that opened its session with OAuth 2.0: its key in the list of apps. Only that app renews it.
+    #[cbor(n(7), with = "minicbor::bytes")]
+    pub client: Option<Vec<u8>>,
 }
 
 /// An access token.

@@ -14,6 +14,35 @@ pub struct OpenIdRow {
     pub expires_ms: u64,
 }
 
+/// An app that registered itself to sign people in.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct OAuthClientRow {
+    /// The page that says what it is: all its other addresses are on that host.
+    #[n(0)]
+    pub uri: String,
+    /// What it calls itself.
+    #[n(1)]
+    pub name: Option<String>,
+    /// Where browsers may be sent back to.
+    #[n(2)]
+    pub redirect_uris: Vec<String>,
+    /// It runs on a device and not in a browser.
+    #[n(3)]
+    pub is_native: bool,
+    /// Its terms of service.
+    #[n(4)]
+    pub tos_uri: Option<String>,
+    /// What it does with people's data.
+    #[n(5)]
+    pub policy_uri: Option<String>,
+    /// Milliseconds since the Unix epoch.
+    #[n(6)]
+    pub registered_ms: u64,
+    /// The day on which somebody signed in with it last, as milliseconds since the Unix epoch.
+    #[n(7)]
+    pub used_ms: Option<u64>,
+}
+
 /// A profile field.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct ProfileFieldRow {

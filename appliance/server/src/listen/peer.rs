@@ -19,13 +19,17 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 /// A chain that was found good is looked at again after this: certificates end.
 const LOOKED_AT: Duration = Duration::from_secs(60);
 
-/// Asks for a certificate and takes any, or none; that whoever shows it has its key is verified.
-pub fn any_certificate(provider: &CryptoProvider) -> Arc<dyn ClientCertVerifier> {
-    Arc::new(Any(provider.signature_verification_algorithms))
+/// Asks for a certificate, of these authorities if they are named, and takes any, or none; that whoever shows it
+/// has its key is verified.
+pub fn any_certificate(
+    provider: &CryptoProvider,
+    wanted: Vec<DistinguishedName>,
+) -> Arc<dyn ClientCertVerifier> {
+    Arc::new(Any(provider.signature_verification_algorithms, wanted))
 }
 
 #[derive(Debug)]
-struct Any(WebPkiSupportedAlgorithms);
+struct Any(WebPkiSupportedAlgorithms, Vec<DistinguishedName>);
 
 impl ClientCertVerifier for Any {
     fn client_auth_mandatory(&self) -> bool {
@@ -33,7 +37,7 @@ impl ClientCertVerifier for Any {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
+        &self.1
     }
 
     /// Whose it is does not matter yet.

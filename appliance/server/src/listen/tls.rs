@@ -169,6 +169,15 @@ fn of_devices(file: &Path) -> Result<Arc<dyn ClientCertVerifier>, String> {
         .map_err(|error| format!("{}: {error}", file.display()))
 }
 
+/// The text of a file of authorities.
+///
+/// # Errors
+///
+/// A sentence: it cannot be read, or is no text.
+pub fn read_authorities(file: &Path) -> Result<String, String> {
+    String::from_utf8(read_pem(file)?).map_err(|_| format!("{}: no PEM", file.display()))
+}
+
 fn acceptor(
     certificate: Arc<Certificate>,
     judge: Option<Arc<dyn ClientCertVerifier>>,
@@ -217,8 +226,27 @@ impl TlsDoor {
     /// As [`TlsDoor::new`].
     pub fn for_servers(certificate: Arc<Certificate>, asks: Asks) -> Result<Self, String> {
         let provider = provider()?;
-        let asking = acceptor(certificate.clone(), Some(peer::any_certificate(&provider)))?;
+        let any = peer::any_certificate(&provider, Vec::new());
+        let asking = acceptor(certificate.clone(), Some(any))?;
         Ok(Self { acceptor: acceptor(certificate, None)?, asking: Some((asking, asks)) })
+    }
+
+    /// The same for browsers: if the settings name authorities for devices, they are asked for a certificate
+    /// of theirs, and come in with any, or none. What one is worth is judged with the request, so that whoever
+    /// has another, or one that is over, meets a page that says something and not a broken connection.
+    ///
+    /// # Errors
+    ///
+    /// As [`TlsDoor::new`].
+    pub fn for_browsers(certificate: Arc<Certificate>) -> Result<Self, String> {
+        let Some(file) = certificate.files.client_ca_file.as_deref() else {
+            return Self::new(certificate);
+        };
+        let authorities = appliance_egress::authorities(&read_authorities(file)?)
+            .map_err(|error| format!("{}: {error}", file.display()))?;
+        // Browsers offer only what one of these has signed.
+        let any = peer::any_certificate(&*provider()?, authorities.subjects());
+        Ok(Self { acceptor: acceptor(certificate, Some(any))?, asking: None })
     }
 
     /// The handshake.

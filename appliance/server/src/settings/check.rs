@@ -26,6 +26,7 @@ pub fn problems(settings: &Settings, is_conformance: bool) -> Vec<(String, Strin
     check.limits(settings);
     check.store(settings);
     check.registration(settings);
+    check.sign_in(settings);
     check.calls(settings);
     check.support(settings);
     check.media_and_rooms(settings);
@@ -103,8 +104,9 @@ impl Check {
                 self.wrong(&key, format!("{} is taken by another listener", listener.address));
             }
             let asks = listener.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
-            if asks && listener.kind != ListenerKind::Client {
-                let message = "only a listener of kind = \"client\" asks devices for certificates";
+            if asks && !matches!(listener.kind, ListenerKind::Client | ListenerKind::SignIn) {
+                let message =
+                    "only listeners of kind = \"client\" or \"sign_in\" ask for certificates";
                 self.wrong(&format!("{key}.tls.client_ca_file"), message.to_owned());
             }
             match listener.address.parse::<Address>() {
@@ -193,6 +195,48 @@ impl Check {
             let message =
                 format!("\"{class}\" is not \"managed\", \"unmanaged\" or \"browser-kiosk\"");
             self.wrong("sessions.default_class", message);
+        }
+    }
+
+    fn sign_in(&mut self, settings: &Settings) {
+        let Settings { server, sessions, listeners, .. } = settings;
+        let url = &server.sign_in_url;
+        let has_listener = listeners.iter().any(|l| l.kind == ListenerKind::SignIn);
+        if url.is_empty() {
+            let key = "sessions.password_login";
+            self.require(
+                sessions.password_login,
+                key,
+                "false leaves no way in: set server.sign_in_url",
+            );
+            let key = "server.sign_in_url";
+            self.require(!has_listener, key, "is not set: nobody finds the listener \"sign_in\"");
+            return;
+        }
+        let key = "server.sign_in_url";
+        self.require(
+            is_origin(url),
+            key,
+            "is not an https origin such as \"https://login.hospital.example\"",
+        );
+        self.require(has_listener, key, "needs a listener of kind = \"sign_in\"");
+        // Whatever runs on another page of the same origin could read what is typed.
+        for (other, name) in [
+            (&server.public_base_url, "server.public_base_url"),
+            (&server.photo_page_url, "server.photo_page_url"),
+        ] {
+            let is_same = other.trim_end_matches('/') == url.trim_end_matches('/');
+            self.require(!is_same, key, &format!("is {name}, and must be an origin of its own"));
+        }
+        let is_https = server.public_base_url.starts_with("https://");
+        let message = "must be an https URL: apps that people sign in to by server.sign_in_url fetch \
+                       their tokens there";
+        self.require(is_https, "server.public_base_url", message);
+        for (index, host) in sessions.app_hosts.iter().enumerate() {
+            if host.is_empty() || host.contains(['/', ':', '*']) || *host != host.to_lowercase() {
+                let key = format!("sessions.app_hosts[{index}]");
+                self.wrong(&key, format!("\"{host}\" is no host such as \"element.example\""));
+            }
         }
     }
 
@@ -365,6 +409,12 @@ pub fn may_listen(
 fn is_inside(path: &Path, dir: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     path.starts_with(dir) || real(path).starts_with(real(dir))
+}
+
+/// A scheme, a host, perhaps a port, and nothing behind.
+fn is_origin(url: &str) -> bool {
+    let Ok(uri) = url.parse::<http::Uri>() else { return false };
+    is_base_url(url) && uri.scheme_str() == Some("https") && uri.path() == "/"
 }
 
 fn is_base_url(url: &str) -> bool {

@@ -17,6 +17,7 @@ pub fn shape() -> Value {
     settings.listeners = vec![listener];
     settings.registration.tokens = vec![Secret::default()];
     settings.server.trusted_proxies = vec![String::new()];
+    settings.sessions.app_hosts = vec![String::new()];
     settings.calls.turn_uris = vec![String::new()];
     settings.federation.allowed_servers = vec![String::new()];
     settings.egress.networks = vec![String::new()];

@@ -76,3 +76,48 @@ fn plain_http_to_the_network_is_refused_with_advice_unless_in_conformance() {
     assert!(status.success());
     assert!(log.contains("CONFORMANCE MODE: this server protects nobody"), "{log}");
 }
+
+#[test]
+fn signing_in_on_a_page_needs_all_that_it_stands_on() {
+    let page = "[[listeners]]\nkind = \"client\"\naddress = \"127.0.0.1:0\"\n\
+                [[listeners]]\nkind = \"sign_in\"\naddress = \"127.0.0.1:0\"\n";
+    let client = "[[listeners]]\nkind = \"client\"\naddress = \"127.0.0.1:0\"\n";
+    let good = "[server]\nsign_in_url = \"https://login.example\"\n\
+                public_base_url = \"https://matrix.example\"\n";
+    let whole =
+        format!("{good}[sessions]\npassword_login = false\napp_hosts = [\"element.io\"]\n{page}");
+    let output = Folder::new(&whole).run(&["config", "check"], "");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    for (settings, said) in [
+        (
+            "[sessions]\npassword_login = false\n".to_owned(),
+            "sessions.password_login: false leaves no way in",
+        ),
+        (page.to_owned(), "server.sign_in_url: is not set"),
+        (format!("{good}{client}"), "server.sign_in_url: needs a listener"),
+        (
+            format!("[server]\nsign_in_url = \"https://login.example\"\n{page}"),
+            "server.public_base_url: must be an https URL",
+        ),
+        (
+            format!("{}{page}", good.replace("login.example", "matrix.example/")),
+            "server.sign_in_url: is server.public_base_url",
+        ),
+        (
+            format!("{}{page}", good.replace("https://login.example", "http://login.example")),
+            "server.sign_in_url: is not an https origin",
+        ),
+        (
+            format!("{}{page}", good.replace("login.example", "login.example/page")),
+            "server.sign_in_url: is not an https origin",
+        ),
+        (
+            format!("{good}[sessions]\napp_hosts = [\"https://element.io\"]\n{page}"),
+            "sessions.app_hosts[0]",
+        ),
+    ] {
+        let output = Folder::new(&settings).run(&["config", "check"], "");
+        assert_eq!(output.status.code(), Some(2), "{settings}");
+        assert!(stderr(&output).contains(said), "{settings}: {}", stderr(&output));
+    }
+}

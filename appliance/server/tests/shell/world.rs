@@ -173,6 +173,10 @@ impl Server {
         self.address_of("client")
     }
 
+    pub fn sign_in(&self) -> SocketAddr {
+        self.address_of("sign_in")
+    }
+
     pub fn federation(&self) -> SocketAddr {
         self.address_of("federation")
     }

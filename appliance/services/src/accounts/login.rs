@@ -33,7 +33,7 @@ impl Accounts {
     /// [`appliance_model::Kind::Limited`] after too many attempts.
     pub async fn login(&self, login: Login) -> Result<Session, Error> {
         self.limits.take(Limit::Login, Whose::Address(login.address))?;
-        let user_id = self.local_user_id(&login.user).ok_or_else(wrong)?;
+        let user_id = self.local_user_id(&login.user).ok_or_else(wrong_password)?;
         let user = self.check_password(&user_id, login.password, login.address).await?;
 
         let permit = Permit::own("session.opened", &user_id, &user_id);
@@ -56,7 +56,7 @@ impl Accounts {
         let ledger = &self.house.ledger;
         // It may have been deactivated while the password was hashed.
         let account = ledger.get(&ACCOUNTS, &user).await?;
-        let account = account.filter(|account| !account.deactivated).ok_or_else(wrong)?;
+        let account = account.filter(|account| !account.deactivated).ok_or_else(wrong_password)?;
         if account.locked == Some(true) {
             return Err(locked());
         }
@@ -100,7 +100,7 @@ impl Accounts {
         // Many attempts at once may all have passed the check above: here each is counted.
         self.limits.take(Limit::FailedLogin, here)?;
         self.limits.take(Limit::FailedLoginAnywhere, anywhere)?;
-        Err(wrong())
+        Err(wrong_password())
     }
 
     /// The bucket of wrong passwords for a name, account or not.
@@ -125,7 +125,8 @@ impl Accounts {
     }
 }
 
-fn wrong() -> Error {
+/// Whether there is such an account is not said.
+pub(super) fn wrong_password() -> Error {
     Error::forbidden("The user name or the password is wrong.")
 }
 
@@ -162,7 +163,7 @@ mod tests {
         let names = ["nurse", "robot", "closed", "nobody", "@nobody:hospital.example"];
         for name in names {
             let refused = accounts.login(login(name)).await.unwrap_err();
-            assert_eq!(refused, wrong(), "{name}: the same words for all");
+            assert_eq!(refused, wrong_password(), "{name}: the same words for all");
         }
         let full = accounts.hash_queue.acquire_many(256).await.unwrap();
         for name in names {

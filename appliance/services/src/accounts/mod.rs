@@ -18,6 +18,7 @@ mod login;
 mod login_token;
 mod logout;
 mod masquerade;
+mod oauth;
 mod openid;
 mod password;
 mod refresh;
@@ -43,6 +44,10 @@ pub use enrol::CODE_MS_MAX;
 pub use login::Login;
 pub use login_token::LoginToken;
 pub use masquerade::Mask;
+pub use oauth::{
+    App, Asked, ClientMetadata, Fault, OAuthError, OAuthOptions, Redemption, Refused, Said,
+    TokenGrant,
+};
 pub use openid::OpenIdToken;
 pub use register::NewAccount;
 pub use registration_tokens::{NewRegistrationToken, RegistrationToken, TokenChange, TokenTerms};
@@ -70,6 +75,7 @@ pub struct Accounts {
     hash_queue: Arc<Semaphore>,
     callers: Arc<callers::Callers>,
     login_tokens: Mutex<Recent<Digest, login_token::Entry>>,
+    codes: Mutex<Recent<Digest, oauth::Code>>,
     nonces: Mutex<Recent<String, u64>>,
     uia: Mutex<Recent<String, uia::UiaSession>>,
     seen: Mutex<Recent<DeviceNid, last_seen::Seen>>,
@@ -98,6 +104,7 @@ impl Accounts {
             hash_queue: Arc::new(Semaphore::new(HASHES_WAITING_MAX)),
             callers: Arc::default(),
             login_tokens: Mutex::new(Recent::new(login_token::TOKENS_MAX)),
+            codes: Mutex::new(Recent::new(oauth::CODES_MAX)),
             nonces: Mutex::new(Recent::new(shared_secret::NONCES_MAX)),
             uia: Mutex::new(Recent::new(uia::SESSIONS_MAX)),
             seen: Mutex::new(Recent::new(last_seen::DEVICES_MAX)),

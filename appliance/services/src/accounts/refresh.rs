@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use appliance_ledger::Digest;
 use appliance_ledger::keyspaces::{ACCOUNTS, DEVICES, REFRESH_TOKENS};
 use appliance_model::{Error, UserNid};
 use appliance_rules::Permit;
@@ -33,7 +34,7 @@ impl Accounts {
         address: Option<IpAddr>,
     ) -> Result<Session, Error> {
         self.limits.check(Limit::Login, Whose::Address(address))?;
-        match self.renew(refresh_token).await? {
+        match self.renew(refresh_token, None).await? {
             Some(session) => Ok(session),
             None => {
                 self.limits.take(Limit::Login, Whose::Address(address))?;
@@ -42,7 +43,16 @@ impl Accounts {
         }
     }
 
-    async fn renew(&self, refresh_token: &str) -> Result<Option<Session>, Error> {
+    /// New tokens for one that was given to `client`; none if it is none (any more), or not its own.
+    ///
+    /// # Errors
+    ///
+    /// [`appliance_model::Kind::UserLocked`] if the account is locked.
+    pub(super) async fn renew(
+        &self,
+        refresh_token: &str,
+        client: Option<&Digest>,
+    ) -> Result<Option<Session>, Error> {
         let ledger = &self.house.ledger;
         let shown = self.token_digest(refresh_token);
         let Some(row) = ledger.get(&REFRESH_TOKENS, &shown).await? else { return Ok(None) };
@@ -54,6 +64,11 @@ impl Accounts {
             return Err(locked());
         }
         let Some(mut device) = ledger.get(&DEVICES, &key).await? else { return Ok(None) };
+        // "The refresh token is bound to the client to which it was issued" (RFC 6749, section 6), and
+        // those of a session without one are renewed at `/refresh` alone.
+        if device.client.as_deref() != client.map(Digest::as_slice) {
+            return Ok(None);
+        }
         if self.is_session_over(key.0, &key.1, &device).await? {
             return Ok(None);
         }

@@ -38,6 +38,8 @@ pub struct NewSession {
     pub refreshable: bool,
     /// Its class, where the way in decides that; else as the settings say.
     pub class: Option<SessionClass>,
+    /// The app that opens it with OAuth 2.0.
+    pub client: Option<Digest>,
 }
 
 /// What it gets.
@@ -77,7 +79,7 @@ impl Accounts {
     ///
     /// [`appliance_model::Kind::InvalidParam`] if the device ID is unusable,
     /// [`appliance_model::Kind::Forbidden`] if there are too many devices, or it is the ID of a
-    /// cross-signing key.
+    /// cross-signing key, or of another app's device.
     pub(super) async fn open_session(
         &self,
         (user, user_id): (UserNid, OwnedUserId),
@@ -90,6 +92,7 @@ impl Accounts {
         let key = (user, device_id.to_string());
         let mut device = match self.house.ledger.get(&DEVICES, &key).await? {
             Some(mut device) => {
+                may_take_over(&device, new.client.as_ref())?;
                 self.end_tokens(&mut device, commit);
                 // Who still waits with the old token hears that it is over.
                 commit.touched().ended_devices.push((user, DeviceNid(device.device)));
@@ -97,6 +100,7 @@ impl Accounts {
             }
             None => self.new_device(&key, new.display_name).await?,
         };
+        device.client = new.client.map(|client| client.to_vec());
         let tokens = self.issue(&key, &mut device, new.refreshable, commit);
         self.begin_class(&key, DeviceNid(device.device), new.class, commit).await?;
         commit.put(&DEVICES, &key, &device);
@@ -141,6 +145,7 @@ impl Accounts {
             refresh: None,
             token_before: None,
             refresh_before: None,
+            client: None,
         })
     }
 
@@ -267,6 +272,16 @@ fn end_refresh(digest: Option<Vec<u8>>, commit: &mut Commit) {
     if let Some(Ok(digest)) = digest.map(Digest::try_from) {
         commit.delete(&REFRESH_TOKENS, &digest);
     }
+}
+
+/// An app names the device that it signs in, and may name one that is there: one whose session is over in
+/// part keeps its keys so. Another app's is none of its business, whatever its user is persuaded to.
+pub(super) fn may_take_over(device: &DeviceRow, client: Option<&Digest>) -> Result<(), Error> {
+    let (Some(opened_by), Some(client)) = (device.client.as_deref(), client) else { return Ok(()) };
+    if opened_by == client.as_slice() {
+        return Ok(());
+    }
+    Err(Error::forbidden("This device is signed in with another app. Sign in as a new device."))
 }
 
 pub(super) fn check_device_id(device_id: &str) -> Result<(), Error> {
