@@ -9,5 +9,6 @@ import { logger } from "matrix-js-sdk/lib/logger.js";
 
 logger.setLevel?.("silent", false);
 const client = createClient({ baseUrl: process.argv[2] });
-console.log(JSON.stringify(await client.getAuthMetadata()));
-process.exit();
+const metadata = await client.getAuthMetadata();
+// What the SDK says goes elsewhere.
+process.stdout.write(`${JSON.stringify(metadata)}\n`, () => process.exit());
