@@ -37,7 +37,8 @@ async fn an_app_signs_in_by_a_browser_whose_certificate_makes_the_session_manage
         },
     }));
     demo.also_sets(&format!(
-        "[server]\nsign_in_url = \"https://localhost:{port}\"\n\n[sessions]\npassword_login = false\n"
+        "[server]\nsign_in_url = \"https://localhost:{port}\"\n\n[sessions]\npassword_login = false\n\
+         app_hosts = [\"app.example\"]\n"
     ));
     demo.start_again().await;
 

@@ -232,6 +232,18 @@ impl Check {
         let message = "must be an https URL: apps that people sign in to by server.sign_in_url fetch \
                        their tokens there";
         self.require(is_https, "server.public_base_url", message);
+        // Whoever registers an app could otherwise send somebody here whose browser has a certificate, and come
+        // away with a managed session on a device of their own.
+        let vouches = listeners
+            .iter()
+            .filter(|l| l.kind == ListenerKind::SignIn)
+            .any(|listener| listener.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some()));
+        self.require(
+            !vouches || !sessions.app_hosts.is_empty(),
+            "sessions.app_hosts",
+            "is empty: name the apps that may have managed sessions where a listener \"sign_in\" asks for \
+             certificates (tls.client_ca_file)",
+        );
         for (index, host) in sessions.app_hosts.iter().enumerate() {
             if host.is_empty() || host.contains(['/', ':', '*']) || *host != host.to_lowercase() {
                 let key = format!("sessions.app_hosts[{index}]");

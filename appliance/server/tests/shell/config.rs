@@ -112,6 +112,12 @@ fn signing_in_on_a_page_needs_all_that_it_stands_on() {
             "server.sign_in_url: is not an https origin",
         ),
         (
+            format!(
+                "{good}{page}tls = {{ certificate_file = \"c\", key_file = \"k\", client_ca_file = \"a\" }}\n"
+            ),
+            "sessions.app_hosts: is empty",
+        ),
+        (
             format!("{good}[sessions]\napp_hosts = [\"https://element.io\"]\n{page}"),
             "sessions.app_hosts[0]",
         ),

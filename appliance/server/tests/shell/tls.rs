@@ -171,6 +171,7 @@ fn the_sign_in_page_is_for_everybody_and_a_device_s_certificate_is_known_there()
     let tls = "certificate_file = \"tls/cert.pem\", key_file = \"tls/key.pem\"";
     let folder = Folder::new(&format!(
         "[server]\nsign_in_url = \"https://localhost\"\npublic_base_url = \"https://localhost:8443\"\n\
+         [sessions]\napp_hosts = [\"app.example\"]\n\
          [[listeners]]\nkind = \"client\"\naddress = \"127.0.0.1:0\"\ntls = {{ {tls} }}\n\
          [[listeners]]\nkind = \"sign_in\"\naddress = \"127.0.0.1:0\"\n\
          tls = {{ {tls}, client_ca_file = \"tls/devices.pem\" }}\n"

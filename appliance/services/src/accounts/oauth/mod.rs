@@ -22,6 +22,7 @@ use std::borrow::Cow;
 
 use appliance_ledger::Digest;
 use appliance_model::Error;
+use url::Url;
 
 pub use authorize::{App, Asked, Refused, Said};
 pub(super) use authorize::{CODES_MAX, Code};
@@ -37,6 +38,14 @@ pub struct OAuthOptions {
     pub api_url: String,
     /// The hosts of the apps (`client_uri`) that may; empty: any.
     pub app_hosts: Vec<String>,
+}
+
+impl OAuthOptions {
+    /// Whether an app whose own page is there may sign people in.
+    fn takes(&self, client_uri: &Url) -> bool {
+        let host = client_uri.host_str().unwrap_or_default();
+        self.app_hosts.is_empty() || self.app_hosts.iter().any(|named| named == host)
+    }
 }
 
 /// What is wrong with a request, in the words of the RFCs.

@@ -11,6 +11,7 @@ use appliance_ledger::{Digest, Direction};
 use appliance_model::Error;
 use appliance_rules::Permit;
 use serde_json::Value;
+use url::Url;
 
 use super::super::Accounts;
 use super::{ClientMetadata, Fault, OAuthError, OAuthOptions, client_id, client_key, wrong};
@@ -37,9 +38,7 @@ impl Accounts {
         metadata: ClientMetadata,
         address: Option<IpAddr>,
     ) -> Result<String, OAuthError> {
-        let host = metadata.uri.host_str().unwrap_or_default();
-        let options = self.oauth()?;
-        if !options.app_hosts.is_empty() && !options.app_hosts.iter().any(|named| named == host) {
+        if !self.oauth()?.takes(&metadata.uri) {
             let why = "This server signs people in to certain apps only, and this is none of them.";
             return Err(wrong(Fault::InvalidClientMetadata, why));
         }
@@ -80,13 +79,16 @@ impl Accounts {
         Ok(rows)
     }
 
-    /// An app that is known, by its `client_id`.
+    /// An app that is known, by its `client_id`, if the operator lets it: one that registered before others were
+    /// named is as good as unknown.
     pub(super) async fn client(
         &self,
         client_id: &str,
     ) -> Result<Option<(Digest, OAuthClientRow)>, Error> {
         let Some(key) = client_key(client_id) else { return Ok(None) };
+        let options = self.oauth()?;
         let row = self.house.ledger.get(&OAUTH_CLIENTS, &key).await?;
+        let row = row.filter(|row| Url::parse(&row.uri).is_ok_and(|uri| options.takes(&uri)));
         Ok(row.map(|row| (key, row)))
     }
 

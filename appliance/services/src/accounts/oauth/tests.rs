@@ -255,6 +255,22 @@ async fn only_the_apps_that_the_operator_named_may_register() {
     }
 }
 
+/// The operator names apps when others have registered already.
+#[tokio::test]
+async fn an_app_that_is_no_longer_named_is_as_good_as_unknown() {
+    let oauth = Some(oauth_options(&["named.example"]));
+    let ward = ward_with(Options { oauth, ..options() }).await;
+    let ledger = &ward.services.house.ledger;
+    let mut commit = ledger.begin(Permit::housekeeping());
+    let row = |host: &str| ClientMetadata::read(&stated(host, json!({}))).unwrap().into_row(1);
+    commit.put(&OAUTH_CLIENTS, &[1; 16], &row("app.example"));
+    commit.put(&OAUTH_CLIENTS, &[2; 16], &row("named.example"));
+    ledger.commit(commit).await.unwrap();
+    assert_eq!(ask(&ward, &query(&client_id(&[1; 16]), &[])).await.unwrap_err().return_to, None);
+    let back = [("redirect_uri", "https://named.example/back")];
+    ask(&ward, &query(&client_id(&[2; 16]), &back)).await.unwrap();
+}
+
 #[tokio::test]
 async fn strangers_cannot_register_without_end_and_known_apps_do_not_count() {
     let limits = Some(RateLimits::default());
