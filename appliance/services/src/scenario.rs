@@ -3,9 +3,10 @@
 
 #![cfg(test)]
 
+use std::path::Path;
 use std::sync::Arc;
 
-use appliance_engine::Memory;
+use appliance_engine::{EngineError, Memory};
 use appliance_ledger::keyspaces::{ACCOUNTS, AUDIT, DEVICES};
 use appliance_ledger::rows::{AuditFact, TimelineRow};
 use appliance_ledger::{Blobs, Direction, Event, Openers, SecretKey};
@@ -46,6 +47,27 @@ pub struct Ward {
     keys: Keys,
     /// The lane lives as long as the ward.
     _lane: JoinSet<()>,
+}
+
+/// The time that the clock shows when the power is back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Back {
+    AtOnce,
+    /// The machine was off for a month, or the clock is wrong.
+    Later,
+    /// Two days before: the clock has no battery.
+    Earlier,
+}
+
+impl Back {
+    pub const ALL: [Self; 3] = [Self::AtOnce, Self::Later, Self::Earlier];
+}
+
+const DAY_MS: u64 = 86_400_000;
+
+/// For [`Memory::fail_commit_after`]: nothing is committed any more.
+pub fn the_power_goes() -> EngineError {
+    EngineError::Failed("the power is going".to_owned())
 }
 
 #[derive(Clone)]
@@ -229,6 +251,25 @@ impl Ward {
     pub async fn power_cut_and_restart_with(mut self, egress: Arc<dyn Egress>) -> Self {
         self.keys.egress = egress;
         self.power_cut_and_restart().await
+    }
+
+    /// The power goes, so many of the batches that were in doubt have reached the disk, and it comes back at
+    /// that time.
+    pub async fn power_cut_until(self, back: Back, batches: usize) -> Self {
+        if back == Back::Earlier {
+            self.clock.go_back_ms(2 * DAY_MS);
+        }
+        let ward = self.power_cut_keeping_and_restart(batches).await;
+        if back == Back::Later {
+            ward.clock.pass_ms(30 * DAY_MS);
+        }
+        ward
+    }
+
+    /// Starts on a copy that was made of the store.
+    pub async fn restored_from(self, copy: &Path) -> Self {
+        let engine = Arc::new(Memory::load(copy).unwrap());
+        Self::open(engine, self.clock, self.folder, self.keys).await
     }
 
     /// The engine, to turn its knobs.

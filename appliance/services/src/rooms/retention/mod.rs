@@ -33,6 +33,10 @@ use crate::policy::room_policy;
 /// Rooms whose lifetime is remembered, about 60 bytes each: asking again costs a few reads.
 const ROOMS_CACHED_MAX: usize = 20_000;
 
+/// What was refused as over must be over after a power cut on a clock that is behind, too: it is written down how
+/// far the time has come. To the second, so that readers of a quiet house cost it a commit a second at most.
+const KEPT_TO_MS: u64 = 1_000;
+
 /// What is remembered of rooms and their time.
 pub(super) struct Retention {
     lifetimes: Cache<RoomNid, Lifetime>,
@@ -106,7 +110,13 @@ impl Rooms {
         let erased = Some(lifetime.erased_to_ms).filter(|upto| *upto > 0);
         let Some(ms) = lifetime.ms else { return Ok(Horizon { upto_ms: erased, earlier: vec![] }) };
         let ledger = &self.house.ledger;
-        let upto_ms = Some(ledger.now_ms().saturating_sub(ms)).max(erased);
+        let now_ms = ledger.now_ms();
+        if let Err(error) = ledger.keep_time(room.0, now_ms - now_ms % KEPT_TO_MS).await {
+            // A full disk, say. It is refused all the same.
+            tracing::debug!(kind = "room.time_not_kept", room.number = room.0, %error,
+                "how far the time has come could not be written down yet");
+        }
+        let upto_ms = Some(now_ms.saturating_sub(ms)).max(erased);
         let earlier = ledger.floors().into_iter();
         let earlier = earlier.map(|floor| (floor.below, floor.ms.saturating_sub(ms))).collect();
         Ok(Horizon { upto_ms, earlier })

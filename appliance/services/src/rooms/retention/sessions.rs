@@ -226,7 +226,8 @@ mod tests {
             seal(&ward, &nurse, &room, "early").await;
             ward.clock.pass_ms(MINUTE_MS);
             if is_full {
-                ward.engine().fail_commit_after(1, appliance_engine::EngineError::Full);
+                // That the time has come, and the events.
+                ward.engine().fail_commit_after(2, appliance_engine::EngineError::Full);
                 let stopped = ward.services.forget_what_is_over().await;
                 assert_eq!(stopped.unwrap_err().kind, Kind::Unavailable);
             } else {

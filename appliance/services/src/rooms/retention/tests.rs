@@ -1,5 +1,7 @@
 //! Scenes in rooms that forget.
 
+mod crash;
+
 use appliance_ledger::Direction;
 use appliance_ledger::keyspaces::{ERASED_EVENTS, EVENTS, RETENTION};
 use appliance_model::ruma::api::client::filter::RoomEventFilter;
