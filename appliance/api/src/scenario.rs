@@ -19,7 +19,7 @@ use appliance_services::{House, Options, Registration, Services};
 use axum::Router;
 use axum::body::Body;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -66,10 +66,25 @@ impl Answer {
 pub struct Desk {
     pub services: Arc<Services>,
     pub clock: Arc<StillClock>,
+    /// Its disk, with a switch for everything that can go wrong.
+    pub engine: Arc<Memory>,
     router: Router,
-    _folder: tempfile::TempDir,
+    parts: Parts,
     /// The lane lives as long as the desk.
     _lane: JoinSet<()>,
+}
+
+/// What a desk is opened with again.
+struct Parts {
+    server_name: String,
+    master: SecretKey,
+    dice: Arc<SeededDice>,
+    /// A PKCS#8 document.
+    signing: Vec<u8>,
+    options: Options,
+    roll: Arc<Roll>,
+    remote: Arc<dyn Remote>,
+    folder: Arc<tempfile::TempDir>,
 }
 
 /// What the operator of most scenes chose.
@@ -101,41 +116,61 @@ impl Desk {
         remote: Arc<dyn Remote>,
     ) -> Self {
         let dice = Arc::new(SeededDice::new(1));
+        let parts = Parts {
+            server_name: server_name.to_owned(),
+            master: SecretKey::random(&*dice),
+            dice,
+            signing: Ed25519KeyPair::generate().to_vec(),
+            options,
+            roll,
+            remote,
+            folder: Arc::new(tempfile::tempdir().unwrap()),
+        };
         let clock = Arc::new(StillClock::at_ms(1_700_000_000_000));
+        Self::start(Arc::new(Memory::new()), clock, parts).await
+    }
+
+    async fn start(engine: Arc<Memory>, clock: Arc<StillClock>, parts: Parts) -> Self {
         let waiters = Arc::new(Waiters::default());
-        let master = SecretKey::random(&*dice);
         let openers = Openers {
-            server_name,
-            master_key: &master,
+            server_name: &parts.server_name,
+            master_key: &parts.master,
             clock: clock.clone(),
-            dice: dice.clone(),
+            dice: parts.dice.clone(),
             observer: waiters.clone(),
             folder: None,
         };
-        let opened = appliance_ledger::open(Arc::new(Memory::new()), openers).await;
-        let (ledger, lane) = opened.unwrap();
+        let (ledger, lane) = appliance_ledger::open(engine.clone(), openers).await.unwrap();
         let mut running = JoinSet::new();
-        running.spawn(async move { lane.run().await.unwrap() });
-        let key = Ed25519KeyPair::generate();
-        let folder = tempfile::tempdir().unwrap();
+        running.spawn(async move {
+            // A lane that stops at a power cut is part of the scene.
+            let _ = lane.run().await;
+        });
+        let blobs = Blobs::open(parts.folder.path(), &parts.master, parts.dice.clone());
         let house = Arc::new(House {
             ledger,
-            blobs: Blobs::open(folder.path(), &master, dice.clone()).unwrap(),
+            blobs: blobs.unwrap(),
             clock: clock.clone(),
-            dice,
-            roll,
+            dice: parts.dice.clone(),
+            roll: parts.roll.clone(),
             egress: Arc::new(NoWayOut),
-            remote,
+            remote: parts.remote.clone(),
             outbox: Outbox::default(),
-            server_name: OwnedServerName::try_from(server_name).unwrap(),
-            signing_key: Ed25519KeyPair::from_der(&key, "a_1".to_owned()).unwrap(),
-            options,
+            server_name: OwnedServerName::try_from(parts.server_name.as_str()).unwrap(),
+            signing_key: Ed25519KeyPair::from_der(&parts.signing, "a_1".to_owned()).unwrap(),
+            options: parts.options.clone(),
             appservices: Arc::default(),
             policy: Arc::default(),
         });
         let services = Arc::new(Services::new(house, waiters));
         let (router, _) = crate::router(services.clone());
-        Self { services, clock, router, _folder: folder, _lane: running }
+        Self { services, clock, engine, router, parts, _lane: running }
+    }
+
+    /// The power goes and comes back; so many of the batches that were in doubt have reached the disk.
+    pub async fn power_cut_keeping_and_restart(self, batches: usize) -> Self {
+        let engine = Arc::new(self.engine.power_cut_keeping(batches));
+        Self::start(engine, self.clock, self.parts).await
     }
 
     /// Rings. `path` is what follows `/_matrix/client`, or a whole path.
@@ -165,9 +200,13 @@ impl Desk {
 
     /// Rings with a request of one's own; returns what came back as it is.
     pub async fn ring(&self, request: Request<Body>) -> (u16, HeaderMap, bytes::Bytes) {
-        let response = self.router.clone().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
+        let (parts, body) = self.open(request).await.into_parts();
         (parts.status.as_u16(), parts.headers, body.collect().await.unwrap().to_bytes())
+    }
+
+    /// The same with the body still to come.
+    pub async fn open(&self, request: Request<Body>) -> Response<Body> {
+        self.router.clone().oneshot(request).await.unwrap()
     }
 
     pub async fn get(&self, path: &str, token: &str) -> Answer {

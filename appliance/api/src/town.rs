@@ -11,10 +11,9 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt};
 use http::Request;
 use http::header::AUTHORIZATION;
-use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -41,6 +40,13 @@ impl Line {
         };
     }
 
+    /// From now on this desk answers under its name.
+    fn connect(&self, desk: &Desk) {
+        let (router, _) = crate::peer_router(desk.services.clone());
+        let name = desk.services.house.server_name.clone();
+        self.routers.lock().unwrap().insert(name, router);
+    }
+
     /// Rings at the server's door for servers.
     pub async fn ring(&self, server: &ServerName, request: Request<Body>) -> Option<Opened> {
         if self.down.lock().unwrap().contains(server) {
@@ -50,8 +56,9 @@ impl Line {
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         let (parts, body) = router.oneshot(request).await.unwrap().into_parts();
         self.rung.lock().unwrap().push((method, path, parts.status.as_u16()));
-        let bytes = body.collect().await.unwrap().to_bytes();
-        let body = Box::pin(stream::iter([Ok(bytes)]));
+        // It comes as it is read, and breaks off where it does.
+        let broken = |error: axum::Error| Failure::Unreachable(format!("{error}"));
+        let body = Box::pin(body.into_data_stream().map_err(broken));
         Some(Opened { status: parts.status, headers: parts.headers, body })
     }
 }
@@ -95,11 +102,18 @@ impl Town {
             let roll = Roll::of(list.iter().map(|name| ServerName::parse(*name).unwrap()));
             let end = Arc::new(End(line.clone()));
             let desk = Desk::of(server, open_house(), Arc::new(roll), end).await;
-            let (router, _) = crate::peer_router(desk.services.clone());
-            line.routers.lock().unwrap().insert(ServerName::parse(*server).unwrap(), router);
+            line.connect(&desk);
             desks.push(desk);
         }
         Self { line, desks }
+    }
+
+    /// The power goes at a hospital and comes back; so many of the batches that were in doubt have reached its
+    /// disk.
+    pub async fn power_cut(&mut self, index: usize, batches: usize) {
+        let desk = self.desks.remove(index).power_cut_keeping_and_restart(batches).await;
+        self.line.connect(&desk);
+        self.desks.insert(index, desk);
     }
 
     /// The desk of a hospital.

@@ -32,6 +32,8 @@ async fn lend(mut visit: Visit<RawRequest>) -> Result<Response, Error> {
 
 #[cfg(test)]
 mod tests {
+    mod crash;
+
     use axum::body::Body;
     use http::Request;
     use http::header::AUTHORIZATION;
@@ -75,10 +77,14 @@ mod tests {
         }
 
         async fn upload(&self) -> String {
+            self.upload_as("image/png", photo()).await
+        }
+
+        async fn upload_as(&self, content_type: &str, bytes: Vec<u8>) -> String {
             let request = Request::post("/_matrix/media/v3/upload?filename=wound.png")
                 .header(AUTHORIZATION, format!("Bearer {}", self.nurse))
-                .header("content-type", "image/png")
-                .body(Body::from(photo()))
+                .header("content-type", content_type)
+                .body(Body::from(bytes))
                 .unwrap();
             let (status, _, body) = self.town.desk(0).ring(request).await;
             assert_eq!(status, 200);

@@ -223,7 +223,12 @@ impl Media {
     ) -> Result<Opens, Error> {
         let Some(user) = user else { return Ok(Opens::default()) };
         let all = self.ledger().get(&OPENS, &(number, EVERYONE)).await?.unwrap_or_default();
-        let own = self.ledger().get(&OPENS, &(number, user)).await?.unwrap_or_default();
+        let mut own = self.ledger().get(&OPENS, &(number, user)).await?.unwrap_or_default();
+        let reached_ms = self.time_ms_for(number);
+        if self.now_ms() < reached_ms {
+            // The clock was set back. Until it is there again a look would last: each fetch is one.
+            own.open_until_ms = 0;
+        }
         Ok(Opens { all, own })
     }
 
