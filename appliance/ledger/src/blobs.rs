@@ -13,12 +13,13 @@ mod read;
 pub(crate) mod stream;
 mod write;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use appliance_model::{Dice, Error};
+use futures_util::StreamExt;
 
 pub use keys::{DayInUse, KEPT, day_of, rewrap_day_keys};
 pub use read::BlobReader;
@@ -36,6 +37,9 @@ pub const KEYS_FOLDER: &str = "media-keys";
 const TEMPORARY_FOLDER: &str = "tmp";
 /// Blobs are spread over this many folders, so that none gets too long.
 const SHELVES: usize = 256;
+/// Files and folders that are synced at once: a disk makes one effort of what comes together. More would take
+/// the threads that readers need.
+const SYNCS_AT_ONCE_MAX: usize = 16;
 
 /// The name of a blob: its number, and chance, so that a number used again after a failed commit never
 /// names another's file.
@@ -167,14 +171,37 @@ impl Blobs {
     ///
     /// If a file could not be removed: it may be there still, and must be tried again.
     pub async fn erase(&self, name: &BlobName, renderings: &[&str]) -> io::Result<()> {
-        let labels = [""].iter().chain(renderings);
+        self.erase_all(std::slice::from_ref(name), renderings).await.into_iter().collect()
+    }
+
+    /// Erases blobs like [`Blobs::erase`], side by side; each of their folders is synced once. What became
+    /// of each, in their order: one that does not go keeps no other.
+    pub async fn erase_all(&self, names: &[BlobName], renderings: &[&str]) -> Vec<io::Result<()>> {
+        let each = names.iter().map(|name| self.destroy(name, renderings)).collect::<Vec<_>>();
+        let destroyed = some_at_a_time(each).await;
+        let shelves: BTreeSet<PathBuf> = names.iter().map(|name| self.shelf_of(name)).collect();
+        let each = shelves.iter().map(|shelf| files::sync_folder(shelf)).collect::<Vec<_>>();
+        let synced = some_at_a_time(each).await;
+        let unsynced: HashMap<&PathBuf, io::Error> = (shelves.iter().zip(synced))
+            .filter_map(|(shelf, synced)| Some((shelf, synced.err()?)))
+            .collect();
+        let outcome = |(name, destroyed): (&BlobName, io::Result<()>)| {
+            destroyed?;
+            // A name that a power cut may bring back is not gone.
+            let unsynced = unsynced.get(&self.shelf_of(name));
+            unsynced.map_or(Ok(()), |error| Err(io::Error::new(error.kind(), error.to_string())))
+        };
+        names.iter().zip(destroyed).map(outcome).collect()
+    }
+
+    /// Overwrites and unlinks a blob's files.
+    async fn destroy(&self, name: &BlobName, renderings: &[&str]) -> io::Result<()> {
         let mut failed = None;
-        for label in labels {
+        for label in [""].iter().chain(renderings) {
             // One that does not go must not keep the others.
             let destroyed = files::destroy(&self.path(name, label), stream::HEAD_BYTES).await;
             failed = destroyed.err().or(failed);
         }
-        files::sync_folder(&self.shelf_of(name)).await?;
         failed.map_or(Ok(()), Err)
     }
 
@@ -242,6 +269,11 @@ impl Blobs {
     fn shelf_of(&self, name: &BlobName) -> PathBuf {
         self.0.folder.join(name.shelf())
     }
+}
+
+/// Waits for all, some at a time; in their order.
+async fn some_at_a_time<T>(each: Vec<impl Future<Output = T>>) -> Vec<T> {
+    futures_util::stream::iter(each).buffered(SYNCS_AT_ONCE_MAX).collect().await
 }
 
 /// A folder that only this server's user may enter.

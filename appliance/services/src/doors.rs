@@ -1,6 +1,6 @@
 //! One writer at a time inside a room (or an account): a lock per number, made when needed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
@@ -29,6 +29,19 @@ impl Doors {
         };
         door.lock_owned().await
     }
+
+    /// Enters several, in the order of their numbers: so no two who want the same ones wait for each other.
+    pub async fn enter_all(
+        &self,
+        numbers: impl IntoIterator<Item = u64>,
+    ) -> Vec<OwnedMutexGuard<()>> {
+        let numbers: BTreeSet<u64> = numbers.into_iter().collect();
+        let mut inside = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            inside.push(self.enter(number).await);
+        }
+        inside
+    }
 }
 
 #[cfg(test)]
@@ -49,5 +62,16 @@ mod tests {
         }
         drop(inside);
         second.await;
+    }
+
+    #[tokio::test]
+    async fn two_who_want_the_same_doors_in_another_order_both_come_in() {
+        let doors = Doors::default();
+        for _ in 0..100 {
+            let one = async { drop(doors.enter_all([3, 1, 2, 1]).await) };
+            let other = async { drop(doors.enter_all([2, 3, 1]).await) };
+            let both = async { tokio::join!(one, other) };
+            tokio::time::timeout(std::time::Duration::from_secs(10), both).await.unwrap();
+        }
     }
 }

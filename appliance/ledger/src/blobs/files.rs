@@ -28,6 +28,9 @@ pub(super) async fn sync_folder(folder: &Path) -> io::Result<()> {
 /// destroyed already.
 pub(super) async fn destroy(path: &Path, bytes: usize) -> io::Result<()> {
     let overwritten = overwrite(path, bytes).await;
+    if overwritten.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok(());
+    }
     match tokio::fs::remove_file(path).await {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -194,6 +194,30 @@ async fn a_file_that_cannot_be_removed_is_an_error_until_it_can() {
 }
 
 #[tokio::test]
+async fn many_are_erased_together_and_one_that_stays_keeps_no_other() {
+    const STAYS: usize = 17;
+    let world = World::new();
+    let mut all_kept = Vec::new();
+    for _ in 0..40 {
+        all_kept.push(world.keep(b"a photo", 7).await);
+    }
+    let names: Vec<BlobName> = all_kept.iter().map(|kept| kept.name.clone()).collect();
+    let path = world.blobs.path(&names[STAYS], "");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let outcomes = world.blobs.erase_all(&names, &["32x32c"]).await;
+    let stay: Vec<usize> = (0..40).filter(|at| outcomes[*at].is_err()).collect();
+    assert_eq!((outcomes.len(), stay), (40, vec![STAYS]));
+    assert!(files_below(world.data.path()).is_empty());
+    // A folder that cannot be synced: of what lay in it nobody knows whether a power cut brings it back.
+    std::fs::remove_dir_all(world.blobs.shelf_of(&names[STAYS])).unwrap();
+    let outcomes = world.blobs.erase_all(&names, &[]).await;
+    for (name, outcome) in names.iter().zip(outcomes) {
+        assert_eq!(outcome.is_err(), name.shelf() == names[STAYS].shelf());
+    }
+}
+
+#[tokio::test]
 async fn what_was_half_written_goes_at_the_next_start() {
     let world = World::new();
     let mut writer = world.blobs.begin(9).await.unwrap();

@@ -145,7 +145,7 @@ impl Media {
         let (links, _): (Vec<Link>, _) =
             view.scan(&MEDIA_LINKS, &number, Direction::Forward, 1).await?;
         if links.is_empty() {
-            self.purge(number, "unshown").await?;
+            self.purge(&[number], Some("unshown")).await?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! unrecoverable soon after, redacts the events that showed them so that clients drop them, and destroys
 //! the keys of days that are over.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use appliance_ledger::blobs::day_of;
@@ -25,6 +26,10 @@ use crate::rooms::Draft;
 
 /// Rows looked at in one trip.
 const PAGE: usize = 256;
+/// Files that go together. Of the two disk syncs of their commits each has its share, and those of their
+/// files are made side by side; the commits have about a thousand rows, which hold up those who send for some
+/// milliseconds, and whoever wants one of the files waits for all of them.
+const TOGETHER_MAX: usize = 64;
 const DAY_MS: u64 = 86_400_000;
 /// What clients show as the reason of the redaction.
 const REDACTION_REASON: &str = "expired: io.wardstone";
@@ -43,6 +48,22 @@ pub struct Report {
     /// Files that could not be erased, because the disk refuses, and events that could not be redacted yet,
     /// because their room's policy server cannot be asked. An administrator should look.
     pub stuck: usize,
+}
+
+impl Report {
+    /// So many of these files are gone; the disk keeps the others.
+    pub(super) fn purged(&mut self, numbers: &[MediaNid], gone: usize) {
+        self.erased += gone;
+        self.stuck += numbers.len() - gone;
+    }
+}
+
+/// What came of looking at one file.
+enum Met {
+    /// All that there was to do.
+    Done,
+    /// Its time is over: it is to be erased.
+    Over,
 }
 
 impl Media {
@@ -130,10 +151,10 @@ impl Media {
         let (mut from, end) = ((0, MediaNid(0)), (upto_ms.saturating_add(1), MediaNid(0)));
         loop {
             let view = self.ledger().newest();
-            let (due, more): (Vec<Due>, _) =
-                view.scan_between(&MEDIA_DUE, (&from, &end), Direction::Forward, PAGE).await?;
-            let mut commit = self.ledger().begin(Permit::housekeeping());
-            let mut are_done = 0;
+            let (due, more): (Vec<Due>, _) = view
+                .scan_between(&MEDIA_DUE, (&from, &end), Direction::Forward, TOGETHER_MAX)
+                .await?;
+            let (mut done, mut over) = (Vec::new(), Vec::new());
             for (key, ()) in due {
                 from = (key.0, MediaNid(key.1.0 + 1));
                 let now_ms = self.time_ms_for(key.1);
@@ -141,15 +162,21 @@ impl Media {
                     // It came after the clock was set back.
                     continue;
                 }
-                match self.meet(key.1, now_ms, report).await {
-                    Ok(()) => {
-                        commit.delete(&MEDIA_DUE, &key);
-                        are_done += 1;
-                    }
+                match self.meet(key.1, now_ms).await {
+                    Ok(Met::Done) => done.push(key),
+                    Ok(Met::Over) => over.push(key),
                     Err(error) => met = Err(error),
                 }
             }
-            if are_done > 0 {
+            match self.meet_together(&over, report).await {
+                Ok(()) => done.append(&mut over),
+                Err(error) => met = Err(error),
+            }
+            if !done.is_empty() {
+                let mut commit = self.ledger().begin(Permit::housekeeping());
+                for key in &done {
+                    commit.delete(&MEDIA_DUE, key);
+                }
                 self.ledger().commit(commit).await?;
             }
             if !more {
@@ -158,28 +185,38 @@ impl Media {
         }
     }
 
+    /// Erases files whose time is over.
+    async fn meet_together(
+        &self,
+        over: &[(u64, MediaNid)],
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        // One may have two deadlines, its own and its room's.
+        let numbers: BTreeSet<MediaNid> = over.iter().map(|(_, number)| *number).collect();
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        let numbers: Vec<MediaNid> = numbers.into_iter().collect();
+        self.purge_all(&numbers, Some(EXPIRED), report).await
+    }
+
     /// Looks at one file.
-    async fn meet(&self, number: MediaNid, now_ms: u64, report: &mut Report) -> Result<(), Error> {
+    async fn meet(&self, number: MediaNid, now_ms: u64) -> Result<Met, Error> {
         let Some(row) = self.ledger().get(&MEDIA, &number).await? else {
-            return self.meet_links_of_nothing(number).await;
+            return self.meet_links_of_nothing(number).await.map(|()| Met::Done);
         };
         match row.stage {
             Stage::Reserved if now_ms >= row.deadline_ms => {
                 let _door = self.0.doors.enter(number.0).await;
                 let now_there = self.ledger().get(&MEDIA, &number).await?;
                 if now_there.as_ref() == Some(&row) {
-                    self.forget(number, &row).await?;
+                    self.forget(&[(number, row)]).await?;
                 }
-                Ok(())
+                Ok(Met::Done)
             }
-            Stage::Reserved | Stage::Purging => Ok(()),
-            Stage::Present => {
-                if self.living(number).await?.is_none() {
-                    report.erased += usize::from(self.purge(number, EXPIRED).await?);
-                    return Ok(());
-                }
-                self.meet_others(number, now_ms).await
-            }
+            Stage::Reserved | Stage::Purging => Ok(Met::Done),
+            Stage::Present if self.living(number).await?.is_none() => Ok(Met::Over),
+            Stage::Present => self.meet_others(number, now_ms).await.map(|()| Met::Done),
         }
     }
 
@@ -229,18 +266,18 @@ impl Media {
     async fn finish_purges(&self, report: &mut Report) -> Result<(), Error> {
         type Purge = (MediaNid, PurgeRow);
         let (mut from, mut finished) = (MediaNid(0), Ok(()));
+        // What was stuck a moment ago is among them.
+        report.stuck = 0;
         loop {
+            let range = (&from, &MediaNid(u64::MAX));
             let view = self.ledger().newest();
-            let (purges, more): (Vec<Purge>, _) = view
-                .scan_between(&MEDIA_PURGES, (&from, &MediaNid(u64::MAX)), Direction::Forward, PAGE)
-                .await?;
-            for (number, purge) in purges {
-                from = MediaNid(number.0 + 1);
-                match self.purge(number, &purge.reason).await {
-                    Ok(true) => report.erased += 1,
-                    Ok(false) => report.stuck += 1,
-                    Err(error) => finished = Err(error),
-                }
+            let (purges, more): (Vec<Purge>, _) =
+                view.scan_between(&MEDIA_PURGES, range, Direction::Forward, TOGETHER_MAX).await?;
+            let numbers: Vec<MediaNid> = purges.into_iter().map(|(number, _)| number).collect();
+            let Some(last) = numbers.last() else { return finished };
+            from = MediaNid(last.0 + 1);
+            if let Err(error) = self.purge_all(&numbers, None, report).await {
+                finished = Err(error);
             }
             if !more {
                 return finished;

@@ -1,9 +1,9 @@
-//! The only way out for a file.
+//! The only way out for a file, alone or with others.
 //!
 //! One commit condemns it: its wrapped key is gone from the row, nobody gets a byte any more, and the
 //! events that showed it are queued for redaction. Then its file and renderings are erased, and only
 //! then a second commit forgets it. A file that the disk does not let go of stays condemned, is tried
-//! again at every look of the job, and is counted ([`super::expire::Report::stuck`]).
+//! again at every look of the job, and is counted ([`Report::stuck`]); those that came with it go.
 
 use appliance_ledger::keyspaces::{
     ERASURES, MEDIA, MEDIA_DUE, MEDIA_IDS, MEDIA_KEPT, MEDIA_MARKS, MEDIA_PENDING, MEDIA_PURGES,
@@ -15,6 +15,7 @@ use appliance_ledger::{Commit, Direction};
 use appliance_model::{DeviceNid, Error, MediaNid, UserNid};
 use appliance_rules::{Permit, policy};
 
+use super::expire::Report;
 use super::link::{blob_of, forget_links, present};
 use super::notice::owe_notices;
 use super::{Media, media_digest, no_such_media, thumbnail};
@@ -107,64 +108,143 @@ impl Media {
     /// [`appliance_model::Kind::NotFound`] if there is no such file.
     pub async fn purge_now(&self, server_name: &str, media_id: &str) -> Result<bool, Error> {
         let (number, _) = self.row(server_name, media_id).await?.ok_or_else(no_such_media)?;
-        self.purge(number, "purged").await
+        Ok(self.purge(&[number], Some("purged")).await? == 1)
     }
 
-    /// Brings a file as far out as it goes; whether it is gone.
-    pub(super) async fn purge(&self, number: MediaNid, reason: &str) -> Result<bool, Error> {
-        // Whoever renders or fills it is through first; then nothing new appears beside it.
-        let _door = self.0.doors.enter(number.0).await;
+    /// Brings files as far out as they go, all together or, if that fails, one by one: what cannot be read
+    /// of one must not keep the others. `reason`: why they are condemned; none if they are already. Each
+    /// number stands there once.
+    pub(super) async fn purge_all(
+        &self,
+        numbers: &[MediaNid],
+        reason: Option<&str>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let mut purged = self.purge(numbers, reason).await.map(|gone| report.purged(numbers, gone));
+        if purged.is_err() && numbers.len() > 1 {
+            purged = Ok(());
+            for number in numbers.chunks(1) {
+                match self.purge(number, reason).await {
+                    Ok(gone) => report.purged(number, gone),
+                    Err(error) => purged = Err(error),
+                }
+            }
+        }
+        purged
+    }
+
+    /// Brings files as far out as they go: one commit condemns all of them, one forgets those that the disk
+    /// has let go of. Returns how many are gone.
+    pub(super) async fn purge(
+        &self,
+        numbers: &[MediaNid],
+        reason: Option<&str>,
+    ) -> Result<usize, Error> {
+        // Whoever renders or fills one is through first; then nothing new appears beside it.
+        let _doors = self.0.doors.enter_all(numbers.iter().map(|number| number.0)).await;
+        if let Some(reason) = reason {
+            self.condemn_all(numbers, reason).await?;
+        }
+        let rows = self.ledger().newest().get_many(&MEDIA, numbers).await?;
+        // What has no row is gone: somebody was faster.
+        let left =
+            numbers.iter().copied().zip(rows).filter_map(|(number, row)| Some((number, row?)));
+        let left: Vec<(MediaNid, MediaRow)> = left.collect();
+        let were_left = left.len();
+        let erased = self.erase_files(left).await;
+        self.forget(&erased).await?;
+        Ok(numbers.len() - (were_left - erased.len()))
+    }
+
+    async fn condemn_all(&self, numbers: &[MediaNid], reason: &str) -> Result<(), Error> {
         let mut commit = self.ledger().begin(Permit::housekeeping());
-        condemn(&self.0.house, number, reason, &mut commit).await?;
-        if let Err(error) = self.ledger().commit(commit).await {
-            self.make_room(number, reason).await;
-            return Err(error);
+        for number in numbers {
+            condemn(&self.0.house, *number, reason, &mut commit).await?;
         }
-        let Some(row) = self.ledger().get(&MEDIA, &number).await? else { return Ok(true) };
-        let Some(blob) = blob_of(&row) else { return self.forget(number, &row).await };
-        self.0.renderings.forget(&blob, &thumbnail::labels());
-        if let Err(error) = self.blobs().erase(&blob, &thumbnail::labels()).await {
-            tracing::error!(kind = "media.stuck", media.number = number.0, %error,
-                "a file could not be erased; nobody gets it, and it is tried again");
-            return Ok(false);
+        let condemned = self.ledger().commit(commit).await.map(drop);
+        if condemned.is_err() && reason == EXPIRED {
+            self.make_room(numbers).await;
         }
-        self.forget(number, &row).await
+        condemned
     }
 
     /// The store does not take the commit, perhaps because the disk is full. What has expired is erased
     /// all the same, which makes room: nobody gets it any more, condemned or not.
-    async fn make_room(&self, number: MediaNid, reason: &str) {
-        if reason != EXPIRED {
-            return;
+    async fn make_room(&self, numbers: &[MediaNid]) {
+        let mut rows = Vec::new();
+        for number in numbers {
+            if let Ok(Some(row)) = present(&self.0.house, *number).await {
+                rows.push((*number, row));
+            }
         }
-        let row = present(&self.0.house, number).await;
-        if let Ok(Some(blob)) = row.map(|row| row.as_ref().and_then(blob_of))
-            && let Err(error) = self.blobs().erase(&blob, &thumbnail::labels()).await
-        {
-            tracing::error!(kind = "media.stuck", media.number = number.0, %error,
-                "an expired file could not be erased; nobody gets it, and it is tried again");
-        }
+        self.erase_files(rows).await;
     }
 
-    /// Nothing is left but the audit trail.
-    pub(super) async fn forget(&self, number: MediaNid, row: &MediaRow) -> Result<bool, Error> {
-        let house = &self.0.house;
-        let permit = match row.stage {
-            Stage::Purging => {
-                policy::has_purged(house.server_name.as_str(), &self.uri(&row.media_id))
+    /// Erases what rows have on the disk. Returns those whose files are gone; the others are tried again.
+    async fn erase_files(&self, rows: Vec<(MediaNid, MediaRow)>) -> Vec<(MediaNid, MediaRow)> {
+        let labels = thumbnail::labels();
+        let (mut erased, mut named, mut blobs) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, row) in rows {
+            match blob_of(&row) {
+                Some(blob) => {
+                    self.0.renderings.forget(&blob, &labels);
+                    blobs.push(blob);
+                    named.push((number, row));
+                }
+                // Reserved, and never filled.
+                None => erased.push((number, row)),
             }
-            // An ID that was reserved and never used.
-            Stage::Reserved | Stage::Present => Permit::housekeeping(),
-        };
-        let mut commit = self.ledger().begin(permit);
+        }
+        let outcomes = self.blobs().erase_all(&blobs, &labels).await;
+        for (file, outcome) in named.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => erased.push(file),
+                Err(error) => {
+                    tracing::error!(kind = "media.stuck", media.number = file.0.0, %error,
+                        "a file could not be erased; nobody gets it, and it is tried again");
+                }
+            }
+        }
+        erased
+    }
+
+    /// Nothing is left of them but the audit trail.
+    pub(super) async fn forget(&self, files: &[(MediaNid, MediaRow)]) -> Result<(), Error> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        let mut commit = self.ledger().begin(Permit::housekeeping());
+        for (number, row) in files {
+            self.forget_one(*number, row, &mut commit).await?;
+        }
+        // Only what was there was counted; an ID that was reserved and never used was not.
+        let counted = files.iter().filter(|(_, row)| row.stage == Stage::Purging);
+        let counted = counted.map(|(_, row)| (UserNid(row.uploader), row.bytes));
+        let bytes = self.uncount_files(counted, &mut commit).await?;
+        self.ledger().commit(commit).await?;
+        self.take_off_total(bytes);
+        Ok(())
+    }
+
+    async fn forget_one(
+        &self,
+        number: MediaNid,
+        row: &MediaRow,
+        commit: &mut Commit,
+    ) -> Result<(), Error> {
+        let house = &self.0.house;
+        if row.stage == Stage::Purging {
+            let uri = self.uri(&row.media_id);
+            commit.also(policy::has_purged(house.server_name.as_str(), &uri));
+        }
         let name = media_digest(self.ledger(), &row.media_id);
         if let Some(record) = self.ledger().get(&ERASURES, &name).await? {
             let record = ErasureRow { erased_ms: Some(self.now_ms()), ..record };
             commit.put(&ERASURES, &name, &record);
         }
-        self.forget_opens(number, &mut commit).await?;
+        self.forget_opens(number, commit).await?;
         // An event may have come in between; it shows nothing now.
-        for (room, event) in forget_links(house, number, &mut commit).await? {
+        for (room, event) in forget_links(house, number, commit).await? {
             commit.put(
                 &MEDIA_REDACTIONS,
                 &event,
@@ -172,23 +252,12 @@ impl Media {
             );
         }
         commit.delete(&MEDIA, &number);
-        commit.delete(&MEDIA_IDS, &media_digest(self.ledger(), &row.media_id));
+        commit.delete(&MEDIA_IDS, &name);
         commit.delete(&MEDIA_PURGES, &number);
         commit.delete(&MEDIA_MARKS, &number);
         commit.delete(&MEDIA_DUE, &(row.deadline_ms, number));
         commit.delete(&MEDIA_PENDING, &(UserNid(row.uploader), number));
         commit.delete(&MEDIA_UNBOUND, &(DeviceNid(row.device), number));
-        // Only what was there was counted.
-        let counted = row.stage == Stage::Purging;
-        if counted {
-            let user = UserNid(row.uploader);
-            let door = self.uncount_file(user, row.bytes, &mut commit).await?;
-            commit.hold(door);
-        }
-        self.ledger().commit(commit).await?;
-        if counted {
-            self.take_off_total(row.bytes);
-        }
-        Ok(true)
+        Ok(())
     }
 }

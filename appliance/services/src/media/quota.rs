@@ -3,6 +3,7 @@
 //! What a user has here is a row, changed in the commits that bring a file and that forget one, so it is
 //! true after a power cut. The sum of all is counted from the rows once, and then kept in memory.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use appliance_ledger::keyspaces::MEDIA_USAGE;
@@ -110,23 +111,32 @@ impl Media {
         Ok(door)
     }
 
-    /// Counts a file that is forgotten.
-    pub(super) async fn uncount_file(
+    /// Counts files that are forgotten, inside their commit, which keeps the doors to their users' counts.
+    /// Returns the bytes of all.
+    pub(super) async fn uncount_files(
         &self,
-        user: UserNid,
-        bytes: u64,
+        files: impl Iterator<Item = (UserNid, u64)>,
         commit: &mut Commit,
-    ) -> Result<OwnedMutexGuard<()>, Error> {
-        let door = self.0.doors.enter(user.0).await;
-        let mut row = self.ledger().get(&MEDIA_USAGE, &user).await?.unwrap_or_default();
-        (row.files, row.bytes) = (row.files.saturating_sub(1), row.bytes.saturating_sub(bytes));
-        if row == UsageRow::default() {
-            commit.delete(&MEDIA_USAGE, &user);
-        } else {
-            commit.put(&MEDIA_USAGE, &user, &row);
+    ) -> Result<u64, Error> {
+        let (mut of_users, mut total) = (BTreeMap::<UserNid, UsageRow>::new(), 0_u64);
+        for (user, bytes) in files {
+            let less = of_users.entry(user).or_default();
+            (less.files, less.bytes) = (less.files + 1, less.bytes.saturating_add(bytes));
+            total = total.saturating_add(bytes);
+        }
+        commit.hold(self.0.doors.enter_all(of_users.keys().map(|user| user.0)).await);
+        for (user, less) in of_users {
+            let mut row = self.ledger().get(&MEDIA_USAGE, &user).await?.unwrap_or_default();
+            row.files = row.files.saturating_sub(less.files);
+            row.bytes = row.bytes.saturating_sub(less.bytes);
+            if row == UsageRow::default() {
+                commit.delete(&MEDIA_USAGE, &user);
+            } else {
+                commit.put(&MEDIA_USAGE, &user, &row);
+            }
         }
         self.total_bytes().await?;
-        Ok(door)
+        Ok(total)
     }
 
     pub(super) fn take_off_total(&self, bytes: u64) {
