@@ -22,8 +22,8 @@ use crate::rows::peers::{
     PeerRow, RemoteKeysRow, UnjudgedRow,
 };
 use crate::rows::policy::{
-    CopyRow, EnrolmentRow, EraseNoticeRow, ErasureRow, HousePolicyRow, OpensRow, PeerCopyRow,
-    PolicyServerKeyRow, SessionRow,
+    CopyRow, EndedAfarRow, EnrolmentRow, EraseNoticeRow, ErasureRow, HousePolicyRow, OpensRow,
+    PeerCopyRow, PolicyServerKeyRow, SessionRow,
 };
 use crate::rows::push::PusherRow;
 use crate::rows::relations::{RelatedRow, RelationRow, ThreadRow};
@@ -322,6 +322,14 @@ keyspaces! {
     /// Servers that have not confirmed that a file is erased there, by digest of their name and of the
     /// file's ID.
     ERASE_NOTICES 0xEC (Digest, Digest) => EraseNoticeRow;
+    /// When they are to be told (again), if they are: server, milliseconds since the Unix epoch, file. The row is
+    /// the server's name.
+    NOTICES_DUE 0xF8 (Digest, u64, Digest) => String;
+    /// Files of other servers that are at their end, by digest of their URI.
+    ENDED_AFAR 0xF9 Digest => EndedAfarRow;
+    /// What events show of other servers, by digest of the URI: the number under which [`MEDIA_LINKS`] has
+    /// the event.
+    SHOWN_AFAR 0xFA (Digest, MediaNid) => ();
     /// The key with which this server vouches for events as a policy server.
     POLICY_SERVER_KEY 0xED () => PolicyServerKeyRow;
 }

@@ -54,10 +54,6 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
             services.keys.tidy_backups().await.map(drop)
         },
     );
-    let minutes = Duration::from_secs(300);
-    every(tasks, "erase_notices", minutes, services, async |services: Arc<Services>| {
-        services.media.repeat_notices().await.map(drop)
-    });
     every(tasks, "search", Duration::from_secs(60), services, async |services: Arc<Services>| {
         services.search.activate().await
     });
@@ -71,6 +67,9 @@ pub fn start(services: &Arc<Services>, tasks: &Tasks) {
     );
     forever(tasks, "appservices", services, async |services: Arc<Services>| {
         services.appservices.run().await;
+    });
+    forever(tasks, "erase_notices", services, async |services: Arc<Services>| {
+        services.media.tell_of_erasures().await;
     });
     forever(tasks, "push", services, async |services: Arc<Services>| services.push.run().await);
     // Refused at once; ended for good, with their keys, within a minute.

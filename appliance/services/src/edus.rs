@@ -13,7 +13,6 @@ use serde_json::value::RawValue;
 
 use crate::Services;
 use crate::keys::FromAfar;
-use crate::media::notice;
 use crate::reading::{NewReceipt, PUBLIC};
 
 /// Receipts and people in one message. Servers send about as many as there are in one transaction.
@@ -61,11 +60,6 @@ struct PresenceOf {
 }
 
 #[derive(Deserialize)]
-struct File {
-    uri: String,
-}
-
-#[derive(Deserialize)]
 struct KeysChanged {
     user_id: OwnedUserId,
 }
@@ -104,14 +98,6 @@ impl Services {
                     return Err(Error::forbidden("A server speaks for its own users."));
                 }
                 self.keys.keys_changed_there(&user_id).await
-            }
-            notice::ERASED => {
-                let File { uri } = read(content)?;
-                self.media.erased_there(origin, &uri).await
-            }
-            notice::CONFIRMED => {
-                let File { uri } = read(content)?;
-                self.media.confirmed_there(origin, &uri).await
             }
             _ => Ok(()),
         }

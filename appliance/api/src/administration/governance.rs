@@ -133,6 +133,7 @@ pub async fn erase(services: &Services, which: &Which, by: &str) -> Result<Value
         "receipt": receipt.receipt,
         "at_ms": receipt.at_ms,
         "files": receipt.uris.len(),
+        "events": receipt.events,
         "uris": receipt.uris,
     }))
 }

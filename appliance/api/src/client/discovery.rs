@@ -33,6 +33,8 @@ async fn get_versions(_: Visit<RawRequest>) -> Result<Response, Error> {
     let unstable_features = json!({
         // Element X does not let its user in without.
         "org.matrix.simplified_msc3575": true,
+        // Files are redacted by whoever uploaded them; the list of them is optional, and not there.
+        "uk.timedout.msc4322": true,
     });
     let answer = json!({ "versions": versions, "unstable_features": unstable_features });
     Ok(json_response(StatusCode::OK, answer.to_string()))

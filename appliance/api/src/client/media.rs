@@ -1,6 +1,7 @@
 //! Files ([spec]): reserving, uploading, downloading, thumbnails, limits. Reading needs a session; the
-//! routes from before v1.11, which do not, are closed.
+//! routes from before v1.11, which do not, are closed. Redacting files is [MSC4322].
 //!
+//! [MSC4322]: https://github.com/matrix-org/matrix-spec-proposals/pull/4322
 //! [spec]: https://spec.matrix.org/v1.19/client-server-api/#content-repository
 
 pub(crate) mod range;
@@ -23,10 +24,12 @@ use http::header::{
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, Method, StatusCode};
+use serde::Deserialize;
 use serde_json::json;
 
 use self::range::Part;
 use crate::error::refuse;
+use crate::json::read_json_or_nothing;
 use crate::route::{Access, RawRequest, Routes, Visit, json_response};
 
 /// "The default value is 20000 (20 seconds)."
@@ -70,6 +73,8 @@ pub(crate) fn add(routes: &mut Routes) {
     }
     let path = "/_matrix/media/v3/upload/{server_name}/{media_id}";
     routes.serve_raw(Method::PUT, path, SignedIn, fill);
+    let path = "/_matrix/client/unstable/uk.timedout.msc4322/media/redact/{server_name}/{media_id}";
+    routes.serve_raw(Method::POST, path, SignedIn, redact);
     // The old `config` tells nothing but the limit, and only to those signed in: some clients ask
     // there first.
     for path in
@@ -131,6 +136,20 @@ async fn fill(visit: Visit<RawRequest>) -> Result<Response, Error> {
     let RawRequest { params, body, .. } = visit.request;
     let place = media_id_of(&params)?;
     services.media.fill(&caller, place, new, body.into_data_stream()).await?;
+    Ok(json_response(StatusCode::OK, "{}"))
+}
+
+/// "The redact endpoint may include an optional `reason` parameter … a string, or omitted entirely."
+#[derive(Deserialize)]
+struct Redaction {
+    reason: Option<String>,
+}
+
+async fn redact(mut visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let body: Option<Redaction> = read_json_or_nothing(&mut visit.request).await?;
+    let reason = body.and_then(|body| body.reason);
+    let file = media_id_of(&visit.request.params)?;
+    visit.services.media.redact_file(visit.caller()?, file, reason.as_deref()).await?;
     Ok(json_response(StatusCode::OK, "{}"))
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use appliance_model::ruma::api::client::filter::{RoomEventFilter, UrlFilter};
-use appliance_model::ruma::{MxcUri, OwnedRoomId, RoomId};
+use appliance_model::ruma::{EventId, MxcUri, OwnedRoomId, RoomId};
 use appliance_model::{Caller, Error};
 use appliance_services::rooms::HistoryQuery;
 use appliance_services::{Direction, Services};
@@ -75,8 +75,22 @@ pub(super) async fn photos(
     let history = services.rooms.history(&caller, &room_id, &query).await?;
     let events: Vec<Value> =
         serde_json::from_str(&history.chunk.to_json(None)).map_err(Error::internal)?;
-    let photos: Vec<Value> = events.iter().filter_map(photo).collect();
+    let mut photos = Vec::new();
+    for event in &events {
+        let Some(shown) = photo(event) else { continue };
+        // Whether or not its event is redacted already.
+        if !is_over(&services, event, &shown).await? {
+            photos.push(shown);
+        }
+    }
     Ok(json_response(StatusCode::OK, json!({ "photos": photos }).to_string()))
+}
+
+async fn is_over(services: &Services, event: &Value, shown: &Value) -> Result<bool, Error> {
+    let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
+    let event_id = EventId::parse(text(&event["event_id"])).map_err(Error::internal)?;
+    let (server_name, media_id) = (text(&shown["server_name"]), text(&shown["media_id"]));
+    services.media.is_no_more(&event_id, (&server_name, &media_id)).await
 }
 
 /// What the list shows of an event with a picture in it.

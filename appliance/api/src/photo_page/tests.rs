@@ -318,8 +318,12 @@ async fn a_photo_whose_time_is_over_is_on_no_path() {
     };
     desk.clock.pass_ms(TTL_MS - 1);
     assert_eq!(paths().await, [200; 5]);
+    let listed = browser.ask("POST", &photos, "").await.json();
+    assert_eq!(listed["photos"].as_array().unwrap().len(), 1);
     desk.clock.pass_ms(1);
     assert_eq!(paths().await, [404; 5], "by the clock alone");
+    let listed = browser.ask("POST", &photos, "").await.json();
+    assert_eq!(listed["photos"], json!([]), "nor is it listed");
     desk.services.media.activate().await.unwrap();
     assert_eq!(paths().await, [404; 5]);
     let listed = browser.ask("POST", &photos, "").await.json();

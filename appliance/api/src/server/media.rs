@@ -1,5 +1,7 @@
 //! `/_matrix/federation/v1/media/…`: files for the users of other servers, if this server gives theirs
-//! any.
+//! any. And what other servers say of the end of files of their own ([MSC4322]).
+//!
+//! [MSC4322]: https://github.com/matrix-org/matrix-spec-proposals/pull/4322
 
 use appliance_model::Error;
 use appliance_model::ruma::api::federation::authenticated_media::{
@@ -7,18 +9,20 @@ use appliance_model::ruma::api::federation::authenticated_media::{
 };
 use appliance_services::Services;
 use appliance_services::media::elsewhere::LEASE_PARAM;
+use appliance_services::media::notice::REDACT_PATH;
 use appliance_services::media::serve::{Found, Opened, Reader};
 use appliance_services::media::thumbnail::Thumbnail;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Method};
 use serde_json::json;
 
 use crate::client::media::{describe, pieces, unstored, wait_ms, wanted_of};
-use crate::route::{RawRequest, Routes, Visit};
+use crate::json::answer;
+use crate::route::{Access, RawRequest, Routes, Visit};
 
 /// No file has these letters in a row but by a chance of 1 in 10^50.
 const BOUNDARY_LETTERS: usize = 30;
@@ -26,6 +30,14 @@ const BOUNDARY_LETTERS: usize = 30;
 pub(crate) fn add(routes: &mut Routes) {
     routes.serve_raw_as::<get_content::v1::Request, _, _>(download);
     routes.serve_raw_as::<get_content_thumbnail::v1::Request, _, _>(thumbnail);
+    routes.serve_raw(Method::POST, REDACT_PATH, Access::Peer, redact);
+}
+
+/// 200 says that nothing of the file is left here, nor will be.
+async fn redact(visit: Visit<RawRequest>) -> Result<Response, Error> {
+    let (server_name, media_id) = (visit.request.param(0)?, visit.request.param(1)?);
+    visit.services.media.erased_there(visit.origin()?, (server_name, media_id)).await?;
+    answer(&json!({}))
 }
 
 async fn download(visit: Visit<RawRequest>) -> Result<Response, Error> {
@@ -252,7 +264,7 @@ mod tests {
         assert!(!town.desk(0).services.house.roll.allows_media(&b), "at once");
     }
 
-    /// What a hospital owes the other is sent; how many have not confirmed.
+    /// Who has not confirmed what, and how often it was told.
     async fn unconfirmed(town: &Town, at: usize) -> Vec<String> {
         let (found, more) = town.desk(at).services.media.unconfirmed().await.unwrap();
         assert!(!more);
@@ -262,14 +274,18 @@ mod tests {
             .collect()
     }
 
-    async fn deliver(town: &Town, from: usize, to: &str) {
-        let to = appliance_model::ruma::ServerName::parse(to).unwrap();
-        town.desk(from).services.peers.drain(&to).await.unwrap();
+    async fn tell(town: &Town, from: usize, to: &str) {
+        let to = ServerName::parse(to).unwrap();
+        town.desk(from).services.media.tell_of_erased(&to).await.unwrap();
+    }
+
+    fn redact_path(server_name: &str, media_id: &str) -> String {
+        let path = super::REDACT_PATH.replace("{server_name}", server_name);
+        path.replace("{media_id}", media_id)
     }
 
     #[tokio::test]
     async fn whoever_was_given_a_photo_is_told_of_its_end_until_it_confirms() {
-        const HOUR_MS: u64 = 60 * 60 * 1_000;
         let town = Town::of(&["a.example", "b.example", "c.example"]).await;
         let nurse = town.desk(0).sign_up("nurse").await;
         let doctor = town.desk(1).sign_up("doctor").await;
@@ -284,29 +300,29 @@ mod tests {
         assert_eq!(unconfirmed(&town, 0).await, Vec::<String>::new(), "it lives");
 
         town.line.set_up("b.example", false);
-        let media = &town.desk(0).services.media;
         for file in [&seen, &unseen] {
-            let (server_name, media_id) = file.split_once('/').unwrap();
-            media.purge_now(server_name, media_id).await.unwrap();
+            let path = format!("/_matrix/client/unstable/uk.timedout.msc4322/media/redact/{file}");
+            let body = serde_json::json!({ "reason": "wrong patient" });
+            assert_eq!(town.desk(0).post(&path, &nurse, body).await.ok(), serde_json::json!({}));
         }
         let waits = format!("b.example mxc://{seen}");
-        assert_eq!(
-            unconfirmed(&town, 0).await,
-            [format!("{waits} 1")],
-            "who was given nothing is not told"
-        );
-        deliver(&town, 0, "b.example").await;
-        assert_eq!(unconfirmed(&town, 0).await.len(), 1, "the line is cut");
-        assert_eq!(media.repeat_notices().await.unwrap(), 0, "not yet");
-        town.desk(0).clock.pass_ms(HOUR_MS);
-        assert_eq!(media.repeat_notices().await.unwrap(), 1);
-        assert_eq!(unconfirmed(&town, 0).await, [format!("{waits} 2")]);
+        let owed = [format!("{waits} 0")];
+        assert_eq!(unconfirmed(&town, 0).await, owed, "who was given nothing is not told");
+        tell(&town, 0, "b.example").await;
+        assert_eq!(unconfirmed(&town, 0).await, [format!("{waits} 1")], "the line is cut");
 
         town.line.set_up("b.example", true);
-        deliver(&town, 0, "b.example").await;
-        assert_eq!(unconfirmed(&town, 0).await.len(), 1, "taken is not confirmed");
-        deliver(&town, 1, "a.example").await;
+        tell(&town, 0, "b.example").await;
         assert_eq!(unconfirmed(&town, 0).await, Vec::<String>::new());
+        let rung = || {
+            let rung = town.line.rung.lock().unwrap();
+            rung.iter().filter(|(_, path, _)| path.contains("/media/")).count()
+        };
+        let before = rung();
+        assert_eq!(download(&town, &doctor, &seen).await.0, 404);
+        assert_eq!(rung(), before, "it is not even asked for any more");
+        assert_eq!(download(&town, &doctor, &unseen).await.0, 404);
+        assert_eq!(rung(), before + 1);
     }
 
     #[tokio::test]
@@ -320,25 +336,25 @@ mod tests {
         town.allow_media(0, "b.example").await;
         town.allow_media(1, "a.example").await;
         assert_eq!(download(&town, &doctor, &file).await.0, 200);
-        let (server_name, media_id) = file.split_once('/').unwrap();
-        town.desk(0).services.media.purge_now(server_name, media_id).await.unwrap();
-        let says = async |from: usize, to: &str, kind: &str, uri: String| {
-            let edu = serde_json::json!({ "edu_type": kind, "content": { "uri": uri } });
-            let body = serde_json::json!({
-                "origin": format!("{}.example", ["a", "b", "c"][from]),
-                "origin_server_ts": 1, "pdus": [], "edus": [edu],
-            });
-            let path = format!("/send/{kind}-{from}");
-            assert_eq!(town.ask(from, to, "PUT", &path, body).await.0, 200);
+        let media_id = file.split_once('/').unwrap().1;
+        let says = async |from: usize, to: &str, of: &str, media_id: &str| {
+            let path = redact_path(of, media_id);
+            let (status, said) = town.ask(from, to, "POST", &path, serde_json::json!({})).await;
+            (status, said["errcode"].as_str().unwrap_or_default().to_owned())
         };
-        // Another confirms for b, and c speaks of a file of a's: neither counts.
-        says(2, "a.example", "io.wardstone.media_erased_here", format!("mxc://{file}")).await;
-        says(2, "b.example", "io.wardstone.media_erased", format!("mxc://{file}")).await;
-        assert_eq!(unconfirmed(&town, 0).await.len(), 1);
-        says(1, "a.example", "io.wardstone.media_erased_here", "mxc://b.example/x".to_owned())
-            .await;
-        assert_eq!(unconfirmed(&town, 0).await.len(), 1);
-        says(1, "a.example", "io.wardstone.media_erased_here", format!("mxc://{file}")).await;
-        assert_eq!(unconfirmed(&town, 0).await, Vec::<String>::new());
+        let forbidden = (403, "M_FORBIDDEN".to_owned());
+        assert_eq!(says(2, "b.example", "a.example", media_id).await, forbidden);
+        assert_eq!(says(1, "a.example", "a.example", media_id).await, forbidden);
+        assert_eq!(says(0, "b.example", "b.example", "any").await, forbidden);
+        assert_eq!(download(&town, &doctor, &file).await.0, 200, "none of that counts");
+        let wrong = (400, "M_INVALID_PARAM".to_owned());
+        assert_eq!(says(0, "b.example", "a.example", "no%2Fid").await, wrong);
+
+        let done = (200, String::new());
+        assert_eq!(says(0, "b.example", "a.example", "never-seen").await, done);
+        for _ in 0..2 {
+            assert_eq!(says(0, "b.example", "a.example", media_id).await, done);
+        }
+        assert_eq!(download(&town, &doctor, &file).await.0, 404);
     }
 }

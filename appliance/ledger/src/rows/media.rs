@@ -1,5 +1,6 @@
 //! Rows about uploaded files. The files themselves are blobs, outside the engine.
 
+use minicbor::bytes::ByteArray;
 use minicbor::{Decode, Encode};
 
 /// An uploaded file, or an ID reserved for one.
@@ -96,6 +97,9 @@ pub struct LinkRow {
     /// What the message itself asks for, as JSON.
     #[n(2)]
     pub hint: Option<String>,
+    /// What the event shows that lies on other servers: digests of the URIs.
+    #[n(3)]
+    pub afar: Option<Vec<ByteArray<16>>>,
 }
 
 /// The uploader's own visible reference: shortens the file's life, and is redacted with it.

@@ -90,6 +90,9 @@ pub struct ErasureRow {
     /// When its last trace was erased; none while it is being purged.
     #[n(5)]
     pub erased_ms: Option<u64>,
+    /// Who uploaded it; none for files from before that was kept.
+    #[n(6)]
+    pub uploader: Option<u64>,
 }
 
 /// A file that another server was given.
@@ -103,7 +106,7 @@ pub struct PeerCopyRow {
     pub at_ms: u64,
 }
 
-/// A server that was told that a file is erased, and has not confirmed it.
+/// A server that is to be told that a file is erased, and has not confirmed it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct EraseNoticeRow {
     /// Its name.
@@ -115,12 +118,24 @@ pub struct EraseNoticeRow {
     /// Since when nobody gets it here: milliseconds since the Unix epoch.
     #[n(2)]
     pub since_ms: u64,
-    /// When that server was told last: milliseconds since the Unix epoch.
+    /// When that server was told last, or there was an attempt to: milliseconds since the Unix epoch; zero if
+    /// there was none.
     #[n(3)]
     pub told_ms: u64,
-    /// How often it was told.
+    /// How often.
     #[n(4)]
     pub times: u64,
+}
+
+/// A file of another server that is at its end: nobody gets it by way of this one.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct EndedAfarRow {
+    /// Who said so: its own server, or an administrator of this one.
+    #[n(0)]
+    pub by: String,
+    /// When: milliseconds since the Unix epoch.
+    #[n(1)]
+    pub at_ms: u64,
 }
 
 /// The key with which this server vouches for events as a policy server: in the store, sealed as everything

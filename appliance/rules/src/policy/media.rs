@@ -1,8 +1,10 @@
 //! What happens to a file beside being given out ([`super::decide`]).
 
 use appliance_model::ruma::UserId;
+use appliance_model::{Caller, Role};
 
-use crate::Permit;
+use crate::administration::REASON_CHARS_MAX;
+use crate::{Denial, Permit};
 
 /// Everyone with an account may upload; the limits are the service's.
 pub fn may_upload(who: &UserId, uri: &str) -> Permit {
@@ -32,6 +34,31 @@ pub fn must_purge(server_name: &str, uri: &str, reason: &str) -> Permit {
 /// The last trace is gone from this server.
 pub fn has_purged(server_name: &str, uri: &str) -> Permit {
     Permit::audited("media.purged", server_name, uri)
+}
+
+/// People redact the files that they have uploaded, administrators all; the trail says why, if somebody says so.
+///
+/// # Errors
+///
+/// A denial for everybody else.
+pub fn may_redact_file(
+    caller: &Caller,
+    is_uploader: bool,
+    uri: &str,
+    reason: Option<&str>,
+) -> Result<Permit, Denial> {
+    let who = &caller.user_id;
+    if !is_uploader && caller.role != Role::Administrator {
+        return Err(Denial {
+            verb: "media.redaction_refused",
+            who: who.to_string(),
+            object: uri.to_owned(),
+            why: "Only whoever uploaded a file may redact it.".into(),
+        });
+    }
+    let reason: String = reason.unwrap_or_default().trim().chars().take(REASON_CHARS_MAX).collect();
+    let because = if reason.is_empty() { String::new() } else { format!(" because: {reason}") };
+    Ok(Permit::audited("media.redacted", who, format!("{uri}{because}")))
 }
 
 /// An event whose file is gone could not be redacted as its author.

@@ -26,7 +26,7 @@ pub use house::{HousePolicy, OPEN_WINDOW_MS, built_in, settings_scope};
 pub use lend::lend;
 pub use media::{
     could_not_redact, erased_elsewhere, erasure_confirmed, has_purged, ignored, may_borrow,
-    may_fetch, may_reserve, may_upload, must_purge,
+    may_fetch, may_redact_file, may_reserve, may_upload, must_purge,
 };
 pub use object::{Effective, POLICY_TYPE, Policy, Scope};
 pub use references::{Use, is_media_id, media_id_of, references, shown_uris};

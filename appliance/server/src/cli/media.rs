@@ -37,7 +37,8 @@ struct Where {
 }
 
 /// Erase files as one act, with a receipt. All that is said must hold; one of room, user, event and
-/// patient is needed.
+/// patient is needed. What shows files of other servers is taken back with them, unless a user is named: whose
+/// they are is known there.
 #[derive(Args)]
 #[command(after_help = "Examples, the photo of the wrong patient, and all of one patient:\n  \
                         wardstone media erase --event '$event-id'\n  \
@@ -147,8 +148,10 @@ impl Media {
                 let order = Order::EraseMedia { which };
                 order::give(common, order, None, |answer| {
                     format!(
-                        "Nobody gets these {} files any more. Receipt: {}.",
+                        "Nobody gets these {} files any more, and {} events that show files of other \
+                         servers are taken back. Receipt: {}.",
                         answer["files"],
+                        answer["events"],
                         answer["receipt"].as_str().unwrap_or_default()
                     )
                 })

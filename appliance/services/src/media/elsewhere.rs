@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use appliance_ledger::Digest;
 use appliance_model::ruma::ServerName;
 use appliance_model::ruma::api::federation::authenticated_media::{
     get_content, get_content_thumbnail,
@@ -11,14 +12,16 @@ use appliance_model::ruma::api::federation::authenticated_media::{
 use appliance_model::ruma::media::Method;
 use appliance_model::{Caller, Error, Kind};
 use appliance_rules::policy::{self, Mode, is_media_id};
+use futures_util::{StreamExt, stream};
 use http::HeaderMap;
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, LOCATION};
 use serde_json::json;
 
+use super::link::afar_digest;
 use super::multipart::{FilePart, Multipart};
 use super::thumbnail::Wanted;
 use super::{Media, no_such_media};
-use crate::egress::{Limits, Opened, Pieces};
+use crate::egress::{Failure, Limits, Opened, Pieces};
 use crate::peers;
 
 /// A file of 50 MB over a slow line.
@@ -58,8 +61,8 @@ impl Media {
     ///
     /// # Errors
     ///
-    /// * [`appliance_model::Kind::NotFound`]: it is not there, or this server exchanges no files with
-    ///   that one.
+    /// * [`appliance_model::Kind::NotFound`]: it is not there, is at its end ([`super::ended`]), or this server
+    ///   exchanges no files with that one.
     /// * [`appliance_model::Kind::Forbidden`]: that server gives this one none.
     /// * [`appliance_model::Kind::RemoteUnavailable`]: no answer, or none that can be read.
     pub async fn fetch(
@@ -77,6 +80,10 @@ impl Media {
         }
         let mode = self.mode_from_afar(caller);
         let uri = format!("mxc://{server}/{media_id}");
+        let digest = afar_digest(self.ledger(), &uri);
+        if self.has_ended(&digest).await? {
+            return Err(no_such_media());
+        }
         let file = Afar { server, media_id, uri: &uri };
         let opened = match self.0.peers.promise_of(server).await?.lends {
             true => self.borrow(caller, file, wanted, mode).await?,
@@ -97,9 +104,24 @@ impl Media {
         Ok(FromAfar {
             content_type: text(&headers, CONTENT_TYPE),
             disposition: text(&headers, CONTENT_DISPOSITION),
-            body,
+            body: self.until_it_ends(digest, body),
         })
     }
+
+    /// The file as it comes, until its own server says that it is erased: judged before each piece is passed on.
+    fn until_it_ends(&self, file: Digest, body: Pieces) -> Pieces {
+        let pieces = stream::unfold(Some((self.clone(), body)), move |left| async move {
+            let (media, mut body) = left?;
+            let piece = body.next().await?;
+            match media.has_ended(&file).await {
+                Ok(false) => Some((piece, Some((media, body)))),
+                Ok(true) => Some((Err(Failure::Refused("the file is erased".to_owned())), None)),
+                Err(error) => Some((Err(Failure::Unreachable(error.to_string())), None)),
+            }
+        });
+        Box::pin(pieces)
+    }
+
     /// From a server that is not of our kind, by the specification's way.
     async fn fetch_plain(
         &self,
@@ -179,4 +201,34 @@ impl Media {
 
 fn not_for_this_device() -> Error {
     Error::forbidden("Your hospital's policy does not give files of other servers to this device.")
+}
+
+#[cfg(test)]
+mod tests {
+    use appliance_model::ruma::server_name;
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::scenario::Ward;
+
+    #[tokio::test]
+    async fn a_file_that_its_server_erases_stops_in_the_middle() {
+        let ward = Ward::new().await;
+        let media = &ward.services.media;
+        let pieces = || -> Pieces {
+            let pieces: Vec<_> = (0..3_u8).map(|n| Ok(Bytes::copy_from_slice(&[n]))).collect();
+            Box::pin(stream::iter(pieces))
+        };
+        let [erased, other] = ["arm", "leg"].map(|id| {
+            let file = afar_digest(media.ledger(), &format!("mxc://two.example/{id}"));
+            media.until_it_ends(file, pieces())
+        });
+        let (mut erased, other) = (erased, other);
+        assert_eq!(erased.next().await.unwrap().unwrap(), [0].as_slice());
+        let two = server_name!("two.example");
+        media.erased_there(two, (two.as_str(), "arm")).await.unwrap();
+        assert!(erased.next().await.unwrap().is_err(), "it does not look whole");
+        assert!(erased.next().await.is_none());
+        assert_eq!(other.filter(|piece| std::future::ready(piece.is_ok())).count().await, 3);
+    }
 }

@@ -1,5 +1,8 @@
 //! Erasing many files as one act: the photos of a room, of a person, of a time, of a patient, or of the one
 //! message that showed the wrong patient. One commit condemns all of them, with a receipt in the audit trail.
+//!
+//! What lies on another server is that server's to erase. By room, event and patient, the events that show it
+//! here are taken back in the same act; whose uploads they are is not known here.
 
 use appliance_ledger::keyspaces::{MEDIA, ROOM_MEDIA};
 use appliance_ledger::rows::media::{LINK_KEPT, MediaRow, RoomMediaRow, Stage};
@@ -10,10 +13,11 @@ use appliance_rules::Permit;
 use serde::{Deserialize, Serialize};
 
 use super::Media;
+use super::link::take_back_afar;
 use super::purge::condemn;
 
 const PAGE: usize = 1_000;
-/// One commit holds all of them, about 500 bytes each.
+/// Files and events. One commit holds all of them, about 500 bytes each.
 const FILES_MAX: usize = 10_000;
 const RECEIPT_LETTERS: usize = 12;
 /// The reason in the records.
@@ -25,11 +29,12 @@ const REASON: &str = "purged";
 pub struct Which {
     /// Shown in this room.
     pub room: Option<OwnedRoomId>,
-    /// Uploaded by this user.
+    /// Uploaded by this user, and so not on another server.
     pub user: Option<OwnedUserId>,
-    /// Uploaded at or after this time: milliseconds since the Unix epoch.
+    /// Uploaded at or after this time: milliseconds since the Unix epoch. Of what lies on another server, it
+    /// counts when the event came that shows it.
     pub since_ms: Option<u64>,
-    /// Uploaded before this time: milliseconds since the Unix epoch.
+    /// Uploaded before this time, or shown: milliseconds since the Unix epoch.
     pub until_ms: Option<u64>,
     /// Shown by this event.
     pub event: Option<OwnedEventId>,
@@ -37,10 +42,19 @@ pub struct Which {
     pub reference: Option<String>,
 }
 
-/// Which event shows which file.
-type Shown = (EventNid, MediaNid);
+/// Which event shows which file, and since when.
+type Shown = (EventNid, (MediaNid, u64));
 /// The same with its room, as the index has it.
 type Place = (RoomNid, EventNid, MediaNid);
+
+/// What is erased.
+#[derive(Default)]
+struct Chosen {
+    /// Of this server, with their media IDs.
+    files: Vec<(MediaNid, String)>,
+    /// Events that show files of other servers, by the number of their link.
+    events: Vec<MediaNid>,
+}
 
 /// What was done.
 #[derive(Clone, Debug)]
@@ -49,26 +63,29 @@ pub struct Receipt {
     pub receipt: String,
     /// The files, by their `mxc://` URIs.
     pub uris: Vec<String>,
+    /// How many events are taken back because they show what lies on another server.
+    pub events: usize,
     /// When: milliseconds since the Unix epoch.
     pub at_ms: u64,
 }
 
 impl Media {
     /// Erases all files that `which` says. Returns when nobody gets them any more; a job erases them
-    /// from the disk within the minute, and redacts what showed them.
+    /// from the disk within the minute, and redacts what showed them, or shows what lies on another server.
     ///
     /// # Errors
     ///
     /// [`appliance_model::Kind::InvalidParam`] if nothing is named, or a reference without a letter,
     /// [`appliance_model::Kind::NotFound`] for what is not known here,
-    /// [`appliance_model::Kind::TooLarge`] beyond 10,000 files: narrow it down by time.
+    /// [`appliance_model::Kind::TooLarge`] beyond 10,000 files and events: narrow it down by
+    /// time.
     pub async fn erase(&self, which: &Which, by: &str) -> Result<Receipt, Error> {
         if which.reference.as_deref().is_some_and(|reference| plain(reference).is_empty()) {
             return Err(Error::invalid_param(
                 "The patient's reference has no letter and no digit.",
             ));
         }
-        let files = self.chosen(which).await?;
+        let Chosen { files, events } = self.chosen(which).await?;
         let at_ms = self.now_ms();
         let receipt = self.0.house.dice.letters(RECEIPT_LETTERS);
         let said = |text: Option<&str>| text.unwrap_or("-").to_owned();
@@ -79,8 +96,9 @@ impl Media {
             format!("{:032x}", u128::from_be_bytes(digest))
         });
         let object = format!(
-            "receipt={receipt} files={} room={} user={} since={} until={} event={} reference={}",
+            "receipt={receipt} files={} events={} room={} user={} since={} until={} event={} reference={}",
             files.len(),
+            events.len(),
             said(which.room.as_ref().map(|room| room.as_str())),
             said(which.user.as_ref().map(|user| user.as_str())),
             time(which.since_ms),
@@ -94,12 +112,15 @@ impl Media {
             commit.hold(self.0.doors.enter(number.0).await);
             condemn(&self.0.house, *number, REASON, &mut commit).await?;
         }
+        for number in &events {
+            take_back_afar(&self.0.house, *number, &mut commit).await?;
+        }
         self.ledger().commit(commit).await?;
         let uris = files.iter().map(|(_, media_id)| self.uri(media_id)).collect();
-        Ok(Receipt { receipt, uris, at_ms })
+        Ok(Receipt { receipt, uris, events: events.len(), at_ms })
     }
 
-    async fn chosen(&self, which: &Which) -> Result<Vec<(MediaNid, String)>, Error> {
+    async fn chosen(&self, which: &Which) -> Result<Chosen, Error> {
         let ledger = self.ledger();
         let user = match &which.user {
             Some(user_id) => {
@@ -109,7 +130,7 @@ impl Media {
             None => None,
         };
         let reference = which.reference.as_deref();
-        let numbers = match (&which.event, &which.room, user) {
+        let shown = match (&which.event, &which.room, user) {
             (Some(event), room, _) => self.shown_by(event, room.as_ref(), reference).await?,
             (None, Some(room), _) => {
                 let room = ledger.room(room).await?.ok_or_else(no_room)?;
@@ -128,12 +149,19 @@ impl Media {
                 ));
             }
         };
-        let mut chosen = Vec::new();
-        for numbers in numbers.chunks(PAGE) {
-            let rows = ledger.newest().get_many(&MEDIA, numbers).await?;
-            for (number, row) in numbers.iter().zip(rows) {
-                if let Some(row) = row.filter(|row| is_chosen(row, user, which)) {
-                    chosen.push((*number, row.media_id));
+        let mut chosen = Chosen::default();
+        for shown in shown.chunks(PAGE) {
+            let numbers: Vec<_> = shown.iter().map(|(number, _)| *number).collect();
+            let rows = ledger.newest().get_many(&MEDIA, &numbers).await?;
+            for ((number, at_ms), row) in shown.iter().zip(rows) {
+                match row {
+                    Some(row) if is_chosen(&row, user, which) => {
+                        chosen.files.push((*number, row.media_id));
+                    }
+                    None if user.is_none() && is_within(which, *at_ms) => {
+                        chosen.events.push(*number);
+                    }
+                    _ => {}
                 }
             }
         }
@@ -145,7 +173,7 @@ impl Media {
         event_id: &OwnedEventId,
         room_id: Option<&OwnedRoomId>,
         reference: Option<&str>,
-    ) -> Result<Vec<MediaNid>, Error> {
+    ) -> Result<Vec<(MediaNid, u64)>, Error> {
         let no_event = || Error::not_found("This server has no such event.");
         let number = self.ledger().event_number(event_id).await?.ok_or_else(no_event)?;
         let room = self.ledger().event(number).await?.room;
@@ -158,13 +186,13 @@ impl Media {
         self.shown_between((from, to), reference).await
     }
 
-    /// What events show, of all rooms or one, of all patients or one.
+    /// What events show, of all rooms or one, of all patients or one, and since when.
     async fn shown_between(
         &self,
         (mut from, end): (Place, Place),
         reference: Option<&str>,
-    ) -> Result<Vec<MediaNid>, Error> {
-        let mut numbers = Vec::new();
+    ) -> Result<Vec<(MediaNid, u64)>, Error> {
+        let mut found = Vec::new();
         loop {
             let view = self.ledger().newest();
             let (rows, more): (Vec<(Place, RoomMediaRow)>, _) =
@@ -174,8 +202,9 @@ impl Media {
             }
             // Avatars are no photos of patients.
             let shown = rows.into_iter().filter(|(_, row)| row.class != LINK_KEPT);
-            let shown: Vec<Shown> = shown.map(|((_, event, media), _)| (event, media)).collect();
-            numbers.extend(match reference {
+            let shown: Vec<Shown> =
+                shown.map(|((_, event, media), row)| (event, (media, row.at_ms))).collect();
+            found.extend(match reference {
                 Some(reference) => self.of_patient(&shown, reference).await?,
                 None => shown.into_iter().map(|(_, media)| media).collect(),
             });
@@ -183,13 +212,17 @@ impl Media {
                 break;
             }
         }
-        numbers.sort_unstable();
-        numbers.dedup();
-        Ok(numbers)
+        found.sort_unstable();
+        found.dedup_by_key(|(media, _)| *media);
+        Ok(found)
     }
 
     /// Those that events with this reference show.
-    async fn of_patient(&self, shown: &[Shown], reference: &str) -> Result<Vec<MediaNid>, Error> {
+    async fn of_patient(
+        &self,
+        shown: &[Shown],
+        reference: &str,
+    ) -> Result<Vec<(MediaNid, u64)>, Error> {
         let wanted = plain(reference);
         let events: Vec<_> = shown.iter().map(|(event, _)| *event).collect();
         let events = self.ledger().events(&events).await?;
@@ -201,12 +234,8 @@ impl Media {
         Ok(theirs.map(|((_, media), _)| *media).collect())
     }
 
-    async fn of_user(
-        &self,
-        user: UserNid,
-        which: &Which,
-    ) -> Result<Vec<(MediaNid, String)>, Error> {
-        let (mut from, mut chosen) = (MediaNid(0), Vec::new());
+    async fn of_user(&self, user: UserNid, which: &Which) -> Result<Chosen, Error> {
+        let (mut from, mut chosen) = (MediaNid(0), Chosen::default());
         loop {
             let end = MediaNid(u64::MAX);
             let view = self.ledger().newest();
@@ -215,7 +244,7 @@ impl Media {
             for (number, row) in rows {
                 from = MediaNid(number.0 + 1);
                 if is_chosen(&row, Some(user), which) {
-                    chosen.push((number, row.media_id));
+                    chosen.files.push((number, row.media_id));
                 }
             }
             if !more {
@@ -228,8 +257,12 @@ impl Media {
 fn is_chosen(row: &MediaRow, user: Option<UserNid>, which: &Which) -> bool {
     row.stage == Stage::Present
         && user.is_none_or(|user| row.uploader == user.0)
-        && which.since_ms.is_none_or(|since_ms| row.at_ms >= since_ms)
-        && which.until_ms.is_none_or(|until_ms| row.at_ms < until_ms)
+        && is_within(which, row.at_ms)
+}
+
+fn is_within(which: &Which, at_ms: u64) -> bool {
+    which.since_ms.is_none_or(|since_ms| at_ms >= since_ms)
+        && which.until_ms.is_none_or(|until_ms| at_ms < until_ms)
 }
 
 /// All places of a room.
@@ -265,9 +298,11 @@ fn plain(reference: &str) -> String {
         .collect()
 }
 
-fn bounded(chosen: Vec<(MediaNid, String)>) -> Result<Vec<(MediaNid, String)>, Error> {
-    if chosen.len() > FILES_MAX {
-        return Err(Error::too_large("These are more than 10000 files. Narrow them down by time."));
+fn bounded(chosen: Chosen) -> Result<Chosen, Error> {
+    if chosen.files.len() + chosen.events.len() > FILES_MAX {
+        return Err(Error::too_large(
+            "These are more than 10000 files and events. Narrow them down by time.",
+        ));
     }
     Ok(chosen)
 }

@@ -337,7 +337,7 @@ fn content_of(row: &MediaRow) -> Content {
 
 /// The first look starts the clock.
 fn end_after_open(number: MediaNid, deadline_ms: u64, commit: &mut Commit) {
-    let link = LinkRow { room: None, redacted: None, hint: None };
+    let link = LinkRow { room: None, redacted: None, hint: None, afar: None };
     commit.put(&MEDIA_LINKS, &(number, LINK_OPENED, deadline_ms, 0), &link);
     commit.put(&MEDIA_DUE, &(deadline_ms, number), &());
 }

@@ -10,25 +10,28 @@
 //!   is redacted by such a guess.
 //! * What lies on another server cannot be erased here. The event that shows it gets a deadline all the same, a
 //!   minute later than if it lay here: by then that server has taken it back itself, if it keeps the policy.
+//!   Once that server says that the file is erased ([`super::ended`]), the event is taken back at once.
 //! * What the uploader uses as an avatar or in an image pack is kept while it is used so.
 //!
 //! All of it happens inside the commit that adds the event.
 
 use appliance_ledger::blobs::{BlobName, KEPT};
 use appliance_ledger::keyspaces::{
-    INHERITED, MEDIA, MEDIA_DUE, MEDIA_KEPT, MEDIA_LINKS, MEDIA_UNBOUND, ROOM_MEDIA,
+    ENDED_AFAR, INHERITED, MEDIA, MEDIA_DUE, MEDIA_KEPT, MEDIA_LINKS, MEDIA_REDACTIONS,
+    MEDIA_UNBOUND, ROOM_MEDIA, SHOWN_AFAR,
 };
 use appliance_ledger::rows::media::{
-    LINK_GUESSED, LINK_KEPT, LINK_OTHER, LINK_OWN, LinkRow, MediaRow, RoomMediaRow, Stage,
-    UnboundRow,
+    LINK_GUESSED, LINK_KEPT, LINK_OTHER, LINK_OWN, LinkRow, MediaRow, RedactionRow, RoomMediaRow,
+    Stage, UnboundRow,
 };
-use appliance_ledger::{Commit, Digest, Direction};
+use appliance_ledger::{Commit, Digest, Direction, Ledger};
 use appliance_model::ruma::events::{StateEventType, TimelineEventType};
 use appliance_model::{DeviceNid, Error, EventNid, MediaNid, Pdu, RoomNid, UserNid};
 use appliance_rules::policy::{
     self, Effective, Field, POLICY_TYPE, Policy, RETENTION_TYPES, RoomClass, Scope, Use,
     media_id_of, shown_uris,
 };
+use minicbor::bytes::ByteArray;
 
 use super::govern::may_show;
 use super::purge::condemn;
@@ -107,8 +110,8 @@ pub(crate) async fn link(
     }
     let references =
         policy::references(&kind.to_string(), is_state, content, house.server_name.as_str());
-    let is_afar = shows_afar(house, (&kind.to_string(), is_state), content);
-    if references.is_empty() && !is_afar {
+    let afar = shown_afar(house, (&kind.to_string(), is_state), content);
+    if references.is_empty() && afar.is_none() {
         return Ok(());
     }
     let sender = house.ledger.user(&sent.pdu.sender).await?;
@@ -131,19 +134,28 @@ pub(crate) async fn link(
             linking.refer((media, &row), (as_what, is_own), &asked, commit).await?;
         }
     }
-    if is_afar {
-        linking.refer_afar(&asked, commit);
+    match afar {
+        Some(files) => linking.refer_afar(files, &asked, commit).await,
+        None => Ok(()),
     }
-    Ok(())
 }
 
-/// Whether a message shows something that lies on another server.
-fn shows_afar(house: &House, (kind, is_state): (&str, bool), content: &str) -> bool {
+/// What a message shows that lies on other servers, by [`afar_digest`]; nothing, if all lies here. More than are
+/// followed may lie anywhere, and has no names.
+fn shown_afar(house: &House, (kind, is_state): (&str, bool), content: &str) -> Option<Vec<Digest>> {
     let own = house.server_name.as_str();
-    let is_afar =
-        |(uri, as_what): (String, Use)| as_what == Use::Content && media_id_of(&uri, own).is_none();
-    // More than are followed: some may lie anywhere.
-    shown_uris(kind, is_state, content).is_none_or(|uris| uris.into_iter().any(is_afar))
+    let Some(uris) = shown_uris(kind, is_state, content) else { return Some(Vec::new()) };
+    let is_afar = |(uri, as_what): &(String, Use)| {
+        *as_what == Use::Content && media_id_of(uri, own).is_none()
+    };
+    let afar = uris.into_iter().filter(is_afar);
+    let afar: Vec<_> = afar.map(|(uri, _)| afar_digest(&house.ledger, &uri)).collect();
+    (!afar.is_empty()).then_some(afar)
+}
+
+/// The key under which a file of another server is known.
+pub(super) fn afar_digest(ledger: &Ledger, uri: &str) -> Digest {
+    ledger.digest(&[b"afar", uri.as_bytes()])
 }
 
 /// What holds for what a message shows: the room's rules, and what the message itself asks for.
@@ -234,13 +246,29 @@ impl Linking<'_> {
 
     /// The event is about to be taken back for a file that was never here, under a number of its own: as when a
     /// file is gone before the event that shows it comes.
-    fn refer_afar(&self, asked: &Asked, commit: &mut Commit) {
+    async fn refer_afar(
+        &self,
+        files: Vec<Digest>,
+        asked: &Asked,
+        commit: &mut Commit,
+    ) -> Result<(), Error> {
+        let ended = self.house.ledger.newest().get_many(&ENDED_AFAR, &files).await?;
         // Where no policy speaks of photos, what others show stays; a later policy finds it here.
         let is_limited = asked.policy.get(Field::TtlMs).is_some();
         let lives_ms = asked.ttl_ms.saturating_add(AFAR_LATER_MS);
-        let deadline_ms = if is_limited { self.now_ms.saturating_add(lives_ms) } else { u64::MAX };
+        let deadline_ms = match is_limited {
+            // It was on its way for longer than the file lived.
+            _ if ended.iter().any(Option::is_some) => self.now_ms,
+            true => self.now_ms.saturating_add(lives_ms),
+            false => u64::MAX,
+        };
         let media = MediaNid(self.house.ledger.next_number());
-        self.add(media, LINK_OTHER, (deadline_ms, &asked.hint), commit);
+        files.iter().for_each(|file| commit.put(&SHOWN_AFAR, &(*file, media), &()));
+        let afar = Some(files.into_iter().map(ByteArray::from).collect());
+        let room = Some(self.room.0);
+        let link = LinkRow { room, redacted: None, hint: asked.hint.clone(), afar };
+        self.add_link(media, LINK_OTHER, (deadline_ms, &link), commit);
+        Ok(())
     }
 
     fn add(
@@ -250,8 +278,19 @@ impl Linking<'_> {
         (deadline_ms, hint): (u64, &Option<String>),
         commit: &mut Commit,
     ) {
-        let link = LinkRow { room: Some(self.room.0), redacted: None, hint: hint.clone() };
-        commit.put(&MEDIA_LINKS, &(media, class, deadline_ms, self.number.0), &link);
+        let (room, hint) = (Some(self.room.0), hint.clone());
+        let link = LinkRow { room, redacted: None, hint, afar: None };
+        self.add_link(media, class, (deadline_ms, &link), commit);
+    }
+
+    fn add_link(
+        &self,
+        media: MediaNid,
+        class: u8,
+        (deadline_ms, link): (u64, &LinkRow),
+        commit: &mut Commit,
+    ) {
+        commit.put(&MEDIA_LINKS, &(media, class, deadline_ms, self.number.0), link);
         let of_room = RoomMediaRow { class, deadline_ms, at_ms: self.now_ms };
         commit.put(&ROOM_MEDIA, &(self.room, self.number, media), &of_room);
         if class != LINK_KEPT && deadline_ms != u64::MAX {
@@ -335,9 +374,10 @@ impl Linking<'_> {
             return Ok(());
         }
         let before = (media, row.class, row.deadline_ms, event.0);
-        let hint = self.house.ledger.get(&MEDIA_LINKS, &before).await?.and_then(|row| row.hint);
+        let known = self.house.ledger.get(&MEDIA_LINKS, &before).await?;
+        let (hint, afar) = known.map_or((None, None), |row| (row.hint, row.afar));
         commit.delete(&MEDIA_LINKS, &before);
-        let link = LinkRow { room: Some(room.0), redacted: None, hint };
+        let link = LinkRow { room: Some(room.0), redacted: None, hint, afar };
         commit.put(&MEDIA_LINKS, &(media, row.class, deadline_ms, event.0), &link);
         commit.put(
             &ROOM_MEDIA,
@@ -479,7 +519,7 @@ pub(crate) async fn avatar_changed(
         && row.uploader == user.0
     {
         keep_key(house, media, &row, commit).await?;
-        let link = LinkRow { room: None, redacted: None, hint: None };
+        let link = LinkRow { room: None, redacted: None, hint: None, afar: None };
         commit.put(&MEDIA_LINKS, &(media, LINK_KEPT, 0, user.0), &link);
     }
     Ok(())
@@ -506,13 +546,17 @@ pub async fn unlink(
             LINK_OWN => {
                 // The deadline it set stays: taking an event back must not make a file live longer.
                 let hint = house.ledger.get(&MEDIA_LINKS, &link).await?.and_then(|row| row.hint);
-                let redacted = LinkRow { room: Some(room.0), redacted: Some(true), hint };
+                let (room, redacted) = (Some(room.0), Some(true));
+                let redacted = LinkRow { room, redacted, hint, afar: None };
                 commit.put(&MEDIA_LINKS, &link, &redacted);
                 if !is_shown_elsewhere(house, media, event).await? {
                     condemn(house, media, "redacted", commit).await?;
                 }
             }
             LINK_KEPT | LINK_OTHER => {
+                if let Some(row) = house.ledger.get(&MEDIA_LINKS, &link).await? {
+                    forget_afar(media, &row, commit);
+                }
                 commit.delete(&MEDIA_LINKS, &link);
                 commit.put(&MEDIA_DUE, &(now_ms, media), &());
             }
@@ -562,6 +606,7 @@ pub(super) async fn forget_links(
             let (_, class, _, by) = key;
             from = (key.0, key.1, key.2, key.3 + 1);
             commit.delete(&MEDIA_LINKS, &key);
+            forget_afar(media, &row, commit);
             let Some(room) = row.room.map(RoomNid) else { continue };
             commit.delete(&ROOM_MEDIA, &(room, EventNid(by), media));
             if matches!(class, LINK_OWN | LINK_OTHER) && row.redacted != Some(true) {
@@ -571,6 +616,26 @@ pub(super) async fn forget_links(
         if !more {
             return Ok(shown);
         }
+    }
+}
+
+/// Takes back, soon after the commit, the events that have links under a number that no file of ours has; how
+/// many.
+pub(super) async fn take_back_afar(
+    house: &House,
+    media: MediaNid,
+    commit: &mut Commit,
+) -> Result<usize, Error> {
+    let shown = forget_links(house, media, commit).await?;
+    for (room, event) in &shown {
+        commit.put(&MEDIA_REDACTIONS, event, &RedactionRow { room: room.0, media: None });
+    }
+    Ok(shown.len())
+}
+
+fn forget_afar(media: MediaNid, row: &LinkRow, commit: &mut Commit) {
+    for file in row.afar.iter().flatten() {
+        commit.delete(&SHOWN_AFAR, &(**file, media));
     }
 }
 

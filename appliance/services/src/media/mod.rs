@@ -16,6 +16,7 @@ mod clean;
 pub mod copies;
 pub mod create;
 pub mod elsewhere;
+pub mod ended;
 pub mod erase;
 pub mod expire;
 pub mod explain;
@@ -24,12 +25,14 @@ mod govern;
 pub mod kind;
 pub mod lease;
 pub mod link;
+mod listed;
 mod multipart;
 pub mod notice;
 pub mod page;
 pub mod preview;
 pub mod purge;
 pub mod quota;
+pub mod redact;
 mod renderings;
 pub mod serve;
 mod stamp;
@@ -123,6 +126,8 @@ struct Inner {
     doors: Doors,
     /// One at a time opens a file whose openings count.
     opening: Doors,
+    /// One at a time says that a file of another server is at its end.
+    ending: Doors,
     uploads: Semaphore,
     /// Rings when a file has arrived at a reserved ID.
     arrived: Notify,
@@ -171,6 +176,7 @@ impl Media {
             leases: lease::Leases::default(),
             doors: Doors::default(),
             opening: Doors::default(),
+            ending: Doors::default(),
             uploads: Semaphore::new(UPLOADS_AT_ONCE_MAX),
             arrived: Notify::new(),
             waiting: Semaphore::new(WAITING_MAX),

@@ -54,6 +54,7 @@ pub(super) async fn condemn(
         reason: reason.to_owned(),
         refused_ms: house.clock.now_ms(),
         erased_ms: None,
+        uploader: Some(row.uploader),
     };
     commit.put(&ERASURES, &media_digest(&house.ledger, &row.media_id), &record);
     let purge = PurgeRow { reason: reason.to_owned(), at_ms: house.clock.now_ms() };
@@ -243,6 +244,8 @@ impl Media {
             commit.put(&ERASURES, &name, &record);
         }
         self.forget_opens(number, commit).await?;
+        // Somebody may have been given it in the moment in which it was condemned.
+        owe_notices(house, (number, &row.media_id), commit).await?;
         // An event may have come in between; it shows nothing now.
         for (room, event) in forget_links(house, number, commit).await? {
             commit.put(

@@ -3,8 +3,10 @@
 mod crash;
 mod lifetime;
 mod limits;
+mod notices;
 mod place;
 mod policy;
+mod redact;
 mod remote;
 
 use std::convert::Infallible;

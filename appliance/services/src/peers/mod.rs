@@ -1,5 +1,6 @@
 //! The other servers that this one talks with: the hospitals on the list, and nobody else.
 
+mod attempts;
 mod authenticate;
 mod canonical;
 mod certificate;
@@ -25,6 +26,7 @@ use std::sync::{Arc, Mutex};
 
 use appliance_model::ruma::{OwnedServerName, ServerName};
 
+pub(crate) use attempts::{Attempts, DAY_MS, wait_ms};
 pub use authenticate::Claim;
 #[cfg(test)]
 pub(crate) use canonical::canonical as canonical_json;

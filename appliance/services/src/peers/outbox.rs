@@ -13,6 +13,7 @@ use appliance_model::{EventNid, Position};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use super::attempts::Attempts;
 use super::canonical::canonical;
 use super::drain::Batch;
 use crate::house::House;
@@ -45,6 +46,8 @@ pub struct Outbox(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
+    /// Erasures, which servers are told of one by one and must confirm.
+    notices: Arc<Attempts>,
     /// In an order that is the same every time: a simulated night must be one that can be played again.
     queues: Mutex<BTreeMap<OwnedServerName, Queue>>,
     bell: Notify,
@@ -88,9 +91,15 @@ impl Outbox {
         self.0.bell.notified().await;
     }
 
+    /// When servers are told of erasures.
+    pub(crate) fn notices(&self) -> &Arc<Attempts> {
+        &self.0.notices
+    }
+
     /// Something may lie in the store for these servers.
     pub(super) fn wake(&self, servers: &[OwnedServerName]) {
         self.0.wake(servers);
+        self.0.notices.wake(servers);
     }
 
     /// The list is another: whoever waits may be on it now.
@@ -99,6 +108,7 @@ impl Outbox {
         queues.values_mut().for_each(|queue| queue.state.is_owed = true);
         drop(queues);
         self.0.bell.notify_one();
+        self.0.notices.wake_known();
     }
 
     /// The servers to send to now, and when the next one is due if none is.
@@ -133,6 +143,7 @@ impl Outbox {
 
     /// The server was heard from: it is tried now, however long it was away.
     pub(crate) fn heard_from(&self, server: &ServerName) {
+        self.0.notices.heard_from(server);
         let mut queues = self.0.lock();
         let Some(queue) = queues.get_mut(server).filter(|queue| queue.state.failures > 0) else {
             return;

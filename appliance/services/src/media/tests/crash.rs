@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::lifetime::MARKER;
 use super::*;
+use crate::media::erase::Which;
 use crate::media::thumbnail::Wanted;
 use crate::scenario::{Back, the_power_goes};
 
@@ -373,4 +374,62 @@ fn copy_files(from: &Path, to: &Path) {
             file => drop(std::fs::copy(file, place).unwrap()),
         }
     }
+}
+
+/// Erasing many at once is one act: after a power cut at whichever commit all are condemned or none, and the
+/// job brings it to its end.
+#[tokio::test]
+async fn whichever_commit_is_the_last_before_a_power_cut_an_erasure_in_bulk_is_whole_or_not_at_all()
+{
+    let mut commits_seen = 0;
+    for kept in [0, 1] {
+        for commits in 0.. {
+            let why = format!("{kept} kept, after {commits} commits");
+            let (ward, [nurse, doctor]) = Ward::with_members(["nurse", "doctor"]).await;
+            let room = ward.room_of(&[&nurse, &doctor]).await;
+            let mut uris = Vec::new();
+            for who in [&nurse, &doctor, &nurse] {
+                uris.push(ward.upload(who, &photo()).await);
+                ward.show(who, &room, uris.last().unwrap()).await;
+            }
+            ward.show(&doctor, &room, "mxc://two.example/arm").await;
+            let which = Which { room: Some(room.clone()), ..Which::default() };
+            let fault = EngineError::Failed("the power is going".to_owned());
+            ward.engine().fail_commit_after(commits, fault);
+            let media = &ward.services.media;
+            let is_answered = media.erase(&which, "root").await.is_ok();
+            let readable = async |ward: &Ward| {
+                let mut readable = 0;
+                for uri in &uris {
+                    readable += usize::from(ward.download(&doctor, uri).await.is_ok());
+                }
+                readable
+            };
+            assert!(!is_answered || readable(&ward).await == 0, "{why}: after the answer");
+            let is_done = is_answered && media.activate().await.is_ok();
+            let ward = ward.power_cut_keeping_and_restart(kept).await;
+            let media = &ward.services.media;
+            match readable(&ward).await {
+                0 => {}
+                left => assert!(left == 3 && !is_answered, "{why}: {left} of three are left"),
+            }
+            let on_record = ward.audit().await;
+            let acts = on_record.iter().filter(|line| *line == "media.erased_in_bulk root").count();
+            assert_eq!(acts == 1, readable(&ward).await == 0, "{why}: on record if it is so");
+            // Whoever has no answer asks again.
+            if !is_answered {
+                media.erase(&which, "root").await.unwrap();
+            }
+            ward.look().await;
+            assert_eq!(readable(&ward).await, 0, "{why}: in the end");
+            assert_eq!(ward.redactions(&room).await.len(), 4, "{why}: redacted, each once");
+            assert_eq!(files_below(&ward.folder.path().join("media")), 0, "{why}: erased");
+            assert!(media.purging().await.unwrap().0.is_empty(), "{why}: nothing is half done");
+            if is_done {
+                commits_seen = commits_seen.max(commits);
+                break;
+            }
+        }
+    }
+    assert!(commits_seen >= 3, "condemned, erased and redacted are commits of their own");
 }

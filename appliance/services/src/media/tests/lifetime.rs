@@ -100,7 +100,7 @@ impl Ward {
             + self.rows(&MEDIA_UNBOUND).await
     }
 
-    async fn rows<K: KeyPart, V: Row>(&self, keyspace: &Keyspace<K, V>) -> usize {
+    pub(super) async fn rows<K: KeyPart, V: Row>(&self, keyspace: &Keyspace<K, V>) -> usize {
         let view = self.services.house.ledger.newest();
         let (rows, _) = view.scan(keyspace, &(), Direction::Forward, 100).await.unwrap();
         let rows: Vec<(K, V)> = rows;
@@ -236,7 +236,7 @@ async fn a_forward_into_a_stricter_room_ends_itself_and_not_the_photo() {
     assert!(ward.is_there(&uri).await);
 }
 
-async fn redact(ward: &Ward, event: &Event) {
+pub(super) async fn redact(ward: &Ward, event: &Event) {
     let house = &ward.services.house;
     let mut commit = house.ledger.begin(Permit::housekeeping());
     unlink(house, event.room, event.number, &mut commit).await.unwrap();

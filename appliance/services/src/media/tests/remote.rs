@@ -1,5 +1,6 @@
 //! Scenes in which people of another hospital show a photo.
 
+use appliance_ledger::keyspaces::SHOWN_AFAR;
 use appliance_model::EventNid;
 use appliance_model::ruma::events::room::member::MembershipState as M;
 use appliance_model::ruma::{OwnedRoomId, RoomVersionId as V};
@@ -7,8 +8,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::federation::town::Town;
+use crate::media::erase::Which;
 use crate::media::expire::Report;
-use crate::media::link::AFAR_LATER_MS;
+use crate::media::link::{AFAR_LATER_MS, afar_digest};
 
 const MINUTE_MS: u64 = 60_000;
 
@@ -138,4 +140,146 @@ async fn a_limit_that_comes_later_meets_what_lies_on_another_server() {
     assert_eq!(home.look().await, Report { erased: 0, redacted: 1, stuck: 0 });
     let here = town.number(0, shown.event_id.as_str()).await.expect("it came");
     assert_eq!(content(home, here).await, json!({}));
+}
+
+/// Another server erases its own photo and says so: what shows it here is taken back now, and not when its
+/// time would have come; what shows it and comes later, too.
+#[tokio::test]
+async fn what_its_own_server_erased_is_taken_back_here_at_once() {
+    let Shared { town, nurse, doctor, room } = shared(V::V11, true).await;
+    let (home, away) = (&town.wards[0], &town.wards[1]);
+    let uri = "mxc://two.example/arm";
+    let two = away.services.house.server_name.clone();
+    let theirs = away.show(&doctor, &room, uri).await;
+    town.deliver(1, 0, &room, "shown").await;
+    let ours = home.show(&nurse, &room, uri).await;
+    let other = home.show(&nurse, &room, "mxc://two.example/leg").await;
+    let taken_back = home.show(&nurse, &room, uri).await;
+    super::lifetime::redact(home, &taken_back).await;
+    // A limit that comes later moves what it meets, and loses nothing of it.
+    home.limit(&nurse, &room, 1_000 * MINUTE_MS).await;
+    assert_eq!(home.look().await, Report::default());
+
+    let media = &home.services.media;
+    for stranger in ["one.example", "three.example", "two.example:8448"] {
+        let stranger = appliance_model::ruma::ServerName::parse(stranger).unwrap();
+        let refused = media.erased_there(&stranger, ("two.example", "arm")).await;
+        assert_eq!(kind(refused), Kind::Forbidden, "{stranger}");
+    }
+    assert_eq!(kind(media.erased_there(&two, ("two.example", "a/b")).await), Kind::InvalidParam);
+    assert_eq!(home.look().await, Report::default(), "nothing of that counts");
+
+    let say = || media.erased_there(&two, (two.as_str(), "arm"));
+    let both = tokio::join!(say(), say());
+    both.0.and(both.1).unwrap();
+    assert_eq!(home.look().await, Report { erased: 0, redacted: 2, stuck: 0 });
+    let here = town.number(0, theirs.event_id.as_str()).await.expect("it came");
+    assert_eq!(content(home, here).await, json!({}));
+    assert_eq!(content(home, ours.number).await, json!({}));
+    assert_ne!(content(home, other.number).await, json!({}), "another photo stays");
+    assert_eq!(home.rows(&SHOWN_AFAR).await, 1, "that of the other photo");
+
+    let late = away.show(&doctor, &room, uri).await;
+    town.deliver(1, 0, &room, "late").await;
+    assert_eq!(home.look().await, Report { erased: 0, redacted: 1, stuck: 0 });
+    let late = town.number(0, late.event_id.as_str()).await.expect("it came");
+    assert_eq!(content(home, late).await, json!({}));
+    media.erased_there(&two, (two.as_str(), "never-seen")).await.unwrap();
+    let on_record = home.audit_objects().await;
+    let told: Vec<_> =
+        on_record.iter().filter(|line| line.starts_with("media.erased_there")).collect();
+    let [arm, never] =
+        ["arm", "never-seen"].map(|id| format!("media.erased_there mxc://{two}/{id}"));
+    assert_eq!(told, [&arm, &never], "each once");
+}
+
+/// The power goes at every commit in which another server's word is taken: it has an answer only when nothing
+/// is left, and it asks again if it has none.
+#[tokio::test]
+async fn whichever_commit_is_the_last_before_a_power_cut_what_was_confirmed_is_gone() {
+    let uri = "mxc://two.example/arm";
+    let mut commits_seen = 0;
+    for kept in [0, 1] {
+        for commits in 0.. {
+            let why = format!("{kept} kept, after {commits} commits");
+            let (ward, [nurse]) = Ward::with_members(["nurse"]).await;
+            let room = ward.room_of(&[&nurse]).await;
+            ward.show(&nurse, &room, uri).await;
+            let two = appliance_model::ruma::server_name!("two.example");
+            let fault = appliance_engine::EngineError::Failed("the power is going".to_owned());
+            ward.engine().fail_commit_after(commits, fault);
+            let media = &ward.services.media;
+            let is_answered = media.erased_there(two, ("two.example", "arm")).await.is_ok();
+            let is_done = is_answered && media.activate().await.is_ok();
+            let ward = ward.power_cut_keeping_and_restart(kept).await;
+            let media = &ward.services.media;
+            let file = afar_digest(media.ledger(), uri);
+            let has_ended = media.has_ended(&file).await.unwrap();
+            assert!(has_ended || !is_answered, "{why}: a word that was given");
+            // Without an answer it asks again.
+            if !is_answered {
+                media.erased_there(two, ("two.example", "arm")).await.unwrap();
+            }
+            ward.look().await;
+            assert_eq!(ward.redactions(&room).await.len(), 1, "{why}: taken back, once");
+            assert!(media.has_ended(&file).await.unwrap(), "{why}");
+            let on_record = ward.audit().await;
+            let told = on_record.iter().filter(|line| line.starts_with("media.erased_there"));
+            assert_eq!(told.count(), 1, "{why}");
+            if is_done {
+                commits_seen = commits_seen.max(commits);
+                break;
+            }
+        }
+    }
+    assert!(commits_seen >= 2, "its word and what follows from it are commits of their own");
+}
+
+/// By room, event and patient an erasure meets what shows photos of other servers, too.
+#[tokio::test]
+async fn an_erasure_in_bulk_takes_back_what_shows_photos_of_other_servers() {
+    let Shared { town, nurse, doctor, room } = shared(V::V11, true).await;
+    let (home, away) = (&town.wards[0], &town.wards[1]);
+    let media = &home.services.media;
+    let of_patient = |reference: &str, name: &str| {
+        json!({
+            "msgtype": "m.image", "body": "arm", "url": format!("mxc://two.example/{name}"),
+            "io.wardstone.capture": { "patient_reference": reference },
+        })
+    };
+    let mut shown = Vec::new();
+    for (reference, name) in [("MRN-7", "a"), ("MRN-8", "b"), ("-", "c"), ("-", "d")] {
+        let event = away.send(&doctor, &room, "m.room.message", of_patient(reference, name)).await;
+        shown.push(event.event_id.clone());
+        away.clock.pass_ms(1);
+        home.clock.pass_ms(MINUTE_MS);
+        town.deliver(1, 0, &room, name).await;
+    }
+    let now_ms = home.services.house.clock.now_ms();
+    let gone = async |index: usize| {
+        let number = town.number(0, shown[index].as_str()).await.expect("it came");
+        content(home, number).await == json!({})
+    };
+    let erase = async |which: Which| {
+        let receipt = media.erase(&which, "root").await.unwrap();
+        assert!(receipt.uris.is_empty());
+        let redacted = receipt.events;
+        assert_eq!(home.look().await, Report { erased: 0, redacted, stuck: 0 });
+        redacted
+    };
+    let of = |reference: &str| Which { reference: Some(reference.to_owned()), ..Which::default() };
+    assert_eq!(erase(of("mrn 7")).await, 1);
+    assert!(gone(0).await && !gone(1).await);
+    assert_eq!(erase(of("mrn 7")).await, 0, "once");
+    let event = Some(shown[1].clone());
+    assert_eq!(erase(Which { event, ..Which::default() }).await, 1);
+    let in_room = || Which { room: Some(room.clone()), ..Which::default() };
+    let user = Some(nurse.user_id.clone());
+    assert_eq!(erase(Which { user, ..in_room() }).await, 0, "nobody here has uploaded them");
+    assert_eq!(erase(Which { since_ms: Some(now_ms), ..in_room() }).await, 1, "the last one");
+    assert!(gone(1).await && !gone(2).await && gone(3).await);
+    assert_eq!(erase(in_room()).await, 1);
+    let on_record = home.audit_objects().await;
+    let receipts = on_record.iter().filter(|line| line.contains("files=0 events=1 "));
+    assert_eq!(receipts.count(), 4);
 }
