@@ -67,11 +67,14 @@ mod tests {
     #[tokio::test]
     async fn two_who_want_the_same_doors_in_another_order_both_come_in() {
         let doors = Doors::default();
-        for _ in 0..100 {
-            let one = async { drop(doors.enter_all([3, 1, 2, 1]).await) };
-            let other = async { drop(doors.enter_all([2, 3, 1]).await) };
-            let both = async { tokio::join!(one, other) };
-            tokio::time::timeout(std::time::Duration::from_secs(10), both).await.unwrap();
-        }
+        let (five, six) = (doors.enter(5).await, doors.enter(6).await);
+        let one = async { drop(doors.enter_all([3, 5, 1, 3]).await) };
+        let other = async { drop(doors.enter_all([1, 6, 3]).await) };
+        let opened = async {
+            tokio::task::yield_now().await;
+            drop((five, six));
+        };
+        let all = async { tokio::join!(one, other, opened) };
+        tokio::time::timeout(std::time::Duration::from_secs(10), all).await.unwrap();
     }
 }

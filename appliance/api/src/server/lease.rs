@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(play.fetch(1, "download", "none").await, 403);
         let path = format!("/media/download/{}", play.file);
         let plain = play.town.ask(1, "a.example", "GET", &path, Value::Null).await.0;
-        assert_eq!(plain, 403, "without one there is nothing");
+        assert_eq!(plain, 404, "without one there is nothing");
 
         let (status, lease) = play.lease(1, play.wish()).await;
         assert_eq!(status, 200);

@@ -169,7 +169,6 @@ impl Administration {
 
 #[cfg(test)]
 mod tests {
-    use appliance_engine::EngineError;
     use appliance_model::ruma::events::room::member::MembershipState as M;
     use appliance_model::ruma::{OwnedUserId, RoomVersionId as V, server_name};
 
@@ -177,7 +176,7 @@ mod tests {
     use super::*;
     use crate::federation::town::Town;
     use crate::peers::MediaMode;
-    use crate::scenario::Ward;
+    use crate::scenario::{Ward, the_power_goes};
 
     #[tokio::test]
     async fn removing_a_peer_is_one_order_that_says_what_it_affects() {
@@ -232,8 +231,7 @@ mod tests {
             for commits in 0.. {
                 let why = format!("removed: {remove}, after {commits} commits");
                 let (one, room, doctor) = with_a_guest().await;
-                let fault = EngineError::Failed("the power is going".to_owned());
-                one.engine().fail_commit_after(commits, fault);
+                one.engine().fail_commit_after(commits, the_power_goes());
                 let desk = &one.services.administration;
                 let parted = match remove {
                     true => desk.remove_peer(name, true, "uid 7").await,

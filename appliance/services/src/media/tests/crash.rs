@@ -389,13 +389,12 @@ async fn whichever_commit_is_the_last_before_a_power_cut_an_erasure_in_bulk_is_w
             let room = ward.room_of(&[&nurse, &doctor]).await;
             let mut uris = Vec::new();
             for who in [&nurse, &doctor, &nurse] {
-                uris.push(ward.upload(who, &photo()).await);
+                uris.push(ward.upload(who, &photo(9)).await);
                 ward.show(who, &room, uris.last().unwrap()).await;
             }
             ward.show(&doctor, &room, "mxc://two.example/arm").await;
             let which = Which { room: Some(room.clone()), ..Which::default() };
-            let fault = EngineError::Failed("the power is going".to_owned());
-            ward.engine().fail_commit_after(commits, fault);
+            ward.engine().fail_commit_after(commits, the_power_goes());
             let media = &ward.services.media;
             let is_answered = media.erase(&which, "root").await.is_ok();
             let readable = async |ward: &Ward| {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use appliance_engine::EngineError;
 use appliance_ledger::keyspaces::NOTICES_DUE;
 use appliance_model::ruma::{ServerName, server_name};
 use appliance_rules::Permit;
@@ -14,6 +13,7 @@ use super::*;
 use crate::egress::{Failure, Limits, Opened};
 use crate::media::notice::note_given;
 use crate::peers::{PeerChange, Remote, Roll};
+use crate::scenario::the_power_goes;
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -315,8 +315,7 @@ async fn whichever_commit_is_the_last_before_a_power_cut_a_notice_is_told_and_no
                 let (ward, others, nurse) = scene().await;
                 let uri = ward.given(&nurse, &[b()]).await;
                 others.set(b(), mood);
-                let fault = EngineError::Failed("the power is going".to_owned());
-                ward.engine().fail_commit_after(commits, fault);
+                ward.engine().fail_commit_after(commits, the_power_goes());
                 let media = &ward.services.media;
                 let is_erased = media.purge_now(SERVER, id(&uri)).await.is_ok();
                 let is_told = media.tell_of_erased(b()).await.is_ok();

@@ -11,6 +11,7 @@ use crate::federation::town::Town;
 use crate::media::erase::Which;
 use crate::media::expire::Report;
 use crate::media::link::{AFAR_LATER_MS, afar_digest};
+use crate::scenario::the_power_goes;
 
 const MINUTE_MS: u64 = 60_000;
 
@@ -191,6 +192,8 @@ async fn what_its_own_server_erased_is_taken_back_here_at_once() {
     let [arm, never] =
         ["arm", "never-seen"].map(|id| format!("media.erased_there mxc://{two}/{id}"));
     assert_eq!(told, [&arm, &never], "each once");
+    super::lifetime::redact(home, &other).await;
+    assert_eq!(home.rows(&SHOWN_AFAR).await, 0);
 }
 
 /// The power goes at every commit in which another server's word is taken: it has an answer only when nothing
@@ -206,8 +209,7 @@ async fn whichever_commit_is_the_last_before_a_power_cut_what_was_confirmed_is_g
             let room = ward.room_of(&[&nurse]).await;
             ward.show(&nurse, &room, uri).await;
             let two = appliance_model::ruma::server_name!("two.example");
-            let fault = appliance_engine::EngineError::Failed("the power is going".to_owned());
-            ward.engine().fail_commit_after(commits, fault);
+            ward.engine().fail_commit_after(commits, the_power_goes());
             let media = &ward.services.media;
             let is_answered = media.erased_there(two, ("two.example", "arm")).await.is_ok();
             let is_done = is_answered && media.activate().await.is_ok();

@@ -23,7 +23,9 @@ async fn one_look() -> Play {
 
 impl Play {
     fn pass_ms(&self, ms: u64) {
-        [HOME, GUEST].map(|at| self.town.desk(at).clock.pass_ms(ms));
+        for at in [HOME, GUEST] {
+            self.town.desk(at).clock.pass_ms(ms);
+        }
     }
 
     /// Whether the doctor gets it.
