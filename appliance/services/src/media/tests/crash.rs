@@ -286,8 +286,7 @@ async fn a_row_that_cannot_be_read_keeps_none_of_those_that_came_with_it() {
         assert_eq!(scene.reads().await, 0);
         for uri in &scene.uris {
             let row = ward.services.media.row(SERVER, id(uri)).await.unwrap();
-            let is_left = row.is_some_and(|(number, _)| number == damaged);
-            assert_eq!(is_left, *uri == scene.uris[2], "{while_condemned}");
+            assert_eq!(row.is_some(), *uri == scene.uris[2], "{while_condemned}");
         }
     }
 }
