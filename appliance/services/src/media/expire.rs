@@ -215,8 +215,11 @@ impl Media {
                 Ok(Met::Done)
             }
             Stage::Reserved | Stage::Purging => Ok(Met::Done),
-            Stage::Present if self.living(number).await?.is_none() => Ok(Met::Over),
-            Stage::Present => self.meet_others(number, now_ms).await.map(|()| Met::Done),
+            Stage::Present => match self.life(number, &row).await? {
+                // By its time alone: what an administrator has locked away is kept until then.
+                Some(deadline_ms) if now_ms >= deadline_ms => Ok(Met::Over),
+                _ => self.meet_others(number, now_ms).await.map(|()| Met::Done),
+            },
         }
     }
 

@@ -14,6 +14,7 @@ use appliance_rules::policy::POLICY_TYPE;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::media::administer::MediaJudgement;
 use crate::media::expire::Report;
 use crate::media::link::unlink;
 use crate::media::upload::OCTET_STREAM;
@@ -234,6 +235,31 @@ async fn a_forward_into_a_stricter_room_ends_itself_and_not_the_photo() {
     redact(&ward, &again).await;
     ward.look().await;
     assert!(ward.is_there(&uri).await);
+}
+
+/// It may be looked into yet; its own time ends it all the same.
+#[tokio::test]
+async fn what_is_locked_away_is_erased_at_its_own_time_and_no_earlier() {
+    let (ward, [nurse, rival]) = Ward::with_members(["nurse", "rival"]).await;
+    let strict = ward.room(&rival).await;
+    ward.limit(&rival, &strict, 1_000).await;
+    let uri = ward.upload(&nurse, b"photo").await;
+    ward.show(&rival, &strict, &uri).await;
+    let media = &ward.services.media;
+    let file = uri.trim_start_matches("mxc://").split_once('/').unwrap();
+    let lock = async |locked| {
+        let judgement = MediaJudgement::Quarantine(locked);
+        assert!(media.judge(&nurse, file, judgement).await.unwrap());
+    };
+    lock(true).await;
+    ward.clock.pass_ms(1_000);
+    assert_eq!(ward.look().await, Report { erased: 0, redacted: 1, stuck: 0 });
+    assert!(!ward.is_there(&uri).await);
+    lock(false).await;
+    assert!(ward.is_there(&uri).await);
+    lock(true).await;
+    ward.clock.pass_ms(7 * DAY_MS);
+    assert_eq!(ward.look().await.erased, 1);
 }
 
 pub(super) async fn redact(ward: &Ward, event: &Event) {
