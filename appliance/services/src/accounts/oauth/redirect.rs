@@ -9,6 +9,9 @@ use url::{Host, Url};
 /// Longer ones fit into no address bar.
 pub(super) const URI_BYTES_MAX: usize = 2_000;
 
+/// The machine itself.
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
+
 /// An absolute URI of printable ASCII, without what browsers repair silently.
 pub(super) fn parse(uri: &str) -> Option<Url> {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\\\"<>^`{|}".contains(&byte);
@@ -64,7 +67,7 @@ fn check_loopback(url: &Url) -> Result<(), &'static str> {
 }
 
 fn is_loopback(url: &Url) -> bool {
-    url.scheme() == "http" && matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"))
+    url.scheme() == "http" && url.host_str().is_some_and(|host| LOOPBACK.contains(&host))
 }
 
 /// "The scheme MUST be prefixed with the client URI hostname in reverse-DNS notation … The URI MUST NOT have an
@@ -94,10 +97,20 @@ pub(super) fn is_same(registered: &str, asked: &str) -> bool {
     if registered == asked {
         return true;
     }
-    let (Ok(registered), Some(mut asked)) = (Url::parse(registered), parse(asked)) else {
+    let (Some((host, path)), Some((place, asked_path))) = (at_host(registered), at_host(asked))
+    else {
         return false;
     };
-    is_loopback(&registered) && asked.set_port(None).is_ok() && asked == registered
+    let is_port =
+        |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let port = place.strip_prefix(host).and_then(|rest| rest.strip_prefix(':'));
+    LOOPBACK.contains(&host) && path == asked_path && port.is_some_and(is_port)
+}
+
+/// Host and port of an address with the scheme http, and what follows.
+fn at_host(uri: &str) -> Option<(&str, &str)> {
+    let rest = uri.strip_prefix("http://")?;
+    Some(rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len())))
 }
 
 /// How an answer travels in the address.
@@ -208,6 +221,12 @@ mod tests {
             "https://127.0.0.1:49152/callback?a=b",
             "http://127.0.0.1:49152/callback?a=b#c",
             "http://x@127.0.0.1:49152/callback?a=b",
+            "http:////127.0.0.1:49152/callback?a=b",
+            "http://127.0.0.1:/callback?a=b",
+            "http://127.0.0.1:+1/callback?a=b",
+            "http://127.0.0.1:65536/callback?a=b",
+            "http://127.0.0.1:1/../callback?a=b",
+            "HTTP://127.0.0.1:1/callback?a=b",
         ] {
             assert!(!is_same(registered, asked), "{asked}");
         }
